@@ -1,0 +1,180 @@
+"""The application's settings: what `args:` in `serve_config.yaml` may hold. One section a stage, unknown keys refused.
+
+Every limit has a default and its unit in its name. What Ray Serve scales and bounds (`num_replicas`,
+`autoscaling_config`, `max_ongoing_requests`, `max_queued_requests`, `ray_actor_options`) stands in the file's
+`deployments:` list instead, where operators of Ray Serve look for it.
+"""
+
+import re
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MIB = 2**20
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1)]
+
+_DOMAIN = re.compile(r"\.?(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*")
+
+
+class Section(BaseModel):
+    """Base of every section: a misspelt key stops the start instead of being ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class IngressConfig(Section):
+    """HTTP, admission, and the pace of a request."""
+
+    request_timeout_s: Seconds = 300.0
+    """A request's whole budget. Clients may shorten it with the header `x-request-timeout-s`."""
+    max_body_bytes: Bytes = 96 * MIB
+    """Largest JSON body."""
+    max_images: Annotated[int, Field(ge=0)] = 16
+    """Pictures in one request; frames of a picture list count as one video."""
+    max_videos: Annotated[int, Field(ge=0)] = 4
+    max_audios: Annotated[int, Field(ge=0)] = 4
+    max_list_frames: Count = 128
+    """Pictures in one `{"type": "video", "video": [...]}` part."""
+    max_choices: Count = 8
+    """Largest `n`."""
+    max_tokens: Count = 16_384
+    """Largest answer of one choice, in tokens."""
+    default_max_tokens: Count | None = None
+    """Answer length when a request names none; default: whatever the context has room for, within `max_tokens`."""
+
+
+class MediaConfig(Section):
+    """Fetching: what may be dialled, how long, how much."""
+
+    connect_timeout_s: Seconds = 5.0
+    read_timeout_s: Seconds = 10.0
+    """Longest silence of a media host between two reads."""
+    total_timeout_s: Seconds = 60.0
+    """One item's whole fetch, retries included."""
+    max_image_bytes: Bytes = 32 * MIB
+    max_video_bytes: Bytes = 512 * MIB
+    max_audio_bytes: Bytes = 64 * MIB
+    max_redirects: Annotated[int, Field(ge=0)] = 3
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """After connection errors and 502, 503, 504."""
+    max_connections: Count = 256
+    """Of one replica's pool."""
+    allowed_domains: tuple[str, ...] = ()
+    """Hosts that may be dialled: exact names, or suffixes written with a leading dot. Empty: any public host."""
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that may be dialled although they are not public."""
+    local_root: Path | None = None
+    """`file:` URLs may name files below this folder; None refuses them."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    """Bytes of fetched media that a replica may keep by URL, within `Cache-Control`; 0 keeps none."""
+    user_agent: str = "sluice"
+
+    @field_validator("allowed_domains")
+    @classmethod
+    def _plain_domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        for domain in domains:
+            if not _DOMAIN.fullmatch(domain.lower()):
+                raise ValueError(f"{domain!r} is not a host name: no scheme, port, path or wildcard is allowed")
+        return tuple(domain.lower() for domain in domains)
+
+
+class DecoderConfig(Section):
+    """Video decoding."""
+
+    backend: Literal["pyav", "opencv"] = "pyav"
+    workers: Count = 2
+    """Videos decoded at once by a replica; keep it at `max_ongoing_requests`."""
+    threads: Count = 1
+    """Codec threads of one decode."""
+    timeout_s: Seconds = 60.0
+    num_frames: Count | None = None
+    """Frames taken when the request does not say; with `fps` None too: the model family's own default."""
+    fps: Annotated[float, Field(gt=0)] | None = None
+    max_frames: Count = 256
+    """Ceiling of frames taken from one video, whatever a request asks for."""
+    max_source_pixels: Count = 4096 * 2304
+    """Height x width of a source frame."""
+    max_duration_s: Seconds = 3 * 3600.0
+    max_decode_megapixels: Count = 60_000
+    """Pixels that the codec would have to decode for one request's frames."""
+    max_output_bytes: Bytes = 1024 * MIB
+    """Frames delivered for one video."""
+    max_audio_s: Seconds = 1800.0
+    """Audio track delivered for one video."""
+    resize: bool = True
+    """Deliver frames at the size that the model's processor would resize them to."""
+
+
+class PreprocessorConfig(Section):
+    """The model's Hugging Face processor, pictures and sounds."""
+
+    workers: Count = 2
+    """Requests prepared at once by a replica; keep it at `max_ongoing_requests`."""
+    timeout_s: Seconds = 60.0
+    max_image_pixels: Count = 64_000_000
+    """Height x width of a picture, by its header."""
+    max_audio_s: Seconds = 1800.0
+    """Longest sound; the model family's own limit holds too."""
+    allowed_processor_kwargs: tuple[str, ...] = ("min_pixels", "max_pixels")
+    """Keys that `mm_processor_kwargs` may hold; the server's own values are their ceilings."""
+    uint8_handoff: bool = True
+    """Ship pixels as uint8 and normalise on the model's device where the processor's arithmetic allows it."""
+
+
+class EngineConfig(Section):
+    """The model replica."""
+
+    max_running: Count = 16
+    """Sequences that decode together."""
+    max_context_tokens: Count | None = None
+    """Prompt and answer together; None: the model's own limit."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory for keys and values; None: 0.5 GiB on a CPU, `kv_cache_share` of the free memory on a GPU."""
+    kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    prefill_chunk_tokens: Count = 512
+    """Prompt tokens computed between two decode steps."""
+    encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
+    """Processor tensors and encoder outputs alive on the device at once."""
+    reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0
+    """Encoder outputs kept for media that are seen again; 0 keeps none."""
+    max_waiting: Count = 256
+    """Requests that wait for a slot; more are refused."""
+    stream_interval_s: Annotated[float, Field(ge=0)] = 0.02
+    """Tokens of a streamed answer are gathered this long after the first one."""
+    threads: Count | None = None
+    """CPU threads of the forward pass; None: the cores that this process may use."""
+
+
+class AppConfig(Section):
+    """Everything below `args:`."""
+
+    model: str = "demo"
+    """`demo`, a Hugging Face id, or a local path."""
+    revision: str | None = None
+    served_model_name: str | None = None
+    """The name that clients use; default: `model`."""
+    device: str = "auto"
+    """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a checkpoint. Off unless you have read it."""
+    ingress: IngressConfig = IngressConfig()
+    media: MediaConfig = MediaConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    preprocessor: PreprocessorConfig = PreprocessorConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @property
+    def model_name(self) -> str:
+        """The name in `/v1/models` and in answers."""
+        return self.served_model_name or self.model
+
+    def hub_options(self) -> dict[str, Any]:
+        """Keyword arguments of every `from_pretrained` call."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}

@@ -1,0 +1,137 @@
+"""Every error that Sluice raises on purpose; each knows its HTTP status, OpenAI error type and code.
+
+    SluiceError
+    ├── RequestError             4xx: the client can mend it
+    │   ├── BadRequest             400  malformed JSON, unknown or unsupported fields, wrong values
+    │   │   ├── BadMedia             400  bytes that are not what they should be: garbage, truncated, wrong kind
+    │   │   ├── MediaNotReachable    400  a URL that may not be dialled, or whose host answers 4xx
+    │   │   ├── TooManyItems         400  more media items than one prompt may hold
+    │   │   └── ContextTooLong       400  prompt and answer do not fit the model's context
+    │   ├── Unauthorized           401  no or a wrong API key
+    │   ├── ModelNotFound          404
+    │   ├── TooLarge               413  a body, a download or a decoded size over its limit
+    │   └── Overloaded             429  no room now; `retry_after_s` says when to come back
+    ├── ServerError              5xx: the client can only retry
+    │   ├── InternalError          500  a defect or a lack of memory, codec, descriptors
+    │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
+    │   ├── StageUnavailable       503  no replica of a stage is alive
+    │   └── StageTimeout           504  the request's time ran out; names the stage
+    └── WorkCancelled            499  the client has gone or another item failed: never shown to anyone
+
+`param` names the item or field at fault (`messages[0].content[1]`). Messages say what was wrong and what is allowed;
+they carry no payload, no credentials, no object addresses. The ingress turns an error into a response in one place.
+Errors cross process boundaries: state beyond the message lives in attributes, so that plain pickling keeps it.
+"""
+
+MAX_SHOWN_CHARS = 200
+
+
+def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
+    """`text` as it may stand in a message or a log: printable, at most `limit` characters, `data:` payloads cut."""
+    if text[:5].lower() == "data:":
+        head, _, payload = text.partition(",")
+        text = f"{head[:60]},<{len(payload)} characters>"
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class SluiceError(Exception):
+    """Base of all errors raised on purpose."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(SluiceError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class BadRequest(RequestError):
+    """The request itself is malformed or asks for what is not supported."""
+
+
+class BadMedia(BadRequest):
+    code = "invalid_media"
+
+
+class MediaNotReachable(BadRequest):
+    code = "media_not_reachable"
+
+
+class TooManyItems(BadRequest):
+    code = "too_many_items"
+
+
+class ContextTooLong(BadRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(RequestError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class ModelNotFound(RequestError):
+    status = 404
+    type = "not_found_error"
+    code = "model_not_found"
+
+
+class TooLarge(RequestError):
+    status = 413
+    code = "too_large"
+
+
+class Overloaded(RequestError):
+    status = 429
+    type = "overloaded_error"
+    code = "overloaded"
+
+
+class ServerError(SluiceError):
+    status = 500
+
+
+class InternalError(ServerError):
+    """A defect of ours, or a resource of the machine that ran out."""
+
+
+class MediaHostError(ServerError):
+    status = 502
+    code = "media_host_error"
+
+
+class StageUnavailable(ServerError):
+    status = 503
+    code = "stage_unavailable"
+
+
+class StageTimeout(ServerError):
+    """The time a request had ran out while `stage` held it."""
+
+    status = 504
+    type = "timeout_error"
+    code = "timeout"
+
+    def __init__(self, stage: str, *, param: str | None = None) -> None:
+        super().__init__(f"the request's time ran out in the {stage} stage", param=param)
+        self.stage = stage
+        self.args = (stage,)  # what unpickling calls the constructor with
+
+
+class WorkCancelled(SluiceError):
+    """Work was told to stop; raised inside stages to unwind their threads."""
+
+    status = 499
+    type = "cancelled"
+    code = "cancelled"

@@ -1,0 +1,335 @@
+"""What crosses a stage boundary: frozen dataclasses of small metadata. Tensors travel beside them, by reference.
+
+Shape legend: T frames (or tokens, where a name says so), H height, W width, C channels; all pixels are RGB.
+
+Every stage method is an async generator called as `method(remaining_s, *metadata, *payloads)`. It yields its metadata
+first and then, when it has one, its payload: a numpy array, or a dict of numpy arrays by name.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, Literal, NewType, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+
+Payload = NDArray[Any] | dict[str, NDArray[Any]]
+TensorRef = NewType("TensorRef", object)
+"""A payload in shared memory. Rooms hand it on; only `calls.py` knows what it is."""
+
+M = TypeVar("M")
+
+
+class MediaKind(StrEnum):
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+# ── media: ingress -> fetcher -> decoder ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class MediaItem:
+    """One thing to fetch, as the client named it."""
+
+    kind: MediaKind
+    """What the content part says it is. The fetcher refuses bytes that are something else."""
+    label: str
+    """Where it stands in the request, for errors: `messages[1].content[0]`."""
+    url: str | None
+    """`http:`, `https:` or `file:` URL; None when a `data:` URL's text travels beside as payload (uint8, ASCII)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Of `MediaFetcher.fetch`; its payload is the item's bytes as one uint8 array of shape (size_bytes,)."""
+
+    kind: MediaKind
+    container: str
+    """By magic bytes: `jpeg png webp gif bmp tiff heic avif`, `mp4 matroska avi mpegts flv`, `wav flac ogg mp3 aac`."""
+    size_bytes: int
+    sha256: str
+    """Hexadecimal, of the bytes."""
+    final_url: str | None
+    """After redirects, without credentials; None for `data:`."""
+    fetch_s: float
+    """Seconds inside the fetcher."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSampling:
+    """Which frames a request wants, within the server's limits. Exactly one of `num_frames`, `fps` is set."""
+
+    num_frames: int | None
+    """This many, uniformly over the span; fewer when the video has fewer."""
+    fps: float | None
+    """One frame each 1/fps seconds of the video's own time line."""
+    max_frames: int
+    min_frames: int = 1
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeRule:
+    """How the model's video processor derives the size of its frames; pure data, applied by `media.geometry`.
+
+    `frame`: multiples of `factor` with min_pixels <= H*W <= max_pixels. `clip`: the same for T*H*W, T rounded up to
+    `temporal_factor`. `exact`: `height` x `width`.
+    """
+
+    kind: Literal["frame", "clip", "exact"]
+    factor: int = 1
+    temporal_factor: int = 1
+    min_pixels: int = 0
+    max_pixels: int = 0
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTask:
+    """What `VideoDecoder.decode` is asked for, beside the bytes."""
+
+    label: str
+    sampling: FrameSampling
+    resize: ResizeRule | None
+    """Deliver frames at this size; None for the source's size."""
+    audio_rate_hz: int | None
+    """Deliver the audio track at this rate; None when it is not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedVideo:
+    """Of `VideoDecoder`; payload {"frames_THWC": uint8 RGB contiguous, "audio": float32 (samples,) when asked for}.
+
+    A video without an audio track delivers an empty `audio`.
+    """
+
+    source_fps: float
+    """Mean frame rate by timestamps; 1.0 for a lone frame and for lists of pictures without a rate."""
+    duration_s: float
+    total_frames: int
+    indices: tuple[int, ...]
+    """Display-order numbers of the frames delivered, ascending."""
+    timestamps_s: tuple[float, ...]
+    """Presentation times of the frames delivered, relative to the first frame of the file."""
+    source_height: int
+    source_width: int
+    """As displayed: after rotation."""
+    rotation_deg: int
+    """Anticlockwise rotation which was applied: 0, 90, 180, 270."""
+    backend: str
+    lost_frames: int
+    """Frames wanted which could not be decoded."""
+    decode_s: float
+
+
+# ── prompt: ingress -> preprocessor -> model ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPart:
+    """A piece of a message: a text, or the media item of this number among the request's items."""
+
+    text: str | None
+    item: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: Literal["system", "user", "assistant"]
+    parts: tuple[ChatPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to be answered."""
+
+    messages: tuple[ChatMessage, ...]
+    processor_kwargs: tuple[tuple[str, Any], ...] = ()
+    """Allow-listed `mm_processor_kwargs` of the request."""
+    use_audio_in_video: bool = False
+    max_new_tokens: int | None = None
+    """None: whatever the context has room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInput:
+    """One media item as it reaches the preprocessor; its payload has the same place in the list of payloads.
+
+    Pictures and sounds: the payload is the file's bytes. Videos: `video` is set and the payload is the decoder's dict.
+    """
+
+    kind: MediaKind
+    label: str
+    sha256: str
+    """Of the file's bytes; of the concatenated digests for a list of pictures."""
+    container: str
+    video: DecodedVideo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Prompt tokens by modality; `text` is the rest, so that the four add up to the prompt's length."""
+
+    text: int = 0
+    image: int = 0
+    video: int = 0
+    audio: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.text + self.image + self.video + self.audio
+
+
+@dataclass(frozen=True, slots=True)
+class PixelNorm:
+    """`(x * scale - mean) / std` per channel, to be done on the model's device for tensors that are still uint8."""
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch_layout: Literal["NCHW", "flat_channel_major"]
+    """Where the channel is: axis -3, or the last axis is (C, temporal * patch * patch) flattened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Of `Preprocessor.prepare`; payload, if any: the model's tensors by name (`pixel_values`, `image_grid_thw`, ...)."""
+
+    token_ids: NDArray[np.int32]
+    """(prompt tokens,), placeholders of media expanded."""
+    counts: TokenCounts
+    item_hashes: tuple[str, ...]
+    """One a media item: over kind, shape and content of what the model will see; hexadecimal."""
+    pixel_norm: PixelNorm | None
+    use_audio_in_video: bool
+    prepare_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MediaProfile:
+    """What the rest of the graph must know of the model's processor; asked of the preprocessor once."""
+
+    model: str
+    modalities: frozenset[MediaKind]
+    context_length: int
+    """Tokens of prompt and answer together."""
+    sampling: FrameSampling
+    """The family's own default."""
+    resize: ResizeRule | None
+    """None when it can't be known before the processor runs: frames then arrive at full size."""
+    audio_rate_hz: int | None
+    max_audio_s: float | None
+    """Longest sound that the processor takes whole."""
+    audio_in_video: bool
+    """Whether the model listens to a video's audio track."""
+
+
+# ── answer: model -> ingress ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How to choose tokens; validated at the ingress. Neutral values change nothing."""
+
+    max_tokens: int | None = None
+    """None: whatever the context has room for."""
+    min_tokens: int = 0
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: all."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    """None: none; k: the chosen token's and the k most likely ones'."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    json_schema: str | None = None
+    """JSON text of a schema that the answer must follow; `{}` for any JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    token: str
+    logprob: float
+    """Natural logarithm."""
+    top: tuple[tuple[int, str, float], ...] = ()
+    """(token id, token, logprob), most likely first."""
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """New tokens of one choice since its last delta."""
+
+    index: int
+    """Which of the `n` choices."""
+    text: str
+    """Whole characters only; may be empty while a character or a possible stop string is incomplete."""
+    num_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    """Set on the last delta of a choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateTimes:
+    """Where a request's time went inside the model replica, in seconds."""
+
+    queue_s: float
+    encode_s: float
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateChunk:
+    """What `Model.generate` yields, several times; the last one carries `times`."""
+
+    deltas: tuple[TokenDelta, ...]
+    times: GenerateTimes | None = None
+
+
+# ── how rooms see other stages ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult(Generic[M]):
+    """Answer of a stage: its metadata by value, its payload by reference, and the seconds that the call took in all."""
+
+    meta: M
+    payload: TensorRef | None
+    seconds: float
+
+
+class StageClient(Protocol):
+    """A stage as its callers see it; `calls.Stage` in the application, a fake in tests."""
+
+    async def call(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> StageResult[Any]:
+        """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`."""
+        ...
+
+    def stream(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> AsyncGenerator[Any, None]:
+        """The values that the method yields. Closing it cancels the work; raises as `call` does."""
+        ...
