@@ -200,7 +200,7 @@ class PixelNorm:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Of `Preprocessor.prepare`; payload, if any: the model's tensors by name (`pixel_values`, `image_grid_thw`, ...)."""
+    """Of `Preprocessor.prepare`; payload, if any: the tensors by name (`pixel_values`, `image_grid_thw`, ...)."""
 
     token_ids: NDArray[np.int32]
     """(prompt tokens,), placeholders of media expanded."""
