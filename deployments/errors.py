@@ -48,6 +48,9 @@ class SluiceError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class RequestError(SluiceError):
     status = 400

@@ -48,9 +48,12 @@ class StageExecutor:
             raise StageTimeout(self._stage)
         return future.result()
 
-    def check_health(self) -> None:
-        """Raise `InternalError` when a function goes on `WEDGED_AFTER_S` seconds after it had to stop."""
-        now = time.monotonic()
+    def check_health(self, now: float | None = None) -> None:
+        """Raise `InternalError` when a function goes on `WEDGED_AFTER_S` seconds after it had to stop.
+
+        `now` is a reading of the monotonic clock, by default the present one.
+        """
+        now = time.monotonic() if now is None else now
         stuck = [d for d in list(self._running.values()) if d.overdue_s(now) > WEDGED_AFTER_S]
         if stuck:
             raise InternalError(f"{len(stuck)} of the {self._stage} stage's threads do not stop")

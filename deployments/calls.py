@@ -1,0 +1,198 @@
+"""The one seam between Sluice and Ray's handles.
+
+A stage method is an async generator that yields its metadata and then its payload. Called as a stream whose items are
+taken as object refs, that gives the caller the metadata by value and the payload as a ref which the *caller* owns: it
+survives the stage replica's death, is freed as soon as the caller lets go of it, and is handed to the next stage as a
+top-level argument, which maps it from shared memory without a copy. Since refs are ready when they are passed on,
+`max_queued_requests` counts them truly. `_to_object_ref_gen` is a developer API of Ray: the version is pinned.
+
+Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
+Errors raised on purpose travel as values, so that a client's mistake does not fill the logs with tracebacks.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    RequestCancelledError,
+)
+from ray.serve.handle import DeploymentHandle
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from deployments.deadline import Deadline
+from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.metrics import METRICS
+from deployments.types import StageResult, TensorRef
+
+DEFAULT_RETRY_AFTER_S = 1.0
+
+_REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
+
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailure:
+    """An error raised on purpose, on its way from a stage to its caller."""
+
+    error: SluiceError
+
+
+def stage_method(method: Callable[P, AsyncGenerator[Any, None]]) -> Callable[P, AsyncGenerator[Any, None]]:
+    """Every method that a `Stage` calls wears this: a `SluiceError` that it raises is yielded as a `StageFailure`."""
+
+    @functools.wraps(method)
+    async def yielding_errors(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
+        try:
+            async with aclosing(method(*args, **kwargs)) as values:
+                async for value in values:
+                    yield value
+        except SluiceError as error:
+            yield StageFailure(error)
+
+    return yielding_errors
+
+
+def put(array: NDArray[Any]) -> TensorRef:
+    """Copy `array` into shared memory once; the caller owns the ref."""
+    return TensorRef(ray.put(array))
+
+
+class Stage:
+    """A stage as the ingress calls it: `types.StageClient` over a Ray Serve handle."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]", name: str, *, retries: int = 1) -> None:
+        """`name` stands in errors and timings. `retries`: how often a call is made again when its replica dies."""
+        self._handle = handle.options(stream=True)
+        self._name = name
+        self._retries = retries
+
+    async def call(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> StageResult[Any]:
+        """Metadata by value and payload by reference of one call; see `types.StageClient.call`.
+
+        Stages behind `call` are idempotent: a call whose replica dies is made again while time is left.
+        """
+        started = time.monotonic()
+        for attempt in range(self._retries + 1):
+            response = self._send(method, deadline, args, payloads)
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    refs = await response._to_object_ref_gen()
+                    meta = _unfailed(await (await anext(refs)))
+                    payload = await anext(refs, None)
+                return StageResult(meta, None if payload is None else TensorRef(payload), time.monotonic() - started)
+            except _REPLICA_LOST as lost:
+                if attempt == self._retries:
+                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
+            except BaseException as error:
+                _cancel(response)
+                self._raise_ours(error)
+        raise AssertionError("the loop returns or raises")
+
+    async def stream(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> AsyncGenerator[Any, None]:
+        """The values that the method yields; see `types.StageClient.stream`. Closing the generator cancels the work."""
+        for attempt in range(self._retries + 1):
+            response = self._send(method, deadline, args, payloads)
+            begun = finished = False
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    async for value in response:
+                        begun = True
+                        yield _unfailed(value)
+                finished = True
+                return
+            except _REPLICA_LOST as lost:
+                if begun or attempt == self._retries:
+                    raise StageUnavailable(f"a replica of the {self._name} stage was lost while it answered") from lost
+            except Exception as error:
+                self._raise_ours(error)
+            finally:
+                if not finished:
+                    _cancel(response)
+
+    def _send(self, method: str, deadline: Deadline, args: tuple[object, ...], payloads: Sequence[TensorRef]) -> Any:
+        deadline.check()
+        return getattr(self._handle, method).remote(deadline.remaining_s(), *args, *payloads)
+
+    def _raise_ours(self, error: BaseException) -> None:
+        """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, BackPressureError):
+            after_s = cause.retry_after_s or DEFAULT_RETRY_AFTER_S
+            raise Overloaded(f"the {self._name} stage has no room now", retry_after_s=after_s) from error
+        if isinstance(cause, TimeoutError):
+            raise StageTimeout(self._name) from error
+        if isinstance(cause, RequestCancelledError | WorkCancelled):
+            raise WorkCancelled(f"the {self._name} stage's work was cancelled") from error
+        if isinstance(cause, SluiceError):
+            raise cause from None
+        if isinstance(cause, RayError) or isinstance(error, RayTaskError):
+            raise InternalError(f"the {self._name} stage failed") from error
+        raise error
+
+
+def _unfailed(value: Any) -> Any:
+    if isinstance(value, StageFailure):
+        raise value.error
+    return value
+
+
+def _cancel(response: Any) -> None:
+    try:
+        response.cancel()
+    except (RayServeException, RayError):
+        return  # the call failed before it was assigned: there is nothing to cancel
+
+
+def metrics_endpoints() -> list[str]:
+    """URLs at which the live nodes' agents export metrics as Prometheus text. Asks the cluster: blocks for a moment."""
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["MetricsExportPort"]]
+    return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
+
+
+class ServeMetricSink:
+    """`metrics.MetricSink` over `ray.serve.metrics`: only inside a replica, whose name the metrics carry."""
+
+    def __init__(self) -> None:
+        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
+
+    def count(self, name: str, value: float = 1, **tags: str) -> None:
+        if value > 0:
+            self._metric(name).inc(value, tags)
+
+    def gauge(self, name: str, value: float, **tags: str) -> None:
+        self._metric(name).set(value, tags)
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        self._metric(name).observe(max(value, 1e-9), tags)
+
+    def _metric(self, name: str) -> Any:
+        metric = self._metrics.get(name)
+        if metric is None:
+            metric = self._metrics[name] = self._create(name)
+        return metric
+
+    @staticmethod
+    def _create(name: str) -> Counter | Gauge | Histogram:
+        spec = METRICS[name]
+        if spec.kind == "counter":
+            return Counter(name, spec.description, spec.tags)
+        if spec.kind == "gauge":
+            return Gauge(name, spec.description, spec.tags)
+        return Histogram(name, spec.description, list(spec.buckets), spec.tags)
