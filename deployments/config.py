@@ -136,6 +136,7 @@ class EngineConfig(Section):
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory for keys and values; None: 0.5 GiB on a CPU, `kv_cache_share` of the free memory on a GPU."""
     kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Share of the GPU memory left by the weights."""
     prefill_chunk_tokens: Count = 512
     """Prompt tokens computed between two decode steps."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
