@@ -65,13 +65,17 @@ class MediaConfig(Section):
     max_connections: Count = 256
     """Of one replica's pool."""
     allowed_domains: tuple[str, ...] = ()
-    """Hosts that may be dialled: exact names, or suffixes written with a leading dot. Empty: any public host."""
+    """Hosts that may be dialled: exact names, or `.example.com` for every host below it. Empty: any public host."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Networks that may be dialled although they are not public."""
     local_root: Path | None = None
     """`file:` URLs may name files below this folder; None refuses them."""
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of fetched media that a replica may keep by URL, within `Cache-Control`; 0 keeps none."""
+    max_buffered_bytes: Bytes = 2048 * MIB
+    """Bytes of media that a replica holds at once while it fetches and hands on; items wait until there is room."""
+    workers: Count = 4
+    """Threads of one replica for local files, base64, decompression and digests."""
     user_agent: str = "sluice"
 
     @field_validator("allowed_domains")
