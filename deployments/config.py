@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 MIB = 2**20
 
@@ -46,6 +46,32 @@ class IngressConfig(Section):
     """Largest answer of one choice, in tokens."""
     default_max_tokens: Count | None = None
     """Answer length when a request names none; default: whatever the context has room for, within `max_tokens`."""
+    max_text_bytes: Bytes = 2 * MIB
+    """What of a JSON body may be anything but media."""
+    max_running_text: Count = 256
+    """Text-only requests admitted at once by one ingress replica."""
+    max_running_media: Count = 32
+    """Requests with media that are admitted at once by one ingress replica and have no first token yet."""
+    max_running_per_client: Count | None = None
+    """Of either kind, for one API key or address; None: no limit of its own."""
+    max_waiting: Count = 256
+    """Requests of either kind that wait for admission; more are refused."""
+    max_wait_s: Seconds = 30.0
+    """Longest wait for admission; a request whose expected wait is longer is refused at once."""
+    max_media_bytes_in_flight: Bytes | None = None
+    """Media bytes, frames and tensors that admitted requests of all ingress replicas may hold, by estimate before
+    the fetch and counted after it; None: `object_store_share` of the cluster's object store."""
+    object_store_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    max_body_bytes_in_flight: Bytes = 256 * MIB
+    """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once."""
+    assumed_image_bytes: Bytes = 2 * MIB
+    """What a picture is taken to weigh until it has been fetched."""
+    assumed_video_bytes: Bytes = 32 * MIB
+    assumed_audio_bytes: Bytes = 4 * MIB
+    api_keys: tuple[SecretStr, ...] = ()
+    """Clients must send one of these as `Authorization: Bearer`; empty: everyone may come in."""
+    client_address_header: str | None = None
+    """Header of a trusted proxy which holds the client's address, such as `x-forwarded-for`; None: the peer's own."""
 
 
 class MediaConfig(Section):
