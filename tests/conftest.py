@@ -1,1 +1,50 @@
-"""Fixtures shared by all rooms' tests."""
+"""Fixtures shared by all rooms' tests: one Ray cluster and one real application a session, a media host on loopback."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from tests.application import RunningApp, ray_environment, run_app
+from tests.media_server import MediaServer
+
+OBJECT_STORE_BYTES = 1024 * 2**20
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster of this session, whose driver this process is."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
+    os.environ.update(ray_environment())
+    context = ray.init(
+        num_cpus=2,
+        namespace="serve",
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def app(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """The application as `serve run serve_config.yaml` brings it up, allowed to fetch from loopback."""
+    folder = tmp_path_factory.mktemp("app")
+    media_root: Path = tmp_path_factory.mktemp("media")
+    args = {"media": {"allowed_networks": ["127.0.0.0/8"], "local_root": str(media_root)}}
+    with run_app(folder, ray_cluster, args) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def media_server() -> Iterator[MediaServer]:
+    """A media host on loopback for tests that only need URLs; give each test's paths names of their own."""
+    with MediaServer() as server:
+        yield server
