@@ -1,0 +1,174 @@
+"""Opening media files with FFmpeg, so that hostile bytes can make it read nothing but themselves.
+
+FFmpeg guesses formats, and some formats name other files, URLs and sockets. Here the container is known from the bytes
+before FFmpeg sees them, its demuxer is forced, every other demuxer and every protocol is refused, and pictures above a
+pixel limit are refused inside the codecs. The only place that turns FFmpeg's errors into ours.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.errors import BadMedia, InternalError, SluiceError
+
+DEMUXERS = {
+    "mp4": "mov",
+    "matroska": "matroska",
+    "avi": "avi",
+    "mpegts": "mpegts",
+    "flv": "flv",
+    "wav": "wav",
+    "flac": "flac",
+    "ogg": "ogg",
+    "mp3": "mp3",
+    "aac": "aac",
+}
+"""Our names of containers (see `types.Fetched`) and FFmpeg's of the demuxers for them."""
+
+VIDEO_CONTAINERS = ("mp4", "matroska", "avi", "mpegts", "flv")
+
+_WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,flac,ogg,mp3,aac"
+_LATE_STREAMS = frozenset({"mpegts", "flv", "mp3"})
+"""Containers whose streams are found while reading: options for streams can't be given beforehand."""
+_DAMAGE = (
+    av.error.InvalidDataError,
+    av.error.ArgumentError,
+    av.error.PatchWelcomeError,
+    av.error.UnknownError,
+    av.error.EOFError,
+    av.error.OSError,
+)
+"""What FFmpeg says of single packets that are damaged or of a kind that it doesn't know."""
+_READ_BYTES = 256 * 1024
+_MAX_STREAMS = 16
+"""Streams that are guarded while a file is probed; real files have two or three."""
+_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"})
+_TS_PACKET = 188
+
+
+def sniff_video(data: NDArray[np.uint8]) -> str | None:
+    """Which of `VIDEO_CONTAINERS` the bytes `data` of shape (size,) are by its first bytes, or None."""
+    head = data[: 3 * 192].tobytes()
+    if head[4:8] in _MP4_BOXES:
+        return "mp4"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
+    if head.startswith(b"FLV\x01"):
+        return "flv"
+    if _is_transport_stream(head, 0, _TS_PACKET) or _is_transport_stream(head, 4, _TS_PACKET + 4):
+        return "mpegts"
+    return None
+
+
+def _is_transport_stream(head: bytes, start: int, stride: int) -> bool:
+    syncs = head[start::stride][:3]
+    return syncs == b"G" * len(syncs) and len(head) >= stride
+
+
+@contextmanager
+def open_container(
+    data: NDArray[np.uint8], container: str, label: str, max_pixels: int, deadline: Deadline
+) -> Iterator[InputContainer]:
+    """`data`, uint8 of shape (size,), opened for demuxing as `container`, a key of `DEMUXERS`; closed at the end.
+
+    max_pixels: height x width above which codecs refuse while the file is probed. Every read looks at `deadline`.
+    Raises as `ffmpeg_errors` does, also from the body of the `with`.
+    """
+    demuxer = DEMUXERS[container]
+    options = {"max_pixels": str(max_pixels)}
+    with (
+        ffmpeg_errors(label),
+        av.open(
+            _Reader(data, deadline),
+            format=demuxer,
+            buffer_size=_READ_BYTES,
+            container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST},
+            stream_options=[] if container in _LATE_STREAMS else [options] * _MAX_STREAMS,
+        ) as opened,
+    ):
+        yield opened
+
+
+@contextmanager
+def ffmpeg_errors(label: str) -> Iterator[None]:
+    """FFmpeg's errors as ours: `BadMedia` for what the bytes cause, `InternalError` for lack of memory or a codec."""
+    try:
+        yield
+    except SluiceError:
+        raise
+    except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError) as exc:
+        raise InternalError("this server has no decoder for the file's codec", param=label) from exc
+    except MemoryError as exc:
+        raise InternalError("not enough memory to decode the file", param=label) from exc
+    except av.error.FFmpegError as exc:
+        raise BadMedia(f"the file can't be read: {exc.strerror or 'invalid data'}", param=label) from exc
+
+
+def prepare_decoder(stream: Any, threads: int, label: str) -> None:
+    """Set up how `stream` will be decoded. Raises `InternalError` when there is no decoder for it."""
+    if stream.codec_context is None:
+        raise InternalError("this server has no decoder for the file's codec", param=label)
+    stream.codec_context.thread_count = threads
+    stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
+
+
+def packets_of(opened: InputContainer, *streams: Any) -> Iterator[Any]:
+    """The packets of `streams` as they lie in the file, then an empty one a stream, which ends its decoding.
+
+    Ends quietly where a truncated or damaged file does.
+    """
+    for other in opened.streams:
+        if other not in streams:
+            other.discard = Discard.all
+    try:
+        yield from opened.demux(*streams)
+    except _DAMAGE:
+        return
+
+
+def frames_of(packet: Any) -> list[Any]:
+    """What a packet decodes to; nothing when it is damaged."""
+    try:
+        return list(packet.decode())
+    except _DAMAGE:
+        return []
+
+
+class _Reader(io.RawIOBase):
+    """A file over an array: seekable, nothing copied but what is read."""
+
+    def __init__(self, data: NDArray[np.uint8], deadline: Deadline) -> None:
+        self._view = data.data
+        self._position = 0
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        self._deadline.check()
+        end = len(self._view) if size < 0 else self._position + size
+        chunk = bytes(self._view[self._position : end])
+        self._position += len(chunk)
+        return chunk
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
