@@ -1,0 +1,51 @@
+"""What fetching yields, wherever it came from, and how large it may be."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.errors import TooLarge
+from deployments.types import MediaKind
+
+MIB = 2**20
+_DIGEST_SLICE_BYTES = 16 * MIB
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes and where they came from."""
+
+    data: Bytes
+    """(n,), read-only: several requests may share it."""
+    sha256: str
+    source: str | None
+    """The URL after redirects, without query; None for `data:`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteLimit:
+    """The most bytes that an item of this kind may have."""
+
+    kind: MediaKind
+    max_bytes: int
+
+    def check(self, size_bytes: int) -> None:
+        """Raise `TooLarge` when `size_bytes` is over the limit."""
+        if size_bytes > self.max_bytes:
+            raise TooLarge(
+                f"is too large: {self.kind} items may have {self.max_bytes} bytes ({self.max_bytes / MIB:.4g} MiB)"
+            )
+
+
+def digest(data: Bytes, deadline: Deadline) -> str:
+    """Hexadecimal SHA-256 of the bytes. Blocking, without the GIL; looks at `deadline` every few milliseconds."""
+    state = hashlib.sha256()
+    for start in range(0, len(data), _DIGEST_SLICE_BYTES):
+        deadline.check()
+        state.update(data.data[start : start + _DIGEST_SLICE_BYTES])
+    return state.hexdigest()

@@ -1,0 +1,37 @@
+"""The fetch stage as a Ray Serve deployment: builds the fetcher, awaits it, yields."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+
+from deployments.calls import ServeMetricSink, stage_method
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.fetcher.fetcher import STAGE, Fetcher
+from deployments.types import MediaItem
+
+
+@serve.deployment
+class MediaFetcher:
+    """Serve makes it, and ends it, on the event loop that its methods run on."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self._fetcher = Fetcher(config.media, ServeMetricSink())
+
+    @stage_method
+    async def fetch(
+        self, remaining_s: float, item: MediaItem, data_url: NDArray[np.uint8] | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """Yields `Fetched`, then the bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, uint8."""
+        fetched, data = await self._fetcher.fetch(item, Deadline(remaining_s, STAGE), data_url)
+        yield fetched
+        yield data
+
+    async def check_health(self) -> None:
+        self._fetcher.check_health()
+
+    async def __del__(self) -> None:
+        await self._fetcher.close()

@@ -1,0 +1,169 @@
+"""What the fetch stage does: an item's bytes, wherever its URL points, checked to be what the item says they are."""
+
+import asyncio
+import ssl
+import time
+
+from yarl import URL
+
+from deployments.config import MediaConfig
+from deployments.deadline import Deadline
+from deployments.errors import BadMedia, SluiceError, StageTimeout
+from deployments.executor import StageExecutor
+from deployments.fetcher.blob import Blob, ByteLimit, Bytes, digest
+from deployments.fetcher.budget import ByteBudget, lazy_buffer
+from deployments.fetcher.cache import Entry, MediaCache
+from deployments.fetcher.client import HttpClient
+from deployments.fetcher.data_url import decode_data_url, parse_data_url
+from deployments.fetcher.flights import Flights
+from deployments.fetcher.local_files import LocalFolder
+from deployments.fetcher.resolver import Lookup, SystemLookup
+from deployments.fetcher.urls import describe
+from deployments.media.sniff import HEAD_BYTES, sniff
+from deployments.metrics import MetricSink
+from deployments.types import Fetched, MediaItem, MediaKind
+
+STAGE = "fetch"
+_INLINE_BYTES = 64 * 1024
+"""To digest so few bytes takes less time than to begin a thread."""
+
+
+class Fetcher:
+    """Made inside the event loop that uses it; owns the HTTP session, the threads and the memory until `close`."""
+
+    def __init__(
+        self,
+        config: MediaConfig,
+        metrics: MetricSink,
+        *,
+        lookup: Lookup | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """`lookup` None asks the system's resolver; `ssl_context` None trusts the system's certificates."""
+        self._config = config
+        self._metrics = metrics
+        self._limits = {
+            MediaKind.IMAGE: ByteLimit(MediaKind.IMAGE, config.max_image_bytes),
+            MediaKind.VIDEO: ByteLimit(MediaKind.VIDEO, config.max_video_bytes),
+            MediaKind.AUDIO: ByteLimit(MediaKind.AUDIO, config.max_audio_bytes),
+        }
+        self._system_lookup = SystemLookup()
+        self._executor = StageExecutor(STAGE, config.workers)
+        self._budget = ByteBudget(config.max_buffered_bytes + config.cache_bytes)
+        self._http = HttpClient(config, self._budget, self._executor, lookup or self._system_lookup, ssl_context)
+        self._folder = LocalFolder(config.local_root)
+        self._flights: Flights[Blob] = Flights()
+        self._cache = MediaCache(config.cache_bytes)
+
+    async def fetch(self, item: MediaItem, deadline: Deadline, data_url: Bytes | None = None) -> tuple[Fetched, Bytes]:
+        """The item's metadata and its bytes, read-only uint8 (size_bytes,).
+
+        `data_url`: the text of a `data:` URL, uint8 (characters,), when `item.url` is None. Every error names the
+        item: `MediaNotReachable`, `MediaHostError`, `BadMedia`, `TooLarge`, and `StageTimeout` when `deadline`, or
+        the stage's own limit, is over.
+        """
+        started = time.monotonic()
+        deadline = deadline.capped(self._config.total_timeout_s, STAGE)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                blob = await self._load(item, self._limits[item.kind], deadline, data_url)
+            container = _container(blob.data, item.kind)
+        except (SluiceError, TimeoutError) as error:
+            ours = error if isinstance(error, SluiceError) else StageTimeout(STAGE)
+            self._metrics.count("sluice_fetches", kind=item.kind, outcome=ours.code)
+            raise _named(ours, item.label) from error
+        self._metrics.count("sluice_fetches", kind=item.kind, outcome="ok")
+        self._metrics.count("sluice_fetched_bytes", len(blob.data), kind=item.kind)
+        seconds = time.monotonic() - started
+        return Fetched(item.kind, container, len(blob.data), blob.sha256, blob.source, seconds), blob.data
+
+    def check_health(self) -> None:
+        """Raise `InternalError` when the session is broken or threads do not stop."""
+        self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+        self._http.check_health()
+        self._executor.check_health()
+
+    async def close(self) -> None:
+        """End what is under way; afterwards nothing can be fetched."""
+        await self._flights.close()
+        await self._http.close()
+        self._executor.close()
+        self._system_lookup.close()
+
+    async def _load(self, item: MediaItem, limit: ByteLimit, deadline: Deadline, data_url: Bytes | None) -> Blob:
+        if item.url is None:
+            assert data_url is not None, "an item without a URL comes with the text of its data: URL"
+            return await self._load_data_url(data_url, limit, deadline)
+        if item.url[:5].lower() == "file:":
+            return await self._load_file(item.url, limit, deadline)
+        return await self._load_http(self._http.urls.parse(item.url), limit, deadline)
+
+    async def _load_data_url(self, text: Bytes, limit: ByteLimit, deadline: Deadline) -> Blob:
+        url = parse_data_url(text)
+        limit.check(url.size_bytes)
+        with await self._budget.take(url.size_bytes) as lease:
+            data = await self._executor.run(deadline, decode_data_url, url, deadline)
+            lease.keep_for(data)
+        return await self._blob(data, None, deadline)
+
+    async def _load_file(self, url: str, limit: ByteLimit, deadline: Deadline) -> Blob:
+        size_bytes = await self._executor.run(deadline, self._folder.size_bytes, url)
+        limit.check(size_bytes)
+        with await self._budget.take(size_bytes) as lease:
+            data = lazy_buffer(size_bytes)
+            await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
+            lease.keep_for(data)
+        return await self._blob(data, url, deadline)
+
+    async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline) -> Blob:
+        """From the cache, from a fetch that is under way for an item of the same kind, or from the host."""
+        known = self._cache.get(str(url))
+        if known is not None and self._cache.is_fresh(known):
+            return self._cached(known, limit)
+        key = (str(url), limit.kind)
+        if self._flights.under_way(key):
+            self._metrics.count("sluice_fetch_joined")
+        return await self._flights.join(key, lambda: self._download(url, limit, known), deadline)
+
+    async def _download(self, url: URL, limit: ByteLimit, known: Entry | None) -> Blob:
+        """For whoever joins, so with a time of its own."""
+        deadline = Deadline(self._config.total_timeout_s, STAGE)
+        async with asyncio.timeout(deadline.remaining_s()):
+            answer = await self._http.get(url, limit, deadline, known.etag if known else None)
+            if answer.data is None:
+                assert known is not None, "only an ETag that was sent can be confirmed"
+                self._cache.confirm(str(url), known, answer.freshness)
+                return self._cached(known, limit)
+            blob = await self._blob(answer.data, describe(answer.final_url), deadline)
+        if not answer.redirected:  # what a redirect leads to may change while the bytes there stay fresh
+            self._cache.put(str(url), blob, answer.freshness)
+        return blob
+
+    def _cached(self, entry: Entry, limit: ByteLimit) -> Blob:
+        limit.check(len(entry.blob.data))
+        self._metrics.count("sluice_fetch_cache_hits")
+        return entry.blob
+
+    async def _blob(self, data: Bytes, source: str | None, deadline: Deadline) -> Blob:
+        data.flags.writeable = False
+        if len(data) <= _INLINE_BYTES:
+            return Blob(data, digest(data, deadline), source)
+        return Blob(data, await self._executor.run(deadline, digest, data, deadline), source)
+
+
+def _container(data: Bytes, kind: MediaKind) -> str:
+    """The container that the bytes are, if items of this kind may be that. Raises `BadMedia` saying what they are."""
+    found = sniff(data[:HEAD_BYTES].tobytes())
+    article = "a" if kind is MediaKind.VIDEO else "an"
+    if len(data) == 0:
+        raise BadMedia(f"is not {article} {kind}: it is empty")
+    if found.container is None or not found.may_be(kind):
+        raise BadMedia(f"is not {article} {kind}: its bytes look like {found.looks_like}")
+    return found.container
+
+
+def _named(error: SluiceError, label: str) -> SluiceError:
+    """The error of this item: several requests may share a download that failed, each has its own name for it."""
+    if isinstance(error, StageTimeout):
+        return StageTimeout(error.stage, param=label)
+    return type(error)(f"{label} {error.message}", param=label, retry_after_s=error.retry_after_s)
