@@ -1,4 +1,4 @@
-"""The demo model: a tiny Qwen2.5-Omni thinker that answers questions on simple shapes and tones, and how it was made."""
+"""The demo model, a tiny Qwen2.5-Omni thinker that answers questions on simple shapes and tones; how it was made."""
 
 from pathlib import Path
 

@@ -68,7 +68,7 @@ CHAT_TEMPLATE = """\
 
 
 def make_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Fit a byte-level BPE of VOCABULARY tokens to `corpus`: any text can be written, the demo's words are one token."""
+    """Fit a byte-level BPE of at most VOCABULARY tokens to `corpus`; any text can be written with it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     # Digits stand alone, as in Qwen's tokenizers: a count is one token whatever surrounds it.
