@@ -16,17 +16,17 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, s
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             sections.append((name, field.annotation))
         else:
-            yield f"{prefix}{name}", _default(field), " ".join((field.description or "").split())
+            yield f"{prefix}{name}", _default(name, field), " ".join((field.description or "").split())
     for name, section in sections:
         yield f"**{prefix}{name}**", "", inspect.getdoc(section) or ""
         yield from rows(section, f"{prefix}{name}.")
 
 
-def _default(field: FieldInfo) -> str:
+def _default(name: str, field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "none"
-    if isinstance(value, int) and not isinstance(value, bool) and value >= MIB and value % MIB == 0:
+    if "bytes" in name and value and value % MIB == 0:
         return f"{value // MIB} MiB"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "empty"
