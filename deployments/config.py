@@ -145,6 +145,8 @@ class PreprocessorConfig(Section):
 
     workers: Count = 2
     """Requests prepared at once by a replica; keep it at `max_ongoing_requests`."""
+    threads: Count = 1
+    """Threads of torch in one preparation."""
     timeout_s: Seconds = 60.0
     max_image_pixels: Count = 64_000_000
     """Height x width of a picture, by its header."""

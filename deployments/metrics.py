@@ -51,6 +51,8 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_frames_decoded": MetricSpec("counter", "Frames that the codec had to decode."),
     "sluice_frames_delivered": MetricSpec("counter", "Frames delivered."),
     "sluice_decoded_megapixels": MetricSpec("counter", "Millions of pixels that the codec had to decode."),
+    # preprocessor
+    "sluice_prepared_bytes": MetricSpec("counter", "Bytes of tensors handed to the model stage."),
     # every stage with threads
     "sluice_threads_busy": MetricSpec("gauge", "Threads of a stage's executor that work.", ("stage",)),
     # model
