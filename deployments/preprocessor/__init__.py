@@ -1,0 +1,1 @@
+"""Conversations with media to prompt tokens and the model's tensors."""

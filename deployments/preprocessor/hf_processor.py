@@ -1,0 +1,137 @@
+"""The call of a transformers processor: one request, everything decided by us, nothing left to a saved default.
+
+- Frames are sampled already: `do_sample_frames=False`, and the metadata say when each frame is shown.
+- `size` goes with each call: a processor class's own `videos_kwargs` would win over the saved video processor's size.
+- One prompt a call: some processors pad on the left whatever the tokenizer is told.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deployments.errors import BadRequest, InternalError, shown
+from deployments.preprocessor.family import Family
+from deployments.preprocessor.handoff import RAW_OPTIONS
+from deployments.preprocessor.media import Media
+from deployments.preprocessor.prompt import Prompt
+from deployments.preprocessor.timeline import sampled_fps, video_metadata
+
+_SAME_RATE = 0.01
+"""Relative difference below which two clips count as sampled at one rate."""
+_NOT_TENSORS = frozenset({"input_ids", "attention_mask", "text_replacement_offsets", "video_metadata"})
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """What the processor made of a prompt."""
+
+    token_ids: NDArray[np.int32]
+    tensors: dict[str, NDArray[Any]]
+    replacements: tuple[dict[str, Any], ...]
+    """For each placeholder in order: its `type` and the `replacement` text."""
+
+
+@dataclass(frozen=True, slots=True)
+class HfProcessor:
+    """One copy of a checkpoint's processor. Not for two threads at once: its tokenizer has state."""
+
+    processor: Any
+    tokenizer: Any
+    family: Family
+
+    def tokenize(self, prompt: Prompt) -> NDArray[np.int32]:
+        """Token ids of a prompt without media."""
+        ids = self.tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
+        return np.asarray(ids, np.int32)
+
+    def expand(
+        self,
+        prompt: Prompt,
+        media: Media,
+        image_size: dict[str, int] | None,
+        video_size: dict[str, int] | None,
+        raw_pixels: bool,
+    ) -> Expanded:
+        """Tensors of `media` and the prompt with their tokens in place of the placeholders.
+
+        raw_pixels: leave pixels as uint8. Raises `BadRequest` for what the processor refuses.
+        """
+        options = self._options(prompt, media, image_size, video_size, RAW_OPTIONS if raw_pixels else {})
+        try:
+            outputs = self.processor(
+                text=[prompt.text],
+                images=[media.pictures_HWC] if media.pictures_HWC else None,
+                videos=[[clip.frames_TCHW for clip in media.clips]] if media.clips else None,
+                audio=media.sounds or None,
+                **options,
+            )
+        except ValueError as exc:
+            raise BadRequest(f"the model's processor refuses the request: {shown(str(exc))}", param="messages") from exc
+        except (MemoryError, torch.OutOfMemoryError) as exc:
+            raise InternalError("not enough memory to prepare the request") from exc
+        self._tell_seconds(outputs, media)
+        tensors = {name: _array(value) for name, value in outputs.items() if name not in _NOT_TENSORS}
+        ids = outputs["input_ids"][0]
+        return Expanded(np.asarray(ids, np.int32), tensors, tuple(outputs.get("text_replacement_offsets", [[]])[0]))
+
+    def _options(
+        self,
+        prompt: Prompt,
+        media: Media,
+        image_size: dict[str, int] | None,
+        video_size: dict[str, int] | None,
+        pixels: dict[str, bool],
+    ) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "return_tensors": "pt",
+            "return_mm_token_type_ids": True,
+            "return_text_replacement_offsets": True,
+            "text_kwargs": {"add_special_tokens": prompt.add_special_tokens, "padding": False, "truncation": False},
+        }
+        if media.pictures_HWC:
+            options["images_kwargs"] = _with_size(image_size) | {"input_data_format": "channels_last"} | pixels
+        if media.clips:
+            options["videos_kwargs"] = self._video_options(media, video_size) | pixels
+        if media.sounds:
+            options["audio_kwargs"] = {"sampling_rate": self.family.audio_rate_hz}
+        if media.hears_clips:
+            options |= {"load_audio_from_video": True, "audio_from_video_indices": media.clip_of_sound}
+        return options
+
+    def _video_options(self, media: Media, size: dict[str, int] | None) -> dict[str, Any]:
+        options = _with_size(size) | {
+            "do_sample_frames": False,
+            "video_metadata": [video_metadata(clip.video) for clip in media.clips],
+            "input_data_format": "channels_first",
+        }
+        if self.family.seconds_per_grid:
+            options["fps"] = self._common_fps(media)
+        return options
+
+    def _common_fps(self, media: Media) -> float:
+        """The processor takes one rate for all clips; it matters to it only where sound is woven between frames."""
+        rates = [sampled_fps(clip.video) for clip in media.clips]
+        if media.hears_clips and max(rates) > min(rates) * (1 + _SAME_RATE):
+            raise BadRequest(
+                "videos of one request whose sound is listened to must be sampled at one rate; give each the same fps",
+                param="use_audio_in_video",
+            )
+        return rates[0]
+
+    def _tell_seconds(self, outputs: Any, media: Media) -> None:
+        """Each clip its own rate, in the tensor that tells the model how far apart its frames are."""
+        if self.family.seconds_per_grid and len(media.clips) > 1 and not media.hears_clips:
+            frames = self.processor.video_processor.temporal_patch_size
+            seconds = [frames / sampled_fps(clip.video) for clip in media.clips]
+            outputs["video_second_per_grid"] = torch.tensor(seconds, dtype=torch.float32)
+
+
+def _with_size(size: dict[str, int] | None) -> dict[str, Any]:
+    return {} if size is None else {"size": size}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return value.numpy() if torch.is_tensor(value) else np.asarray(value)

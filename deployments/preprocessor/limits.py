@@ -1,0 +1,47 @@
+"""What a request's `mm_processor_kwargs` may change: only towards less work than the server's own values allow."""
+
+from typing import Any
+
+from deployments.errors import BadRequest, shown
+from deployments.preprocessor.family import Family
+
+_PARAM = "mm_processor_kwargs"
+_EDGES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+"""The names clients know, and those of transformers for the same."""
+
+
+def sizes(
+    asked: tuple[tuple[str, Any], ...], allowed: tuple[str, ...], family: Family
+) -> tuple[dict[str, int] | None, dict[str, int] | None]:
+    """`size` of pictures and of videos for one request.
+
+    Raises `BadRequest` for keys that are not `allowed` or that this family lacks, and for values over its own.
+    """
+    pixels = {}
+    for key, value in asked:
+        if key not in allowed or key not in _EDGES:
+            can = ", ".join(sorted(set(allowed) & set(_EDGES))) or "none"
+            raise BadRequest(f"{shown(str(key), 40)} can't be set by a request; allowed keys: {can}", param=_PARAM)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadRequest(f"{key} must be a whole number of pixels, at least 1", param=f"{_PARAM}.{key}")
+        pixels[key] = value
+    if not pixels:
+        return family.image_size, family.video_size
+    changed = [_shrunk(size, pixels) for size in (family.image_size, family.video_size)]
+    if changed == [family.image_size, family.video_size]:
+        raise BadRequest("this model's processor has no budget of pixels", param=_PARAM)
+    return changed[0], changed[1]
+
+
+def _shrunk(size: dict[str, int] | None, pixels: dict[str, int]) -> dict[str, int] | None:
+    if size is None or set(size) != set(_EDGES.values()):
+        return size
+    ceiling = size["longest_edge"]
+    for key, value in pixels.items():
+        if value > ceiling:
+            raise BadRequest(f"{key} is {value}, the limit is {ceiling}", param=f"{_PARAM}.{key}")
+    longest = pixels.get("max_pixels", ceiling)
+    shortest = pixels.get("min_pixels", min(size["shortest_edge"], longest))
+    if shortest > longest:
+        raise BadRequest(f"min_pixels is {shortest}, above max_pixels {longest}", param=f"{_PARAM}.min_pixels")
+    return {"shortest_edge": shortest, "longest_edge": longest}

@@ -1,0 +1,33 @@
+"""The checkpoint's processor and configuration, from a folder or the Hugging Face hub."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+from transformers import AutoConfig, AutoProcessor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from deployments.checkpoint import resolve_model
+from deployments.config import AppConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What transformers loads beside the weights."""
+
+    processor: Any
+    """The family's processor; the tokenizer itself for models of text alone."""
+    tokenizer: PreTrainedTokenizerBase
+    model_config: Any
+
+
+def load_checkpoint(config: AppConfig) -> Checkpoint:
+    """Load `config.model`, showing progress; may download. Raises what transformers raises when it can't be had."""
+    path, options = resolve_model(config), config.hub_options()
+    with tqdm(total=2, desc=f"processor of {config.model_name}", unit="part") as progress:
+        model_config = AutoConfig.from_pretrained(path, **options)
+        progress.update()
+        processor = AutoProcessor.from_pretrained(path, **options)
+        progress.update()
+    tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
+    return Checkpoint(processor, tokenizer, model_config)

@@ -1,0 +1,139 @@
+"""A request's media as the processor takes them: pixels and samples, each kind in order of appearance.
+
+Shape legend: T frames, C channels, H height, W width.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deployments.config import PreprocessorConfig
+from deployments.deadline import Deadline
+from deployments.errors import BadRequest
+from deployments.media.geometry import target_size
+from deployments.media.pictures import decode_picture
+from deployments.media.sound import decode_sound
+from deployments.preprocessor.family import Family
+from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, Payload, ResizeRule
+
+# Frames are mapped read-only from shared memory, and nothing here writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    frames_TCHW: torch.Tensor
+    """uint8 RGB; a view of the decoder's frames, whose channels are the innermost in memory."""
+    video: DecodedVideo
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    pictures_HWC: list[NDArray[np.uint8]] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    sounds: list[NDArray[np.float32]] = field(default_factory=list)
+    """Mono, at the processor's rate: sounds of their own, and those of clips."""
+    clip_of_sound: list[int | None] = field(default_factory=list)
+    """For each of `sounds` the clip that it belongs to."""
+
+    @property
+    def hears_clips(self) -> bool:
+        return any(clip is not None for clip in self.clip_of_sound)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaReader:
+    """Brings files and frames into the processor's form, within the server's limits and the family's."""
+
+    config: PreprocessorConfig
+    family: Family
+
+    def read(
+        self,
+        chat: Chat,
+        inputs: Sequence[MediaInput],
+        payloads: Sequence[Payload],
+        image_size: dict[str, int] | None,
+        deadline: Deadline,
+    ) -> Media:
+        """`payloads[i]` belongs to `inputs[i]`. `image_size`: the processor's size of pictures for this request.
+
+        Raises `BadRequest` for a kind that the model does not take, `BadMedia` and `TooLarge` naming the item.
+        """
+        self._check_kinds(chat, inputs)
+        media = Media()
+        for item, payload in zip(inputs, payloads, strict=True):
+            if item.kind is MediaKind.IMAGE:
+                media.pictures_HWC.append(self._picture(item, payload, image_size, deadline))
+            elif item.kind is MediaKind.AUDIO:
+                media.sounds.append(self._sound(item, payload, deadline))
+                media.clip_of_sound.append(None)
+            else:
+                self._add_clip(media, chat, item, payload)
+        return media
+
+    def _check_kinds(self, chat: Chat, inputs: Sequence[MediaInput]) -> None:
+        for item in inputs:
+            if item.kind not in self.family.modalities:
+                taken = ", ".join(sorted(self.family.modalities)) or "text only"
+                raise BadRequest(f"this model does not take {item.kind} input; it takes: {taken}", param=item.label)
+        kinds = {item.kind for item in inputs}
+        if self.family.images_or_videos and {MediaKind.IMAGE, MediaKind.VIDEO} <= kinds:
+            raise BadRequest("this model takes pictures or videos in one request, not both", param=inputs[0].label)
+        if chat.use_audio_in_video and not self.family.audio_in_video:
+            raise BadRequest("this model does not listen to the sound of videos", param="use_audio_in_video")
+
+    def _picture(
+        self, item: MediaInput, payload: Payload, size: dict[str, int] | None, deadline: Deadline
+    ) -> NDArray[np.uint8]:
+        rule = with_size(self.family.image_resize, size)
+        pixels = decode_picture(_bytes(payload), item.label, self.config.max_image_pixels, deadline, rule)
+        if rule is not None:
+            target_size(rule, 1, pixels.shape[0], pixels.shape[1], item.label)
+        return pixels
+
+    def _sound(self, item: MediaInput, payload: Payload, deadline: Deadline) -> NDArray[np.float32]:
+        rate_hz = self.family.audio_rate_hz
+        assert rate_hz is not None, "a family that takes sound has a rate"
+        limit_s = min(self.config.max_audio_s, self.family.max_audio_s or self.config.max_audio_s)
+        return decode_sound(_bytes(payload), item.container, rate_hz, limit_s, item.label, deadline)
+
+    def _add_clip(self, media: Media, chat: Chat, item: MediaInput, payload: Payload) -> None:
+        assert isinstance(payload, dict)
+        assert item.video is not None
+        video, frames = item.video, payload["frames_THWC"]
+        rule = self.family.video_resize
+        if rule is not None:
+            target_size(rule, len(frames), video.source_height, video.source_width, item.label)
+        media.clips.append(Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), video))
+        samples = payload.get("audio")
+        if chat.use_audio_in_video and samples is not None and len(samples):
+            self._check_length(item, samples)
+            media.sounds.append(samples)
+            media.clip_of_sound.append(len(media.clips) - 1)
+
+    def _check_length(self, item: MediaInput, samples: NDArray[Any]) -> None:
+        seconds, limit_s = len(samples) / (self.family.audio_rate_hz or 1), self.family.max_audio_s
+        if limit_s is not None and seconds > limit_s:
+            raise BadRequest(
+                f"the video's sound lasts {seconds:.1f} s, this model listens to at most {limit_s:g} s; "
+                "take a part of it with start and end, or leave use_audio_in_video out",
+                param=item.label,
+            )
+
+
+def with_size(rule: ResizeRule | None, size: dict[str, int] | None) -> ResizeRule | None:
+    """`rule` with the budget that a request set by `size`."""
+    if rule is None or rule.kind == "exact" or size is None:
+        return rule
+    return replace(rule, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+
+def _bytes(payload: Payload) -> NDArray[np.uint8]:
+    assert isinstance(payload, np.ndarray)
+    return payload

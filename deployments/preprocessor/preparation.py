@@ -1,0 +1,114 @@
+"""Everything between a conversation with its media and what the model replica takes. Blocking; knows nothing of Ray."""
+
+import copy
+import queue
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.errors import ContextTooLong
+from deployments.preprocessor.counts import count_tokens
+from deployments.preprocessor.family import read_family
+from deployments.preprocessor.handoff import Handoff, find_handoff
+from deployments.preprocessor.hashes import item_hash
+from deployments.preprocessor.hf_processor import Expanded, HfProcessor
+from deployments.preprocessor.limits import sizes
+from deployments.preprocessor.loading import Checkpoint
+from deployments.preprocessor.media import Media, MediaReader
+from deployments.preprocessor.profile import media_profile
+from deployments.preprocessor.prompt import PromptRenderer
+from deployments.types import Chat, MediaInput, MediaKind, MediaProfile, Payload, Prepared, TokenCounts
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Preparation:
+    """Prepares requests, at most `config.preprocessor.workers` of them at once."""
+
+    def __init__(self, checkpoint: Checkpoint, config: AppConfig) -> None:
+        torch.set_num_threads(config.preprocessor.threads)
+        processor, tokenizer = checkpoint.processor, checkpoint.tokenizer
+        self._config = config.preprocessor
+        self._prompts = PromptRenderer(processor, tokenizer)
+        self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
+        self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
+        self._reader = MediaReader(self._config, self._family)
+        self._tokens = {kind: getattr(processor, f"{kind}_token") for kind in self._family.modalities}
+        self.profile: MediaProfile = media_profile(checkpoint, self._family, config)
+        self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
+        for number in range(self._config.workers):
+            own = copy.deepcopy(processor) if number else processor
+            self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
+
+    def prepare(
+        self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
+    ) -> tuple[Prepared, Tensors | None]:
+        """What `Model.generate` takes; `payloads[i]` belongs to `inputs[i]`. No tensors for text alone.
+
+        Raises `BadRequest` and its kin for what the client asked, each naming the item, `ContextTooLong` when prompt
+        and answer do not fit, `StageTimeout` or `WorkCancelled` between steps.
+        """
+        started = time.monotonic()
+        deadline.check()
+        image_size, video_size = sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
+        media = self._reader.read(chat, inputs, payloads, image_size, deadline)
+        prompt = self._prompts.render(chat, inputs)
+        deadline.check()
+        norm = self._handoff.norm_of(media)
+        with self._borrowed() as processor:
+            if inputs:
+                expanded = processor.expand(prompt, media, image_size, video_size, raw_pixels=norm is not None)
+            else:
+                expanded = Expanded(processor.tokenize(prompt), {}, ())
+        self._check_context(len(expanded.token_ids), chat)
+        prepared = Prepared(
+            token_ids=expanded.token_ids,
+            counts=self._counts(expanded),
+            item_hashes=self._hashes(inputs, payloads, image_size, video_size, media),
+            pixel_norm=norm,
+            use_audio_in_video=media.hears_clips,
+            prepare_s=time.monotonic() - started,
+        )
+        return prepared, expanded.tensors if inputs else None
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[HfProcessor]:
+        """One of the copies; there is one for each worker, so that none waits."""
+        processor = self._copies.get()
+        try:
+            yield processor
+        finally:
+            self._copies.put(processor)
+
+    def _counts(self, expanded: Expanded) -> TokenCounts:
+        return count_tokens(len(expanded.token_ids), expanded.replacements, self._tokens)
+
+    def _check_context(self, prompt_tokens: int, chat: Chat) -> None:
+        limit, answer = self.profile.context_length, chat.max_new_tokens or 1
+        if prompt_tokens + answer > limit:
+            raise ContextTooLong(
+                f"the prompt has {prompt_tokens} tokens and the answer at least needs room for {answer}: "
+                f"{prompt_tokens + answer} in all, the model's context holds {limit}",
+                param="messages",
+            )
+
+    @staticmethod
+    def _hashes(
+        inputs: Sequence[MediaInput],
+        payloads: Sequence[Payload],
+        image_size: dict[str, int] | None,
+        video_size: dict[str, int] | None,
+        media: Media,
+    ) -> tuple[str, ...]:
+        size = {MediaKind.IMAGE: image_size, MediaKind.VIDEO: video_size, MediaKind.AUDIO: None}
+        shapes = [(p["frames_THWC"] if isinstance(p, dict) else p).shape for p in payloads]
+        return tuple(
+            item_hash(item, shape, size[item.kind], media.hears_clips)
+            for item, shape in zip(inputs, shapes, strict=True)
+        )
