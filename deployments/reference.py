@@ -1,12 +1,19 @@
-"""The README's table of settings, made from `config.py`: `python -m deployments.reference` prints it."""
+"""The README's table of settings, made from `config.py`.
+
+`python -m deployments.reference` prints it; with the path of a file as argument it is written there, between the marks.
+"""
 
 import inspect
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from deployments.config import MIB, AppConfig
+
+BEGIN, END = "<!-- settings -->\n", "\n<!-- /settings -->"
 
 
 def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -44,5 +51,23 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def shown_in(document: str) -> str:
+    """What stands between the marks in a Markdown document. Raises `ValueError` when there are none."""
+    _, begin, rest = document.partition(BEGIN)
+    table_there, end, _ = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"no {BEGIN.strip()} … {END.strip()} in the document")
+    return table_there
+
+
+def main(paths: list[str]) -> None:
+    if not paths:
+        print(table())
+    for path in map(Path, paths):
+        document = path.read_text(encoding="utf-8")
+        old, new = f"{BEGIN}{shown_in(document)}{END}", f"{BEGIN}{table()}{END}"
+        path.write_text(document.replace(old, new), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table())
+    main(sys.argv[1:])
