@@ -28,11 +28,18 @@ _START = re.compile(rb'"data(?::|"\s{0,8}:\s{0,8}")')
 _START_MAX_BYTES = 32
 _TEXT_KEY = re.compile(rb'"(?:text|content)"\s*:\s*\Z')
 _ESCAPE_MAX_BYTES = 6
-_ESCAPES = ((rb"\/", b"/"), (rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t")) + tuple(
-    (rb"\u00" + code, char)
-    for codes, char in (((b"2B", b"2b"), b"+"), ((b"2F", b"2f"), b"/"), ((b"3D", b"3d"), b"="))
-    for code in codes
+_ESCAPES = (
+    (rb"\/", b"/"),
+    (rb"\n", b"\n"),
+    (rb"\r", b"\r"),
+    (rb"\u002B", b"+"),
+    (rb"\u002b", b"+"),
+    (rb"\u002F", b"/"),
+    (rb"\u002f", b"/"),
+    (rb"\u003D", b"="),
+    (rb"\u003d", b"="),
 )
+"""What JSON writers make of base64: some escape slashes, some escape what HTML minds, some break lines."""
 
 
 @dataclass(slots=True)

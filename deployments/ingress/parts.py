@@ -7,7 +7,7 @@ from pydantic import Field
 
 from deployments.errors import BadRequest, shown
 from deployments.ingress.body import AUDIO_PREFIX
-from deployments.ingress.schema import FrameOptions, Message, Wire, merged, validated
+from deployments.ingress.schema import NO_FRAME_OPTIONS, FrameOptions, Message, Wire, merged, validated
 from deployments.types import MediaItem, MediaKind
 
 MAX_URL_CHARS = 8192
@@ -90,7 +90,7 @@ class ItemPlan:
     sources: tuple[Source, ...]
     is_list: bool = False
     """A video given as a list of pictures, one source each."""
-    frames: FrameOptions = FrameOptions()
+    frames: FrameOptions = NO_FRAME_OPTIONS
 
 
 class PartReader:
@@ -154,7 +154,7 @@ class PartReader:
         labels = [f"{label}.video[{i}]" for i in range(len(urls))] if is_list else [label]
         source_kind = MediaKind.IMAGE if is_list else kind
         sources = tuple(self._source(source_kind, url, at) for url, at in zip(urls, labels, strict=True))
-        self.items.append(ItemPlan(kind, label, sources, is_list, frames or FrameOptions()))
+        self.items.append(ItemPlan(kind, label, sources, is_list, frames or NO_FRAME_OPTIONS))
         return len(self.items) - 1
 
     def _source(self, kind: MediaKind, url: str, label: str) -> Source:

@@ -59,7 +59,9 @@ SAYING_NOTHING: dict[str, tuple[object, ...]] = {"modalities": (["text"],), "too
 """Unsupported fields, and their values that ask for nothing else than what is done anyway."""
 
 MESSAGE_HARMLESS = frozenset({"annotations", "name"})
-MESSAGE_UNSUPPORTED = frozenset({"audio", "function_call", "reasoning_content", "refusal", "tool_call_id", "tool_calls"})
+MESSAGE_UNSUPPORTED = frozenset(
+    {"audio", "function_call", "reasoning_content", "refusal", "tool_call_id", "tool_calls"}
+)
 
 
 class Wire(BaseModel):
@@ -91,6 +93,9 @@ class FrameOptions(Wire):
     max_frames: PositiveInt | None = None
     start_s: SecondsFromStart | None = None
     end_s: SecondsFromStart | None = None
+
+
+NO_FRAME_OPTIONS = FrameOptions()
 
 
 def merged(*layers: FrameOptions) -> FrameOptions:

@@ -1,0 +1,58 @@
+"""Which requests may start, before any work on them: by their number, their bytes, and a share of the object store.
+
+Text-only requests and requests with media have lanes of their own, so that text never waits behind media. A large body
+needs a lease before it is read, because media in it pass through this process's memory.
+"""
+
+import time
+from collections.abc import Callable
+
+from deployments.config import IngressConfig
+from deployments.deadline import Deadline
+from deployments.ingress.lanes import Lane, LaneLimits, Lease
+from deployments.metrics import MetricSink
+
+
+class Admission:
+    """The three lanes of one ingress replica."""
+
+    def __init__(
+        self,
+        config: IngressConfig,
+        media_bytes: int,
+        metrics: MetricSink,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`media_bytes`: this replica's share of what all requests may hold."""
+        self._config = config
+        self._metrics = metrics
+        self.text = Lane("text", self._limits(config.max_running_text), 1, clock)
+        self.media = Lane("media", self._limits(config.max_running_media), media_bytes, clock)
+        bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s)
+        self.bodies = Lane("large", bodies, config.max_body_bytes_in_flight, clock)
+
+    async def admit(self, client: str, media_bytes: int, deadline: Deadline) -> Lease:
+        """A lease for a whole request; `media_bytes` is 0 for text only. Raises `Overloaded` or `StageTimeout`."""
+        lane = self.media if media_bytes else self.text
+        return await self._acquire(lane, client, media_bytes, deadline)
+
+    async def admit_body(self, client: str, declared_bytes: int | None, deadline: Deadline) -> Lease | None:
+        """A lease for a body that is about to be read, None for a small one; undeclared ones count as the largest."""
+        size_bytes = self._config.max_body_bytes if declared_bytes is None else declared_bytes
+        if size_bytes <= self._config.max_text_bytes:
+            return None
+        return await self._acquire(self.bodies, client, size_bytes, deadline)
+
+    def report(self) -> None:
+        """Tell the gauges how many run and wait, and what is held."""
+        self._metrics.gauge("sluice_requests_running", self.text.running + self.media.running)
+        self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting + self.bodies.waiting)
+        self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)
+
+    @staticmethod
+    async def _acquire(lane: Lane, client: str, size_bytes: int, deadline: Deadline) -> Lease:
+        return await lane.acquire(client, size_bytes, deadline)
+
+    def _limits(self, max_running: int) -> LaneLimits:
+        ours = self._config
+        return LaneLimits(max_running, ours.max_waiting, ours.max_wait_s, ours.max_running_per_client)

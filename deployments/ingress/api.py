@@ -1,0 +1,158 @@
+"""The routes, and what every answer has in common: a request id, OpenAI's error shape, a metric, a line in the log.
+
+A plain ASGI application. Knows nothing of Ray: stages, the copy into shared memory, the metrics and their page are
+passed in.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.errors import InternalError, ModelNotFound, Overloaded, SluiceError, WorkCancelled, shown
+from deployments.ingress.access_log import log_defect, log_exchange
+from deployments.ingress.admission import Admission
+from deployments.ingress.chat import ChatCompletions
+from deployments.ingress.clients import Clients
+from deployments.ingress.exchange import Exchange, request_id
+from deployments.ingress.loop_lag import watch_loop_lag
+from deployments.ingress.pipeline import Pipeline, Stages
+from deployments.ingress.responses import error_response, http_error_response, json_response
+from deployments.metrics import MetricSink
+from deployments.types import TensorRef
+
+READY_TIMEOUT_S = 5.0
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
+"""Asked by machines all the time: kept out of the log."""
+
+MetricsText = Callable[[], Awaitable[bytes | str]]
+
+
+class Api:
+    """One for an ingress replica."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        stages: Stages,
+        put: Callable[[NDArray[Any]], TensorRef],
+        metrics: MetricSink,
+        metrics_text: MetricsText,
+        media_bytes: int,
+        *,
+        set_request_id: bool = True,
+    ) -> None:
+        """`set_request_id`: answers get the header `x-request-id`; False where the server around this sets it."""
+        self._config = config
+        self._metrics = metrics
+        self._metrics_text = metrics_text
+        self._set_request_id = set_request_id
+        self._created_s = int(time.time())
+        self._clients = Clients(config.ingress)
+        self.pipeline = Pipeline(config, stages, put)
+        self.admission = Admission(config.ingress, media_bytes, metrics)
+        self._routes = self._build()
+        self._router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
+        self._paths: dict[object, str] = {route.endpoint: route.path for route in self._routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # makes the router raise `HTTPException`s instead of answering in plain text
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        exchange = Exchange(request_id(Headers(scope=scope)), scope, send, self._set_request_id)
+        scope["sluice.exchange"] = exchange
+        try:
+            await self._router(scope, receive, exchange.send)
+        except HTTPException as error:
+            await _http_error(scope, error)(scope, receive, exchange.send)
+        except SluiceError as error:
+            await self._fail(exchange, error, receive)
+        except Exception as error:
+            log_defect(exchange, error)
+            await self._fail(exchange, InternalError("an internal error occurred"), receive)
+        finally:
+            self._close(exchange)
+
+    async def _fail(self, exchange: Exchange, error: SluiceError, receive: Receive) -> None:
+        exchange.facts |= {"error": error.code, "said": shown(error.message)}
+        if isinstance(error, WorkCancelled):
+            exchange.status = exchange.status or error.status
+            return
+        if isinstance(error, Overloaded):
+            error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
+            self._metrics.count("sluice_refused", reason=error.code)
+        if exchange.status is None:
+            await error_response(error)(exchange.scope, receive, exchange.send)
+
+    def _close(self, exchange: Exchange) -> None:
+        route = self._paths.get(exchange.scope.get("endpoint"), "other")
+        self._metrics.count("sluice_requests", route=route, status=str(exchange.status or 499))
+        self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
+        for stage, seconds in exchange.timings.seconds.items():
+            self._metrics.observe("sluice_stage_seconds", seconds, stage=stage)
+        if route not in QUIET_ROUTES:
+            log_exchange(exchange, route)
+
+    def _build(self) -> list[Route]:
+        chat = ChatCompletions(self._config, self.pipeline, self.admission, self._clients, self._metrics)
+        return [
+            Route("/", self._home, methods=["GET"]),
+            Route("/health", self._health, methods=["GET"]),
+            Route("/ready", self._ready, methods=["GET"]),
+            Route("/metrics", self._metrics_page, methods=["GET"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/models/{model:path}", self._model, methods=["GET"]),
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+        lag = asyncio.create_task(watch_loop_lag(self._metrics))
+        yield
+        lag.cancel()
+        self.pipeline.close()
+
+    async def _home(self, request: Request) -> Response:
+        return json_response({"name": "sluice", "model": self._config.model_name, "api": "/v1/chat/completions"})
+
+    async def _health(self, request: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        await self.pipeline.profile(Deadline(READY_TIMEOUT_S, "preprocessor"))
+        return json_response({"status": "ready"})
+
+    async def _metrics_page(self, request: Request) -> Response:
+        return Response(await self._metrics_text(), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    async def _models(self, request: Request) -> Response:
+        self._clients.identify(request.scope)
+        return json_response({"object": "list", "data": [self._model_card()]})
+
+    async def _model(self, request: Request) -> Response:
+        self._clients.identify(request.scope)
+        asked = request.path_params["model"]
+        if asked != self._config.model_name:
+            raise ModelNotFound(f"the model {shown(asked)!r} does not exist", param="model")
+        return json_response(self._model_card())
+
+    def _model_card(self) -> dict[str, Any]:
+        return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
+
+
+def _http_error(scope: Scope, error: HTTPException) -> Response:
+    said = {404: f"there is no {shown(scope['path'])}", 405: f"{scope['method']} is not allowed here"}
+    return http_error_response(error.status_code, said.get(error.status_code, error.detail), error.headers)

@@ -1,0 +1,72 @@
+"""The ingress as a Ray Serve deployment: joins the stages' handles and Ray's facts to the ASGI application."""
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put
+from deployments.config import AppConfig
+from deployments.exposition import ApplicationMetrics
+from deployments.ingress.api import Api
+from deployments.ingress.pipeline import Stages
+
+
+@serve.deployment
+@serve.ingress()
+class Ingress:
+    """Answers HTTP. Serve asks for the application once, when the replica starts."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        fetcher: "DeploymentHandle[Any]",
+        decoder: "DeploymentHandle[Any]",
+        preprocessor: "DeploymentHandle[Any]",
+        model: "DeploymentHandle[Any]",
+    ) -> None:
+        _log_to_stdout()
+        stages = Stages(
+            Stage(fetcher, "fetcher"),
+            Stage(decoder, "decoder"),
+            Stage(preprocessor, "preprocessor"),
+            Stage(model, "model"),
+        )
+        self._config = config
+        self._page = ApplicationMetrics(metrics_endpoints)
+        self._api = Api(
+            config, stages, put, ServeMetricSink(), self._page.text, self._media_bytes(), set_request_id=False
+        )
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self._api
+
+    async def check_health(self) -> None:
+        self._api.pipeline.check_health()
+        self._api.admission.media.set_max_bytes(await asyncio.to_thread(self._media_bytes))
+
+    async def __del__(self) -> None:
+        await self._page.close()
+
+    def _media_bytes(self) -> int:
+        """This replica's share of the bytes that the requests of all ingress replicas may hold."""
+        limits = self._config.ingress
+        total = limits.max_media_bytes_in_flight
+        if total is None:
+            total = int(ray.cluster_resources().get("object_store_memory", 0.0) * limits.object_store_share)
+        return max(1, total // serve.get_replica_context().world_size)
+
+
+def _log_to_stdout() -> None:
+    """Lines that are already JSON, one a request, go to the replica's standard output as they are."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("sluice")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

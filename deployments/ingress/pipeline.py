@@ -1,0 +1,125 @@
+"""The life of a request: planned, then its items fetched and decoded side by side, then prepared, then answered.
+
+Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.errors import BadRequest
+from deployments.ingress.conversation import Job
+from deployments.ingress.costs import item_bytes
+from deployments.ingress.frames import frame_sampling
+from deployments.ingress.items import ItemLoader, ItemTask, Progress, together
+from deployments.ingress.parts import ItemPlan
+from deployments.types import (
+    DecodedVideo,
+    GenerateChunk,
+    MediaInput,
+    MediaKind,
+    MediaProfile,
+    Prepared,
+    StageClient,
+    StageResult,
+    TensorRef,
+    VideoTask,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages behind the ingress."""
+
+    fetcher: StageClient
+    decoder: StageClient
+    preprocessor: StageClient
+    model: StageClient
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a request's items, and what they are expected to hold."""
+
+    tasks: tuple[ItemTask, ...] = ()
+    media_bytes: int = 0
+
+
+@dataclass(slots=True)
+class ReadyPrompt:
+    """What the model needs, and what was found out about the request's videos on the way."""
+
+    prepared: Prepared
+    tensors: list[TensorRef]
+    """One reference or none."""
+    videos: dict[str, DecodedVideo]
+    """By label."""
+
+
+class Pipeline:
+    """Composes the stages. One for an ingress replica."""
+
+    def __init__(self, config: AppConfig, stages: Stages, put: Callable[[NDArray[Any]], TensorRef]) -> None:
+        self._config = config
+        self._stages = stages
+        self._loader = ItemLoader(config, stages.fetcher, stages.decoder, put)
+        self._profile: MediaProfile | None = None
+
+    async def profile(self, deadline: Deadline) -> MediaProfile:
+        """What the graph must know of the model; asked once."""
+        if self._profile is None:
+            limited = deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+            self._profile = (await self._stages.preprocessor.call("profile", limited)).meta
+        return self._profile
+
+    async def plan(self, job: Job, deadline: Deadline) -> Plan:
+        """Raises `BadRequest` for items that this model can't take and options that contradict each other."""
+        if not job.items:
+            return Plan()
+        profile = await self.profile(deadline)
+        tasks = tuple(self._task(item, job, profile) for item in job.items)
+        return Plan(tasks, sum(item_bytes(item, self._config, profile) for item in job.items))
+
+    async def prepare(self, job: Job, plan: Plan, progress: Progress) -> ReadyPrompt:
+        """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
+        loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
+        inputs: tuple[MediaInput, ...] = tuple(media for media, _ in loaded)
+        payloads = [ref for _, ref in loaded]
+        loaded.clear()
+        limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+        result: StageResult[Prepared] = await self._stages.preprocessor.call(
+            "prepare", limited, job.chat, inputs, payloads=payloads
+        )
+        progress.timings.note("preprocess", result.seconds)
+        videos = {media.label: media.video for media in inputs if media.video is not None}
+        return ReadyPrompt(result.meta, [] if result.payload is None else [result.payload], videos)
+
+    def generate(self, job: Job, prompt: ReadyPrompt, deadline: Deadline) -> AsyncGenerator[GenerateChunk, None]:
+        """The answer as it comes. Closing the generator stops the model's work."""
+        limited = deadline.capped(deadline.remaining_s(), "model")
+        return self._stages.model.stream(
+            "generate", limited, prompt.prepared, job.params, job.stream, payloads=prompt.tensors
+        )
+
+    def check_health(self) -> None:
+        self._loader.check_health()
+
+    def close(self) -> None:
+        self._loader.close()
+
+    def _task(self, item: ItemPlan, job: Job, profile: MediaProfile) -> ItemTask:
+        if item.kind not in profile.modalities:
+            raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
+        if item.kind != MediaKind.VIDEO:
+            return ItemTask(item, None)
+        hears = job.chat.use_audio_in_video and not item.is_list
+        if hears and not profile.audio_in_video:
+            raise BadRequest("this model does not listen to videos", param="use_audio_in_video")
+        # A request's own pixel limits replace the rule that the profile was derived from.
+        resize = profile.resize if self._config.decoder.resize and not job.chat.processor_kwargs else None
+        sampling = frame_sampling(item, job.frames, self._config.decoder, profile)
+        return ItemTask(item, VideoTask(item.label, sampling, resize, profile.audio_rate_hz if hears else None))

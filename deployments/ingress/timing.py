@@ -1,0 +1,26 @@
+"""Where a request's time went, by stage, as clients see it: the `Server-Timing` header and the usage extension."""
+
+from deployments.types import GenerateTimes
+
+
+class Timings:
+    """Seconds by stage, in the order of the stages; of items worked on at once the longest counts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def note(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
+
+    def note_generation(self, times: GenerateTimes) -> None:
+        self.note("queue", times.queue_s)
+        self.note("encode", times.encode_s)
+        self.note("prefill", times.prefill_s)
+        self.note("decode", times.decode_s)
+
+    def header(self) -> str:
+        """For `Server-Timing`: `fetch;dur=12.3, preprocess;dur=4.5`, in milliseconds."""
+        return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.seconds.items())
+
+    def milliseconds(self) -> dict[str, float]:
+        return {stage: round(seconds * 1000, 1) for stage, seconds in self.seconds.items()}
