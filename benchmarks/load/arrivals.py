@@ -1,0 +1,32 @@
+"""When requests start: an open loop, which does not wait for answers, or a closed one, which always has N under way."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLoop:
+    """`rate` requests a second on the average for `duration_s`, as a Poisson process: independent users."""
+
+    rate: float
+    duration_s: float
+
+    def due_s(self, seed: int) -> Iterator[float]:
+        """Ascending seconds since the start; the same ones for the same seed."""
+        source = random.Random(f"arrivals {seed} {self.rate}")
+        due = source.expovariate(self.rate)
+        while due < self.duration_s:
+            yield due
+            due += source.expovariate(self.rate)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """`concurrency` users, each of whom asks again as soon as it is answered, until `duration_s` is over."""
+
+    concurrency: int
+    duration_s: float
+
+
+Arrivals = OpenLoop | ClosedLoop
