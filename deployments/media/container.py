@@ -50,29 +50,6 @@ _DAMAGE = (
 _READ_BYTES = 256 * 1024
 _MAX_STREAMS = 16
 """Streams that are guarded while a file is probed; real files have two or three."""
-_MP4_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"pnot"})
-_TS_PACKET = 188
-
-
-def sniff_video(data: NDArray[np.uint8]) -> str | None:
-    """Which of `VIDEO_CONTAINERS` the bytes `data` of shape (size,) are by its first bytes, or None."""
-    head = data[: 3 * 192].tobytes()
-    if head[4:8] in _MP4_BOXES:
-        return "mp4"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "matroska"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "avi"
-    if head.startswith(b"FLV\x01"):
-        return "flv"
-    if _is_transport_stream(head, 0, _TS_PACKET) or _is_transport_stream(head, 4, _TS_PACKET + 4):
-        return "mpegts"
-    return None
-
-
-def _is_transport_stream(head: bytes, start: int, stride: int) -> bool:
-    syncs = head[start::stride][:3]
-    return syncs == b"G" * len(syncs) and len(head) >= stride
 
 
 @contextmanager
@@ -140,6 +117,14 @@ def frames_of(packet: Any) -> list[Any]:
     """What a packet decodes to; nothing when it is damaged."""
     try:
         return list(packet.decode())
+    except _DAMAGE:
+        return []
+
+
+def drained(context: Any) -> list[Any]:
+    """The frames that a decoder still holds; it must be flushed before it decodes again."""
+    try:
+        return list(context.decode(None))
     except _DAMAGE:
         return []
 

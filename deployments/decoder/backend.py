@@ -1,0 +1,44 @@
+"""What a way of decoding frames looks like to the rest of the room."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.decoder.demux import VideoFile
+from deployments.decoder.limits import Limits
+from deployments.decoder.stack import FrameStack
+
+
+@dataclass(frozen=True, slots=True)
+class FrameIndex:
+    """The frames of a file in display order; F is their number."""
+
+    times_s: NDArray[np.float64]
+    """(F,) ascending, since the first frame."""
+    packets: NDArray[np.int64] | None
+    """(F,) which packet of the file holds the frame; None when that is not known and frames can only be counted."""
+
+
+class Backend(Protocol):
+    """Stateless: one object serves all threads of a replica."""
+
+    name: str
+
+    def decode(
+        self,
+        video: VideoFile,
+        index: FrameIndex,
+        wanted: NDArray[np.int64],
+        stack: FrameStack,
+        limits: Limits,
+        deadline: Deadline,
+    ) -> int:
+        """Put frame `wanted[k]` of `index` into slot k of `stack`, upright RGB; slots of lost frames stay empty.
+
+        Returns how many frames the codec decoded. Raises `TooLarge` before it would exceed `limits`, `InternalError`
+        when the machine lacks memory or the codec, `StageTimeout` or `WorkCancelled` between packets.
+        """
+        ...

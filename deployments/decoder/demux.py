@@ -1,0 +1,135 @@
+"""A video file taken apart: its packets, when each is shown, and its sound, in one pass over the container."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.decoder.limits import Limits
+from deployments.decoder.plan import PacketTable
+from deployments.errors import BadMedia
+from deployments.media.container import frames_of, packets_of, prepare_decoder
+from deployments.media.mono import MonoTrack, check_duration
+from deployments.types import VideoTask
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFile:
+    """What is known of a file before any of its frames is decoded; valid while its container is open."""
+
+    data: NDArray[np.uint8]
+    """(bytes,) the file itself."""
+    stream: Any
+    """PyAV's video stream, its decoder prepared and not yet used."""
+    packets: list[Any]
+    """Of the video stream, in decode order."""
+    table: PacketTable | None
+    """None when frames can't be told by their packets' times: those are missing, made up, or shared."""
+    audio: NDArray[np.float32] | None
+    """(samples,) mono, sample 0 being the moment of the first frame; None when it is not wanted."""
+
+    @property
+    def time_base_s(self) -> float:
+        """Seconds of a tick of the video stream's clock."""
+        return float(self.stream.time_base)
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """(height, width) before rotation."""
+        return self.stream.height, self.stream.width
+
+
+def demux(
+    opened: InputContainer, data: NDArray[np.uint8], task: VideoTask, threads: int, limits: Limits, deadline: Deadline
+) -> VideoFile:
+    """Read the packets of `opened`, the open container of `data`.
+
+    Raises `BadMedia` when there is no video in it, `TooLarge` beyond `limits`, `InternalError` for a missing codec,
+    `StageTimeout` or `WorkCancelled` between packets.
+    """
+    stream = _video_stream(opened, task.label)
+    limits.check_source(stream.height, stream.width)
+    prepare_decoder(stream, threads, task.label)
+    stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
+    sound = _Sound(opened, task, limits)
+    packets: list[Any] = []
+    for packet in packets_of(opened, stream, *sound.streams):
+        deadline.check()
+        if packet.stream is not stream:
+            sound.take(packet)
+        elif packet.size:
+            packets.append(packet)
+            limits.check_packets(len(packets))
+    if not packets:
+        raise BadMedia("the file holds no video frames", param=task.label)
+    table = _table(packets, stream, opened)
+    return VideoFile(data, stream, packets, table, sound.finish(_first_shown_s(packets, stream)))
+
+
+def _video_stream(opened: InputContainer, label: str) -> Any:
+    for stream in opened.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            if not (stream.width and stream.height):
+                raise BadMedia("the file's video track has no size", param=label)
+            return stream
+    raise BadMedia("the file holds no video", param=label)
+
+
+def _table(packets: list[Any], stream: Any, opened: InputContainer) -> PacketTable | None:
+    if opened.format.name == "avi" and stream.codec_context.has_b_frames:
+        return None  # AVI has no presentation times; FFmpeg makes them up from the order in the file
+    if any(packet.pts is None for packet in packets):
+        return None
+    table = PacketTable(
+        pts=np.array([packet.pts for packet in packets], np.int64),
+        is_key=np.array([packet.is_keyframe for packet in packets], np.bool_),
+        is_hidden=np.array([packet.is_discard or _is_invisible(packet, stream) for packet in packets], np.bool_),
+    )
+    return table if table.has_distinct_times() and not table.is_hidden.all() else None
+
+
+def _is_invisible(packet: Any, stream: Any) -> bool:
+    """Whether a VP8 frame is there to be referred to only; its header's fifth bit says so."""
+    return stream.codec_context.name == "vp8" and not bytes(packet)[0] >> 4 & 1
+
+
+def _first_shown_s(packets: list[Any], stream: Any) -> float:
+    times = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discard]
+    return float(min(times) * stream.time_base) if times else 0.0
+
+
+class _Sound:
+    """The first audio track, decoded as its packets come by; nothing when it is not wanted or not there."""
+
+    def __init__(self, opened: InputContainer, task: VideoTask, limits: Limits) -> None:
+        self._wanted = task.audio_rate_hz is not None
+        self._rate_hz = task.audio_rate_hz or 1
+        self._label = task.label
+        self._max_s = limits.max_audio_s
+        self._track = MonoTrack(self._rate_hz, self._max_s, self._label)
+        self._starts_s: float | None = None
+        self.streams = opened.streams.audio[:1] if self._wanted else ()
+        for stream in self.streams:
+            prepare_decoder(stream, 1, task.label)
+
+    def take(self, packet: Any) -> None:
+        for frame in frames_of(packet):
+            if self._starts_s is None and frame.time is not None:
+                self._starts_s = frame.time
+            self._track.add(frame)
+
+    def finish(self, video_starts_s: float) -> NDArray[np.float32] | None:
+        """The track, with silence before it or without its beginning, so that it starts with the first frame."""
+        if not self._wanted:
+            return None
+        samples = self._track.finish()
+        if not len(samples) or self._starts_s is None:
+            return samples
+        silent_s = self._starts_s - video_starts_s
+        check_duration(silent_s + len(samples) / self._rate_hz, self._max_s, self._label)
+        silent = round(silent_s * self._rate_hz)
+        return samples[-silent:] if silent < 0 else np.concatenate([np.zeros(silent, np.float32), samples])

@@ -1,0 +1,43 @@
+"""The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray import serve
+
+from deployments.calls import ServeMetricSink, stage_method
+from deployments.config import AppConfig
+from deployments.decoder.stage import DecodeStage
+from deployments.types import VideoTask
+
+
+@serve.deployment
+class VideoDecoder:
+    """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self._stage = DecodeStage(config.decoder, ServeMetricSink())
+
+    @stage_method
+    async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> AsyncGenerator[Any, None]:
+        """Yields `DecodedVideo`, then its payload. `data`: a video file, uint8 (size_bytes,)."""
+        read = await self._stage.decode(remaining_s, task, data)
+        yield read.meta
+        yield read.payload
+
+    @stage_method
+    async def decode_pictures(
+        self, remaining_s: float, task: VideoTask, *pictures: NDArray[np.uint8]
+    ) -> AsyncGenerator[Any, None]:
+        """Yields `DecodedVideo`, then its payload. `pictures`: picture files in order, each uint8 (size_bytes,)."""
+        read = await self._stage.decode_pictures(remaining_s, task, pictures)
+        yield read.meta
+        yield read.payload
+
+    async def check_health(self) -> None:
+        self._stage.check_health()
+
+    def __del__(self) -> None:
+        self._stage.close()

@@ -1,0 +1,71 @@
+"""Decoding with OpenCV: a forward scan from memory that converts only the frames that are wanted.
+
+For machines whose OpenCV is the build that is wanted (hardware codecs, distributions). It decodes every frame up to the
+last one wanted, can't read AV1 in its usual wheel, and says little when a file is damaged. Which frames to take, and
+every limit, still come from the packets, since OpenCV's own counts and seeks are not to be believed.
+"""
+
+import io
+import os
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.decoder.backend import FrameIndex
+from deployments.decoder.demux import VideoFile
+from deployments.decoder.limits import Limits
+from deployments.decoder.stack import FrameStack
+from deployments.errors import InternalError
+
+_GUARDS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv"
+"""FFmpeg options that OpenCV takes from the environment only: no file but the one given is opened, no socket bound."""
+
+
+class OpencvBackend:
+    name = "opencv"
+
+    def __init__(self, threads: int) -> None:
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = _GUARDS
+        self._settings = [cv2.CAP_PROP_N_THREADS, threads]
+
+    def decode(
+        self,
+        video: VideoFile,
+        index: FrameIndex,
+        wanted: NDArray[np.int64],
+        stack: FrameStack,
+        limits: Limits,
+        deadline: Deadline,
+    ) -> int:
+        """See `backend.Backend.decode`."""
+        limits.check_work(int(wanted[-1]) + 1, *video.coded_size)
+        # OpenCV crashes when the file's last reference is its own: `source` must outlive `capture`.
+        source = io.BytesIO(video.data.data)
+        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, self._settings)  # type: ignore[call-overload]
+        try:
+            if not capture.isOpened():
+                raise InternalError("OpenCV has no decoder for the file's codec", param=stack.label)
+            rotation_deg = -int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+            return _scan(capture, wanted, stack, rotation_deg, deadline)
+        finally:
+            del capture
+
+
+def _scan(
+    capture: cv2.VideoCapture, wanted: NDArray[np.int64], stack: FrameStack, rotation_deg: int, deadline: Deadline
+) -> int:
+    """Go forward through the frames, which OpenCV has turned upright; returns how many were decoded."""
+    slot_of_number = {int(number): slot for slot, number in enumerate(wanted)}
+    for number in range(int(wanted[-1]) + 1):
+        deadline.check()
+        if not capture.grab():
+            return number
+        if number in slot_of_number:
+            _, bgr = capture.retrieve()
+            height, width = stack.begin(bgr.shape[0], bgr.shape[1], rotation_deg)
+            if bgr.shape[:2] != (height, width):
+                bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+            cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=stack.slot(slot_of_number[number]))
+    return int(wanted[-1]) + 1

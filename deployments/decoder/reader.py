@@ -1,0 +1,110 @@
+"""One video file from its bytes to the frames and the sound that a model takes."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.config import DecoderConfig
+from deployments.deadline import Deadline
+from deployments.decoder.backend import Backend, FrameIndex
+from deployments.decoder.codec import packet_index, scan_index
+from deployments.decoder.demux import demux
+from deployments.decoder.limits import Limits
+from deployments.decoder.pyav_backend import PyavBackend
+from deployments.decoder.sampling import sample
+from deployments.decoder.stack import FrameStack
+from deployments.errors import BadMedia
+from deployments.media.container import VIDEO_CONTAINERS, open_container
+from deployments.media.sniff import HEAD_BYTES, sniff
+from deployments.types import DecodedVideo, FrameSampling, VideoTask
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRead:
+    """What was made of one video."""
+
+    meta: DecodedVideo
+    payload: dict[str, NDArray[Any]]
+    """See `DecodedVideo`."""
+    frames_decoded: int
+    """Frames that the codec had to decode for them."""
+
+
+def backend_of(config: DecoderConfig) -> Backend:
+    """The way of decoding that `config` names. OpenCV is loaded only here: it needs libraries that PyAV doesn't."""
+    if config.backend == "opencv":
+        from deployments.decoder.opencv_backend import OpencvBackend
+
+        return OpencvBackend(config.threads)
+    return PyavBackend(config.threads)
+
+
+class VideoReader:
+    """Keeps nothing of what it reads: `read` may run on several threads at once."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        self._config = config
+        self._backend = backend_of(config)
+
+    def read(self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline) -> VideoRead:
+        """Decode what `task` wants of the file `data`, uint8 of shape (size,).
+
+        Raises `BadMedia` for bytes that are no video or of which no wanted frame decodes, `BadRequest` for a span
+        without frames, `TooLarge` beyond a limit and before its cost is paid, `InternalError` when this machine lacks
+        memory or the codec, `StageTimeout` or `WorkCancelled` between packets.
+        """
+        started = time.monotonic()
+        sniffed = sniff(data[:HEAD_BYTES].tobytes())
+        if sniffed.container not in VIDEO_CONTAINERS:
+            raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)
+        limits = Limits(self._config, task.label)
+        with open_container(data, sniffed.container, task.label, limits.max_source_pixels, deadline) as opened:
+            video = demux(opened, data, task, self._config.threads, limits, deadline)
+            index = packet_index(video) or scan_index(video, limits, deadline)
+            wanted = self._choose(index, task, limits)
+            resize = task.resize if self._config.resize else None
+            stack = FrameStack(len(wanted), resize, limits, task.label)
+            decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
+        frames_THWC, kept = stack.finish()
+        if not len(kept):
+            raise BadMedia("no frame of the video could be decoded", param=task.label)
+        meta = _describe(index, wanted[kept], stack, self._backend.name, len(wanted), time.monotonic() - started)
+        payload: dict[str, NDArray[Any]] = {"frames_THWC": frames_THWC}
+        if video.audio is not None:
+            payload["audio"] = video.audio
+        return VideoRead(meta, payload, decoded)
+
+    def _choose(self, index: FrameIndex, task: VideoTask, limits: Limits) -> NDArray[np.int64]:
+        if not len(index.times_s):
+            raise BadMedia("no frame of the video could be decoded", param=task.label)
+        limits.check_duration(float(index.times_s[-1]))
+        return sample(index.times_s, within(task.sampling, self._config.max_frames), task.label)
+
+
+def within(sampling: FrameSampling, max_frames: int) -> FrameSampling:
+    """`sampling` under the operator's ceiling."""
+    return dataclasses.replace(sampling, max_frames=min(sampling.max_frames, max_frames))
+
+
+def _describe(
+    index: FrameIndex, taken: NDArray[np.int64], stack: FrameStack, backend: str, wanted: int, decode_s: float
+) -> DecodedVideo:
+    total, last_s = len(index.times_s), float(index.times_s[-1])
+    fps = (total - 1) / last_s if last_s > 0 else 1.0
+    return DecodedVideo(
+        source_fps=fps,
+        duration_s=total / fps,
+        total_frames=total,
+        indices=tuple(int(number) for number in taken),
+        timestamps_s=tuple(float(index.times_s[number]) for number in taken),
+        source_height=stack.source_size[0],
+        source_width=stack.source_size[1],
+        rotation_deg=stack.rotation_deg,
+        backend=backend,
+        lost_frames=wanted - len(taken),
+        decode_s=decode_s,
+    )

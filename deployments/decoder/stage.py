@@ -1,0 +1,63 @@
+"""The decode stage without Ray: readers behind an owned thread pool, and what is measured of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.config import DecoderConfig
+from deployments.deadline import Deadline
+from deployments.decoder.picture_list import PictureListReader
+from deployments.decoder.reader import VideoRead, VideoReader
+from deployments.executor import StageExecutor
+from deployments.metrics import MetricSink
+from deployments.types import VideoTask
+
+STAGE = "decode"
+
+
+class DecodeStage:
+    """At most `config.workers` videos at once; a cancelled one stops at its next packet and frees its thread then."""
+
+    def __init__(self, config: DecoderConfig, metrics: MetricSink) -> None:
+        self._timeout_s = config.timeout_s
+        self._videos = VideoReader(config)
+        self._pictures = PictureListReader(config)
+        self._executor = StageExecutor(STAGE, config.workers)
+        self._metrics = metrics
+
+    async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> VideoRead:
+        """A video file's bytes, uint8 of shape (size,). Raises as `VideoReader.read` does, within `remaining_s`."""
+        return await self._run(remaining_s, self._videos.read, task, data)
+
+    async def decode_pictures(
+        self, remaining_s: float, task: VideoTask, pictures: tuple[NDArray[np.uint8], ...]
+    ) -> VideoRead:
+        """The bytes of picture files in order. Raises as `PictureListReader.read` does, within `remaining_s`."""
+        return await self._run(remaining_s, self._pictures.read, task, pictures)
+
+    def check_health(self) -> None:
+        """Raise `InternalError` when a thread doesn't stop although it had to."""
+        self._executor.check_health()
+
+    def close(self) -> None:
+        """Tell running decodes to stop, take no more."""
+        self._executor.close()
+
+    async def _run(self, remaining_s: float, read: Callable[..., VideoRead], task: VideoTask, source: Any) -> VideoRead:
+        deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        try:
+            done = await self._executor.run(deadline, self._measured, read, task, source, deadline)
+        finally:
+            self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+        meta = done.meta
+        self._metrics.count("sluice_frames_delivered", len(meta.indices))
+        self._metrics.count("sluice_frames_decoded", done.frames_decoded)
+        megapixels = done.frames_decoded * meta.source_height * meta.source_width / 1e6
+        self._metrics.count("sluice_decoded_megapixels", megapixels)
+        return done
+
+    def _measured(self, read: Callable[..., VideoRead], *args: Any) -> VideoRead:
+        self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+        return read(*args)
