@@ -40,9 +40,7 @@ def coverage(scene: Scene, height: int, width: int, progress: float = 0.0) -> ND
     return np.clip(0.5 - outside, 0, 1)
 
 
-def _distance(
-    scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], radius: float
-) -> NDArray[np.float32]:
+def _distance(scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     """Signed distance in pixels to the outline, negative inside, for offsets x (1, W) and y (H, 1) from the centre."""
     if scene.shape is Shape.CIRCLE:
         return np.sqrt(x * x + y * y) - np.float32(radius)

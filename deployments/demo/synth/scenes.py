@@ -85,6 +85,10 @@ class Scene:
         direction = REVERSED.get(self.direction, self.direction)
         return replace(self, direction=direction, start=self.end, end=self.start)
 
+    def frozen(self) -> "Scene":
+        """The same scene stopped at its start."""
+        return replace(self, direction=Direction.STILL, end=self.start)
+
 
 def random_scene(
     rng: np.random.Generator,
@@ -112,10 +116,8 @@ def random_scene(
     )
 
 
-def _random_path(
-    rng: np.random.Generator, direction: Direction
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Start and end of a straight way of 0.36 to 0.56 of the side along it, the whole shape always in sight."""
+def _random_path(rng: np.random.Generator, direction: Direction) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Start and end of a straight way of 0.36 to 0.56 of the side along it, nearly all of the shape always in sight."""
     way = rng.uniform(0.36, 0.56)
     along = rng.uniform(0.22, 0.78 - way) if way < 0.56 else 0.22
     across = rng.uniform(0.3, 0.7)

@@ -23,7 +23,7 @@ def patchify(pairs_BTCHW: NDArray[np.uint8]) -> Tensor:
     batch, two, channels, height, width = pairs_BTCHW.shape
     pixels = (pairs_BTCHW - MEAN[:, None, None]) / STD[:, None, None]
     down, across = height // PATCH // MERGE, width // PATCH // MERGE
-    patches = torch.from_numpy(pixels).view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
+    patches = torch.as_tensor(pixels).view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
     return patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(batch, down * across * MERGE**2, -1)
 
 

@@ -6,7 +6,7 @@ Shape legend: B batch, N tokens of a frame pair, H height, W width.
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -80,17 +80,15 @@ def random_pairs(rng: np.random.Generator, visuals: Sequence[Visual], count: int
         covered.append(tokens)
         scenes.append(scene)
     return Pairs(
-        _soil(rng, np.stack(frames)),
-        torch.from_numpy(np.stack(covered)).flatten(1),
+        soil(rng, np.stack(frames)),
+        torch.as_tensor(np.stack(covered)).flatten(1),
         torch.tensor([COLOURS.index(scene.colour) for scene in scenes]),
         torch.tensor([SHAPES.index(scene.shape) for scene in scenes]),
         torch.tensor([DIRECTIONS.index(scene.direction) for scene in scenes]),
     )
 
 
-def _random_pair(
-    rng: np.random.Generator, visual: Visual
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], Scene]:
+def _random_pair(rng: np.random.Generator, visual: Visual) -> tuple[NDArray[np.uint8], NDArray[np.float32], Scene]:
     """Two frames (2, C, H, W) as the processor pairs them, the share covered (gh, gw), and what the pair shows."""
     total, scene = len(visual.frames_TCHW), visual.scene
     first = 2 * int(rng.integers(0, (total + 1) // 2))
@@ -103,12 +101,12 @@ def _random_pair(
     if rng.random() < 0.5:
         frames, covered, scene = frames[..., ::-1], covered[:, ::-1], scene.mirrored()
     if picked[0] == picked[1]:
-        scene = replace(scene, direction=Direction.STILL)
+        scene = scene.frozen()
     return frames, covered, scene
 
 
-def _soil(rng: np.random.Generator, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Noise and a change of brightness of each pair, a little."""
+def soil(rng: np.random.Generator, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Add noise and change the brightness of each of frames (B, T, C, H, W), a little."""
     batch = len(frames)
     gain = rng.uniform(0.92, 1.06, (batch, 1, 1, 1, 1)).astype(np.float32)
     strength = rng.uniform(0, 4, (batch, 1, 1, 1, 1)).astype(np.float32)

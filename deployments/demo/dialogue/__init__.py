@@ -1,0 +1,1 @@
+"""What can be asked about synthetic media, in which words, and what is true."""

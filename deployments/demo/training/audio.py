@@ -1,0 +1,76 @@
+"""Second stage: the audio tower alone, told by a throwaway head what each token of 40 ms plays.
+
+Shape legend: N tokens of a batch of sounds, one after another.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+from deployments.demo.synth.sounds import MAX_BEEPS, Pitch, Sound
+from deployments.demo.training.audibles import Audible
+from deployments.demo.training.team import Team, optimise
+from deployments.demo.training.towers import hear
+
+TOKEN_S = 0.04
+HEAD_PARTS = (1 + len(Pitch), 1 + MAX_BEEPS, MAX_BEEPS, len(Pitch))
+"""What plays now (or nothing), how many beeps have begun, how many there are in all, how high they are."""
+BATCH = 24
+
+
+def train_audio(
+    team: Team,
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    pool: Sequence[Audible],
+    steps: int,
+    seed: int,
+    after_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train `model`'s audio tower in place on sounds of `pool`."""
+    rng = np.random.default_rng((seed, team.rank))
+    torch.manual_seed(seed)
+    head = nn.Linear(model.config.audio_config.output_dim, sum(HEAD_PARTS))
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = [pool[index] for index in rng.integers(0, len(pool), BATCH)]
+        tokens = hear(model, *stack_mels(batch))
+        truth = [token_truth(one.sound, len(heard)) for one, heard in zip(batch, tokens, strict=True)]
+        return dense_loss(head(torch.cat(tokens)), torch.cat(truth))
+
+    parameters = [*model.model.audio_tower.parameters(), *head.parameters()]
+    optimise(team, "audio", parameters, loss_of_step, steps, peak_rate=2e-3, after_step=after_step)
+
+
+def stack_mels(batch: Sequence[Audible]) -> tuple[Tensor, list[int]]:
+    """Features (B, M, F) padded to the longest, and the mel frames of each."""
+    lengths = [one.mel_MF.shape[1] for one in batch]
+    features = np.zeros((len(batch), batch[0].mel_MF.shape[0], max(lengths)), np.float32)
+    for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
+        features[row, :, :length] = one.mel_MF
+    return torch.as_tensor(features), lengths
+
+
+def token_truth(sound: Sound, tokens: int) -> Tensor:
+    """Classes (N, 4) of the head's parts for each token of a sound."""
+    middle = (np.arange(tokens) + 0.5) * TOKEN_S - sound.lead_s
+    period = sound.beep_s + sound.pause_s
+    begun = np.clip(np.floor(middle / period) + 1, 0, sound.beeps)
+    inside = (begun > 0) & (middle - (begun - 1) * period < sound.beep_s)
+    pitch = list(Pitch).index(sound.pitch)
+    classes = (np.where(inside, 1 + pitch, 0), begun, np.full(tokens, sound.beeps - 1), np.full(tokens, pitch))
+    return torch.as_tensor(np.stack(classes, 1).astype(np.int64))
+
+
+def dense_loss(answers: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Loss of the head's answers (N, sum of HEAD_PARTS) and the share of right ones."""
+    parts = answers.split(HEAD_PARTS, dim=1)
+    losses = [F.cross_entropy(part, column) for part, column in zip(parts, truth.unbind(1), strict=True)]
+    right = [
+        (part.argmax(1) == column).float().mean().item() for part, column in zip(parts, truth.unbind(1), strict=True)
+    ]
+    loss = torch.stack(losses).sum()
+    return loss, {"loss": loss.item(), **dict(zip(("now", "begun", "beeps", "pitch"), right, strict=True))}
