@@ -1,0 +1,85 @@
+"""The Ray Serve deployment around the engine: loads it, feeds it, reads its answers. One replica, one device."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from numpy.typing import NDArray
+from ray import serve
+from transformers import AutoTokenizer
+
+from deployments.calls import ServeMetricSink, stage_method
+from deployments.checkpoint import resolve_model
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.model.answer import Answer, Mailbox, plain_decode, times
+from deployments.model.loading import load_engine
+from deployments.model.sequence import EngineRequest
+from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
+
+DRAIN_S = 15.0
+"""Longest wait for running answers at shutdown; Ray kills the replica at its own limit."""
+
+
+@serve.deployment
+class Model:
+    """Generates answers from prepared prompts."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self._interval_s = config.engine.stream_interval_s
+        loaded = load_engine(config, ServeMetricSink())
+        self._engine = loaded.engine
+        self._eos_ids = loaded.eos_ids
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
+        self._decode = plain_decode(tokenizer.decode)
+        self._engine.start()
+
+    @stage_method
+    async def generate(
+        self,
+        remaining_s: float,
+        prepared: Prepared,
+        params: SamplingParams,
+        stream: bool,
+        tensors: dict[str, NDArray[Any]] | None = None,
+    ) -> AsyncGenerator[GenerateChunk, None]:
+        """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
+
+        Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
+        `BadRequest`, `InternalError`.
+        """
+        request = EngineRequest(
+            token_ids=prepared.token_ids,
+            tensors=tensors or {},
+            params=params,
+            deadline=Deadline(remaining_s, "model"),
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
+            pixel_norm=prepared.pixel_norm,
+            use_audio_in_video=prepared.use_audio_in_video,
+        )
+        # Stop strings are found here, not in the engine: every token must be looked at when it comes.
+        mailbox = Mailbox(asyncio.get_running_loop(), eager=stream or bool(params.stop))
+        sequence = self._engine.submit(request, mailbox)
+        answer = Answer(self._decode, params)
+        deltas: tuple[TokenDelta, ...] = ()
+        try:
+            while not answer.finished:
+                await mailbox.wait(for_end=not (stream or params.stop))
+                deltas += answer.deltas(mailbox.take())
+                if stream and deltas and not answer.finished:
+                    yield GenerateChunk(deltas)
+                    deltas = ()
+                    await asyncio.sleep(self._interval_s)
+            timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
+            yield GenerateChunk(deltas, times(timing))
+        finally:
+            self._engine.abort(sequence)
+
+    async def check_health(self) -> None:
+        """Raises when the engine's thread is dead or stuck, so that Ray replaces the replica."""
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        """Ray calls this at shutdown, after the running requests had their time."""
+        self._engine.close(DRAIN_S)

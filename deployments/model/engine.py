@@ -1,0 +1,270 @@
+"""The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
+
+A step: let go of what nobody waits for, admit, prefill one chunk's worth of prompts, decode every running sequence by
+one token. It knows no tokenizer, no HTTP and no Ray.
+"""
+
+import threading
+import time
+from collections import deque
+
+import torch
+
+from deployments.errors import (
+    ContextTooLong,
+    InternalError,
+    Overloaded,
+    SluiceError,
+    StageTimeout,
+    StageUnavailable,
+    TooLarge,
+    WorkCancelled,
+)
+from deployments.metrics import MetricSink
+from deployments.model.gauges import Gauges
+from deployments.model.multimodal import Ledger, Media
+from deployments.model.runner import ModelRunner, Row
+from deployments.model.sampler import Sampled, Sampler
+from deployments.model.scheduler import Job, Scheduler
+from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+
+WEDGED_AFTER_S = 60.0
+"""A step that takes longer than this makes the replica unhealthy."""
+
+
+class Engine:
+    """`submit` and `abort` may be called from any thread; listeners are called from the engine's own."""
+
+    def __init__(
+        self, runner: ModelRunner, ledger: Ledger, sink: MetricSink, *, chunk_tokens: int, max_waiting: int
+    ) -> None:
+        self.family = runner.family
+        self._runner = runner
+        self._ledger = ledger
+        self._scheduler = Scheduler(runner.cache, ledger, chunk_tokens)
+        self._sampler = Sampler(runner.device)
+        self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache)
+        self._max_waiting = max_waiting
+        self._inbox: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._step_began: float | None = None
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of prompt and answer together that one sequence may have."""
+        return self._runner.cache.max_length
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, request: EngineRequest, listener: Listener) -> Sequence:
+        """Queue a request. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says the
+        limit."""
+        sequence = Sequence(request, listener, self._room(request))
+        tensors = request.tensors
+        need = self._runner.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
+        if need > self._ledger.budget_bytes:
+            raise TooLarge(
+                f"the request's media take {need >> 20} MiB on the model's device, "
+                f"{self._ledger.budget_bytes >> 20} MiB are allowed"
+            )
+        with self._wake:
+            if self._closing:
+                raise StageUnavailable("the model replica is shutting down")
+            if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
+                raise Overloaded("too many requests wait for the model", retry_after_s=1.0)
+            self._inbox.append(Job(sequence, Media(tensors, self._ledger), need))
+            self._wake.notify()
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        """Stop a request: what it holds is free before the next step; its listener hears `WorkCancelled`."""
+        sequence.abort()
+        with self._wake:
+            self._wake.notify()
+
+    def check_health(self) -> None:
+        """Raise `InternalError` when the thread is dead or one step goes on and on."""
+        if self._failure is not None:
+            raise InternalError("the engine has failed") from self._failure
+        if not self._thread.is_alive() and not self._closing:
+            raise InternalError("the engine's thread is dead")
+        began = self._step_began
+        if began is not None and time.monotonic() - began > WEDGED_AFTER_S:
+            raise InternalError("the engine's step does not end")
+
+    def close(self, grace_s: float) -> None:
+        """Take no more requests, let those under way finish for `grace_s` seconds, then stop the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join(grace_s)
+        for job in [*self._inbox, *self._scheduler.waiting, *self._scheduler.running]:
+            job.sequence.abort()
+        self._thread.join()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One round. Errors of one request end that request; an error of the batch ends the engine."""
+        self._reap()
+        for job in self._scheduler.admit():
+            job.sequence.stamps.admitted = time.monotonic()
+        for job, end in self._scheduler.prefill_plan():
+            self._prefill(job, end)
+        if any(job.sequence.phase is Phase.DECODE for job in self._scheduler.running):
+            self._decode()
+        self._gauges.report()
+
+    def _run(self) -> None:
+        try:
+            while self._take_work():
+                self._step_began = time.monotonic()
+                self.step()
+                self._step_began = None
+        except Exception as error:
+            self._failure = error
+            self._fail_all(InternalError("the engine has failed"))
+            raise
+
+    def _take_work(self) -> bool:
+        """Move new requests to the scheduler, waiting for some when there is nothing to do; False to stop."""
+        with self._wake:
+            while not self.busy and not self._closing:
+                self._gauges.report(now=True)
+                self._wake.wait()
+            arrived = list(self._inbox)
+            self._inbox.clear()
+        for job in arrived:
+            job.media.count()
+            self._scheduler.waiting.append(job)
+        return not self._closing or self.busy
+
+    def _room(self, request: EngineRequest) -> int:
+        """Tokens that each answer may have. Raises `ContextTooLong`, `TooLarge`."""
+        params, limit = request.params, self.max_length
+        if params.n > self._runner.cache.num_slots:
+            raise TooLarge(f"`n` is {params.n}, at most {self._runner.cache.num_slots} answers can run at once")
+        num_prompt = len(request.token_ids)
+        wanted = params.max_tokens or 1
+        if num_prompt + wanted > limit:
+            raise ContextTooLong(
+                f"the prompt has {num_prompt} tokens and the answer may have {wanted}; "
+                f"together at most {limit} are possible"
+            )
+        return params.max_tokens or limit - num_prompt
+
+    def _reap(self) -> None:
+        for job in [*self._scheduler.waiting, *self._scheduler.running]:
+            deadline = job.sequence.request.deadline
+            if job.sequence.aborted or deadline.cancelled:
+                self._fail(job, WorkCancelled("the request was stopped"))
+            elif deadline.remaining_s() <= 0:
+                self._fail(job, StageTimeout("model"))
+
+    def _prefill(self, job: Job, end: int) -> None:
+        sequence = job.sequence
+        try:
+            if sequence.num_prefilled == 0:
+                began = time.monotonic()
+                self._runner.start(sequence, job.media)
+                job.media.count()
+                sequence.stamps.encode_s = time.monotonic() - began
+                end = min(end, job.media.chunk_end(0, end))
+            logits_1V = self._runner.prefill(sequence, job.media, end)
+        except SluiceError as error:
+            self._fail(job, error)
+        except Exception as error:
+            self._fail(job, _request_error(error))
+        else:
+            job.media.count()
+            if logits_1V is not None:
+                self._begin_decode(job, logits_1V)
+
+    def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
+        """The prompt is in the first choice's slot: copy it for the others and choose everyone's first token."""
+        sequence = job.sequence
+        first, *others = sequence.choices
+        for choice in others:
+            self._runner.cache.copy_slot(first.slot, choice.slot, sequence.num_prompt)
+        self._scheduler.prefilled(job)
+        rows = [(sequence, choice) for choice in sequence.choices]
+        sampled = self._sampler.sample(logits_1V.expand(len(rows), -1), rows)
+        sequence.stamps.first_token = time.monotonic()
+        for choice, outcome in zip(sequence.choices, sampled, strict=True):
+            self._accept(job, choice, outcome)
+
+    def _decode(self) -> None:
+        owners = self._scheduler.slots
+        decoding = [job.sequence.phase is Phase.DECODE for job, _ in owners]
+        owners = owners[: len(decoding) - decoding[::-1].index(True)]
+        rows = [_row(job, choice) for job, choice in owners]
+        logits_RV = self._runner.decode(rows)
+        active = [i for i, row in enumerate(rows) if row.active]
+        if len(active) < len(rows):
+            logits_RV = logits_RV[torch.tensor(active, device=logits_RV.device)]
+        chosen = [owners[i] for i in active]
+        self._gauges.batch(len(chosen))
+        sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in chosen])
+        for (job, choice), outcome in zip(chosen, sampled, strict=True):
+            self._accept(job, choice, outcome)
+
+    def _accept(self, job: Job, choice: Choice, outcome: Sampled) -> None:
+        """Note a choice's new token, tell the listener, and end what has ended."""
+        sequence, token = job.sequence, outcome.token
+        if sequence.phase is Phase.DONE:
+            return  # another choice of the request has just failed
+        if token is None:
+            self._fail(job, InternalError("the model's output is not a number for this request"))
+            return
+        if choice.constraint is not None:
+            choice.constraint.accept(token.token_id)
+        choice.token_ids.append(token.token_id)
+        if token.token_id in sequence.request.stop_ids:
+            choice.finish = "stop"
+        elif len(choice.token_ids) >= sequence.max_new_tokens:
+            choice.finish = "length"
+        sequence.listener.on_token(choice.index, token, choice.finish)
+        if choice.finish is not None:
+            self._scheduler.finish_choice(job, choice)
+            if not sequence.live_choices:
+                self._scheduler.remove(job)
+                sequence.listener.on_end(sequence.stamps.timing(time.monotonic()))
+
+    def _fail(self, job: Job, error: SluiceError) -> None:
+        self._scheduler.remove(job)
+        job.sequence.listener.on_error(error)
+
+    def _fail_all(self, error: SluiceError) -> None:
+        with self._wake:
+            self._closing = True
+            jobs = [*self._inbox, *self._scheduler.waiting, *self._scheduler.running]
+            self._inbox.clear()
+            self._scheduler.waiting.clear()
+            self._scheduler.running.clear()
+        for job in jobs:
+            job.media.drop()
+            job.sequence.listener.on_error(error)
+
+
+def _row(job: Job, choice: Choice) -> Row:
+    sequence = job.sequence
+    if sequence.phase is Phase.DECODE and choice.token_ids:
+        return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_delta, active=True)
+    return Row(0, sequence.num_prefilled, 0, active=False)
+
+
+def _request_error(error: Exception) -> SluiceError:
+    """What a client is told when its own prompt or media made the model fail."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return InternalError("the model's device has no memory left for this request")
+    failure = InternalError(f"the model failed on this request ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,124 @@
+"""From a configuration to a model that is ready to serve: weights, cache, checks, warm-up. Knows no Ray."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers.cache_utils import DynamicCache
+
+from deployments.checkpoint import resolve_model
+from deployments.config import AppConfig, EngineConfig
+from deployments.errors import InternalError
+from deployments.metrics import MetricSink
+from deployments.model.engine import Engine
+from deployments.model.family import Family
+from deployments.model.kv_cache import CachePlan, SlotCache
+from deployments.model.multimodal import Ledger
+from deployments.model.runner import ModelRunner
+
+GIB = 2**30
+MIB = 2**20
+CPU_KV_CACHE_GIB = 0.5
+SHORTEST_USEFUL_CONTEXT = 8192
+"""Below this many tokens a slot, fewer slots are better than shorter ones."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    engine: Engine
+    eos_ids: frozenset[int]
+    vocab_size: int
+
+
+def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
+    """Load, allocate, check and warm up. Raises `InternalError` with the reason when the model can't be served."""
+    device = pick_device(config.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.engine.threads or len(os.sched_getaffinity(0)))
+    model = load_model(config, device)
+    engine = build_engine(model, config.engine, sink)
+    return Loaded(engine, eos_ids(model), engine.family.vocab_size)
+
+
+def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
+    """The engine of a loaded model, not started."""
+    family = Family(model)
+    cache = allocate_cache(family, config)
+    ledger = Ledger(int(config.encoder_budget_mib * MIB))
+    runner = ModelRunner(family, cache)
+    return Engine(runner, ledger, sink, chunk_tokens=config.prefill_chunk_tokens, max_waiting=config.max_waiting)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto`: a GPU where this process sees one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(wanted)
+
+
+def load_model(config: AppConfig, device: torch.device) -> Any:
+    """The checkpoint's weights on `device`, in evaluation mode; transformers shows a progress bar."""
+    path = resolve_model(config)
+    if config.dtype == "auto":
+        dtype: Any = torch.float32 if device.type == "cpu" else "auto"
+    else:
+        dtype = getattr(torch, config.dtype)
+    kind = AutoConfig.from_pretrained(path, **config.hub_options())
+    loader = _loader(kind)
+    model = loader.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", **config.hub_options())
+    return model.to(device).eval()
+
+
+def eos_ids(model: Any) -> frozenset[int]:
+    """Tokens that the model ends its answers with."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset(ids if isinstance(ids, list) else [ids])
+
+
+@torch.inference_mode()
+def allocate_cache(family: Family, config: EngineConfig) -> SlotCache:
+    """As many slots of as many tokens as budget, model and settings allow. Raises `InternalError` when none fits."""
+    model = family.model
+    probe = DynamicCache(config=family.text_config)
+    ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
+    positions = family.with_axes(torch.arange(2, device=model.device)[None])
+    model(input_ids=ids, position_ids=positions, past_key_values=probe, use_cache=True, logits_to_keep=1)
+    plan = CachePlan(probe)
+    budget = kv_budget_bytes(config, model.device)
+    context = min(family.context_length, config.max_context_tokens or family.context_length)
+    if config.max_context_tokens is None:
+        context = max(plan.longest(budget // config.max_running, context), min(context, SHORTEST_USEFUL_CONTEXT))
+    context = plan.longest(budget, context)
+    if context < 2:
+        raise InternalError(f"the KV cache's {budget / GIB:.2f} GiB do not hold a single sequence")
+    slots = max(1, min(config.max_running, budget // plan.slot_bytes(context)))
+    logger.info("KV cache: %d slots of %d tokens, %.2f GiB", slots, context, slots * plan.slot_bytes(context) / GIB)
+    return plan.allocate(slots, context, model.device)
+
+
+def kv_budget_bytes(config: EngineConfig, device: torch.device) -> int:
+    """What the configuration gives to keys and values; by default a share of the GPU memory left by the weights."""
+    if config.kv_cache_gib is not None:
+        return int(config.kv_cache_gib * GIB)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * config.kv_cache_share)
+    return int(CPU_KV_CACHE_GIB * GIB)
+
+
+def _loader(kind: Any) -> Any:
+    if kind.model_type == "qwen2_5_omni":
+        return transformers.Qwen2_5OmniThinkerForConditionalGeneration
+    if kind.model_type == "qwen3_omni_moe":
+        return transformers.Qwen3OmniMoeThinkerForConditionalGeneration
+    for loader in (AutoModelForMultimodalLM, AutoModelForImageTextToText, AutoModelForCausalLM):
+        if type(kind) in loader._model_mapping:
+            return loader
+    raise InternalError(f"models of the family {kind.model_type!r} are not served: transformers has no decoder for it")

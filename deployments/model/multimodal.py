@@ -1,0 +1,103 @@
+"""A request's multimodal tensors from arrival to the end of its prefill, and how many bytes of them are alive.
+
+processor tensors (host) -> the same on the device -> encoder outputs (device) -> gone with the prefill chunk that used
+them. A sequence that decodes holds nothing of this. The ledger counts what is alive; the scheduler asks it before it
+lets a request's media be encoded.
+
+Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+
+from deployments.types import MediaKind
+
+Place = Literal["host", "device"]
+
+
+class Ledger:
+    """Bytes of processor tensors and encoder outputs: alive by place, and promised to admitted requests.
+
+    Written by the engine's thread only.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.reserved_bytes = 0
+        """Promised on the device to requests whose prefill is not done; never more than the budget."""
+        self.alive: dict[Place, int] = {"host": 0, "device": 0}
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so much more may be promised."""
+        return self.reserved_bytes + num_bytes <= self.budget_bytes
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """Encoder outputs of one modality of one prompt, one row a placeholder token, in the prompt's order."""
+
+    rows_ND: torch.Tensor
+    deepstack_ND: tuple[torch.Tensor, ...] = ()
+    """Further rows that some families add inside their first layers."""
+    as_list: bool = True
+    """Whether the family's forward wants a list of tensors or one tensor as `pooler_output`."""
+    output_type: type[Any] = dict
+    """The family's own class of encoder outputs."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows_ND.nbytes + sum(rows.nbytes for rows in self.deepstack_ND)
+
+    def output(self, start: int, stop: int) -> Any:
+        """What the forward is given for the placeholders `start` to `stop`."""
+
+        def piece(rows_ND: torch.Tensor) -> Any:
+            part = rows_ND[start:stop]
+            return [part] if self.as_list else part[None]
+
+        fields: dict[str, Any] = {"pooler_output": piece(self.rows_ND)}
+        if self.deepstack_ND:
+            fields["deepstack_features"] = [piece(rows) for rows in self.deepstack_ND]
+        return self.output_type(**fields)
+
+
+class Media:
+    """The multimodal side of one request; what it holds is counted in the ledger until it is let go."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], ledger: Ledger) -> None:
+        self.tensors = tensors
+        """Processor tensors, on the host; empty once encoded."""
+        self.encoded: dict[MediaKind, EncodedRows] = {}
+        """By modality; a modality leaves when its last placeholder has been prefilled."""
+        self.types_T: torch.Tensor | None = None
+        """int64 (T,), on the device: what each prompt token stands for; None for text alone."""
+        self.blocks: list[tuple[int, int]] = []
+        """Spans of prompt tokens which a prefill chunk may not cut, in order."""
+        self._ledger = ledger
+        self._counted: dict[Place, int] = {"host": 0, "device": 0}
+
+    def count(self) -> None:
+        """Tell the ledger what is held now."""
+        held: dict[Place, int] = {
+            "host": sum(array.nbytes for array in self.tensors.values()),
+            "device": sum(rows.nbytes for rows in self.encoded.values()),
+        }
+        for place, num_bytes in held.items():
+            self._ledger.alive[place] += num_bytes - self._counted[place]
+        self._counted = held
+
+    def drop(self) -> None:
+        """Let go of everything: the prefill is done, or will never be."""
+        self.tensors, self.encoded, self.types_T, self.blocks = {}, {}, None, []
+        self.count()
+
+    def chunk_end(self, start: int, end: int) -> int:
+        """Where a chunk from `start` that should end at `end` does end: not inside a block, later when it must."""
+        for first, stop in self.blocks:
+            if first < end < stop:
+                return first if first > start else stop
+        return end

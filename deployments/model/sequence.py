@@ -1,0 +1,159 @@
+"""What the engine is asked, what it answers, and what it remembers of each answer in the making.
+
+Token ids and tensors only: no text, no HTTP, no Ray. Shape legend: T prompt tokens, V vocabulary.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deployments.deadline import Deadline
+from deployments.errors import SluiceError
+from deployments.types import FinishReason, PixelNorm, SamplingParams
+
+_numbers = itertools.count()
+
+
+class TokenConstraint(Protocol):
+    """Which tokens may come next, e.g. those of a grammar. One object a choice; not shared between choices."""
+
+    def allow(self, mask_V: torch.Tensor) -> None:
+        """Set `mask_V` (bool, on the CPU) to True where a token may come next."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """This token was chosen."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One prompt to be answered `params.n` times."""
+
+    token_ids: NDArray[np.int32]
+    """(T,), placeholders of media expanded."""
+    tensors: dict[str, NDArray[Any]]
+    """The processor's tensors by name; read-only views are fine."""
+    params: SamplingParams
+    deadline: Deadline
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end an answer: the model's own ones (unless `ignore_eos`) and the request's."""
+    pixel_norm: PixelNorm | None = None
+    use_audio_in_video: bool = False
+    new_constraint: Callable[[], TokenConstraint] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token. Logarithms are natural ones of the model's own distribution, before sampling settings."""
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    """(token id, logprob), most likely first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of a request inside the engine, by what it did."""
+
+    queue_s: float
+    encode_s: float
+    prefill_s: float
+    decode_s: float
+
+
+class Listener(Protocol):
+    """Who waits for an answer. Called from the engine's thread: must return at once and not raise."""
+
+    def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None: ...
+
+    def on_end(self, timing: Timing) -> None:
+        """Every choice has finished."""
+        ...
+
+    def on_error(self, error: SluiceError) -> None:
+        """The request failed or was stopped; nothing follows."""
+        ...
+
+
+class Phase(Enum):
+    WAITING = auto()
+    """For slots and for room to encode."""
+    PREFILL = auto()
+    DECODE = auto()
+    DONE = auto()
+
+
+@dataclass(slots=True)
+class Stamps:
+    """Monotonic instants and sums of seconds."""
+
+    submitted: float = field(default_factory=time.monotonic)
+    admitted: float = 0.0
+    first_token: float = 0.0
+    encode_s: float = 0.0
+
+    def timing(self, now: float) -> Timing:
+        prefill_s = self.first_token - self.admitted - self.encode_s
+        return Timing(self.admitted - self.submitted, self.encode_s, prefill_s, now - self.first_token)
+
+
+class Choice:
+    """One of a request's `n` answers: a slot of the KV cache, the tokens so far, and the state of its sampling."""
+
+    __slots__ = ("constraint", "counts_V", "finish", "index", "seed", "slot", "token_ids")
+
+    def __init__(self, index: int, seed: int, constraint: TokenConstraint | None) -> None:
+        self.index = index
+        self.seed = seed
+        self.constraint = constraint
+        self.slot = -1
+        """Row of the KV cache; -1 before admission and after the end."""
+        self.token_ids: list[int] = []
+        self.finish: FinishReason | None = None
+        self.counts_V: torch.Tensor | None = None
+        """How often each token was generated; kept only when a penalty needs it."""
+
+
+class Sequence:
+    """A request inside the engine. Owned by the engine's thread; only `abort` may be called from others."""
+
+    def __init__(self, request: EngineRequest, listener: Listener, max_new_tokens: int) -> None:
+        self.number = next(_numbers)
+        self.request = request
+        self.listener = listener
+        self.max_new_tokens = max_new_tokens
+        self.phase = Phase.WAITING
+        self.num_prompt = len(request.token_ids)
+        self.num_prefilled = 0
+        self.prompt_T = torch.from_numpy(np.asarray(request.token_ids, dtype=np.int64))
+        self.positions: torch.Tensor | None = None
+        """(axes, T) rotary positions of the prompt, on the device; None where they are 0, 1, 2, ..."""
+        self.position_delta = 0
+        """What to add to a generated token's place in the sequence to get its rotary position."""
+        self.stamps = Stamps()
+        base = request.params.seed if request.params.seed is not None else random.getrandbits(63)
+        make = request.new_constraint
+        self.choices = [Choice(i, base + i, make() if make else None) for i in range(request.params.n)]
+        self.aborted = False
+
+    @property
+    def live_choices(self) -> list[Choice]:
+        return [choice for choice in self.choices if choice.finish is None]
+
+    def length(self, choice: Choice) -> int:
+        """Tokens whose keys and values the cache holds, once the prefill is done: all but the last one chosen."""
+        return self.num_prompt + len(choice.token_ids) - 1
+
+    def abort(self) -> None:
+        """Nobody waits for the answer any more: the engine frees what it holds before its next step."""
+        self.aborted = True
