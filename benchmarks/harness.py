@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -177,8 +178,8 @@ def in_subprocess(function: Callable[..., T], *args: object) -> tuple[T, int]:
 
     `function` and `args` are pickled, so it is a function of a module's top level.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_with_peak_rss, (function, args))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
+        return processes.submit(_with_peak_rss, function, args).result()
 
 
 def _with_peak_rss(function: Callable[..., T], args: tuple[object, ...]) -> tuple[T, int]:

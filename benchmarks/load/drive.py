@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import aiohttp
 import orjson
 from tqdm import tqdm
 
+from benchmarks.harness import in_subprocess
 from benchmarks.load.arrivals import Arrivals, ClosedLoop, OpenLoop
 from benchmarks.load.client import ChatClient
 from benchmarks.load.host import MediaHost
@@ -44,8 +44,8 @@ class LoadPlan:
 
 def run_load(plan: LoadPlan) -> dict[str, Any]:
     """`outcome.summary` of the run, made in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_run, (plan,))
+    figures, _ = in_subprocess(_run, plan)
+    return figures
 
 
 def _run(plan: LoadPlan) -> dict[str, Any]:
