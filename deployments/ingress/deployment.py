@@ -59,7 +59,8 @@ class Ingress:
         total = limits.max_media_bytes_in_flight
         if total is None:
             total = int(ray.cluster_resources().get("object_store_memory", 0.0) * limits.object_store_share)
-        return max(1, total // serve.get_replica_context().world_size)
+        replicas: int = serve.get_replica_context().world_size
+        return max(1, total // replicas)
 
 
 def _log_to_stdout() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from deployments.errors import BadRequest, shown
+from deployments.errors import BadRequest, TooManyItems, shown
 from deployments.ingress.body import AUDIO_PREFIX
 from deployments.ingress.schema import NO_FRAME_OPTIONS, FrameOptions, Message, Wire, merged, validated
 from deployments.types import MediaItem, MediaKind
@@ -102,7 +102,7 @@ class PartReader:
         self.items: list[ItemPlan] = []
 
     def read(self, message: Message, label: str) -> list[str | int]:
-        """Texts, and numbers of items. Raises `BadRequest` naming the part."""
+        """Texts, and numbers of items. Raises `BadRequest` or `TooManyItems` naming the part."""
         if message.content is None:
             if message.role != "assistant":
                 raise BadRequest(f"`{label}.content` is missing", param=f"{label}.content")
@@ -144,7 +144,7 @@ class PartReader:
         urls = fields.get("video")
         if isinstance(urls, list) and len(urls) > self._max_list_frames:
             said = f"{label} lists {len(urls)} pictures; at most {self._max_list_frames} are allowed"
-            raise BadRequest(said, param=f"{label}.video")
+            raise TooManyItems(said, param=f"{label}.video")
         part = validated(FramesPart, fields, label)
         return self._add(MediaKind.VIDEO, label, part.video, part, is_list=True)
 

@@ -198,7 +198,7 @@ def refuse_unsupported(name: str, value: object, param: str) -> None:
     """Raise `BadRequest` unless `value` asks for nothing."""
     if value in (None, [], {}, False, "") or value in SAYING_NOTHING.get(name, ()):
         return
-    raise BadRequest(f"`{name}` is not supported by this server", param=param)
+    raise BadRequest(f"`{param}` is not supported by this server", param=param)
 
 
 def validated(model: type[W], fields: dict[str, Any], label: str) -> W:

@@ -1,0 +1,52 @@
+// The live strip of stages, read from the application's own /metrics.
+
+const STAGES = ["Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model"];
+const PERIOD_MS = 2000;
+
+const REPLICAS = "ray_serve_deployment_replica_healthy";
+const RUNNING = "ray_serve_num_ongoing_requests_at_replicas";
+const QUEUED = "ray_serve_deployment_queued_queries";
+const REFUSED = "ray_sluice_refused_total";
+
+export function watchStages(body, refused) {
+  const show = async () => {
+    if (!document.hidden) {
+      try {
+        const answer = await fetch("/metrics");
+        if (answer.ok) render(body, refused, parse(await answer.text()));
+      } catch {
+        refused.textContent = "the server does not answer";
+      }
+    }
+    setTimeout(show, PERIOD_MS);
+  };
+  show();
+}
+
+// Prometheus text to [{name, labels, value}].
+function parse(text) {
+  const samples = [];
+  for (const line of text.split("\n")) {
+    const match = /^(\w+)\{(.*)\} (\S+)$/.exec(line);
+    if (!match) continue;
+    const labels = Object.fromEntries([...match[2].matchAll(/(\w+)="([^"]*)"/g)].map(([, key, value]) => [key, value]));
+    samples.push({ name: match[1], labels, value: Number(match[3]) });
+  }
+  return samples;
+}
+
+function render(body, refused, samples) {
+  const sum = (name, stage) => samples
+    .filter((s) => s.name === name && (!stage || s.labels.deployment === stage))
+    .reduce((total, s) => total + s.value, 0);
+  body.replaceChildren(...STAGES.map((stage) => {
+    const row = document.createElement("tr");
+    const head = document.createElement("th");
+    head.scope = "row";
+    head.textContent = stage;
+    row.append(head);
+    for (const name of [REPLICAS, RUNNING, QUEUED]) row.insertCell().textContent = sum(name, stage);
+    return row;
+  }));
+  refused.textContent = `${sum(REFUSED)} requests refused for lack of room since the start`;
+}
