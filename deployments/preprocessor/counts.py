@@ -6,19 +6,25 @@ from typing import Any
 from deployments.types import MediaKind, TokenCounts
 
 
-def count_tokens(length: int, replacements: Sequence[dict[str, Any]], tokens: dict[MediaKind, str]) -> TokenCounts:
+def tokens_of(processor: Any, tokenizer: Any, kind: MediaKind) -> frozenset[str]:
+    """The tokens that a processor writes for the content of one kind of media; some families count brackets too."""
+    ids = [token_id for token_id in getattr(processor, f"{kind}_token_ids", ()) if token_id is not None]
+    return frozenset(tokenizer.convert_ids_to_tokens(ids))
+
+
+def count_tokens(
+    length: int, replacements: Sequence[dict[str, Any]], tokens: dict[MediaKind, frozenset[str]]
+) -> TokenCounts:
     """Of a prompt of `length` tokens, in which each placeholder was replaced by the text of one of `replacements`.
 
-    `tokens`: the one token by which a kind's content is written, repeated. Families that write a video's frames as
-    pictures are counted by what the client sent; sound inside a video counts as sound. Timestamps and brackets are text.
+    `tokens`: as `tokens_of` gives them. Families that write a video's frames as pictures are counted by what the client
+    sent; sound in a video counts as sound. Timestamps are text.
     """
-    visual = {tokens[kind] for kind in (MediaKind.IMAGE, MediaKind.VIDEO) if kind in tokens}
-    audio = tokens.get(MediaKind.AUDIO)
+    visual = tokens[MediaKind.IMAGE] | tokens[MediaKind.VIDEO]
     counts = dict.fromkeys(MediaKind, 0)
     for replacement in replacements:
         text, kind = replacement["replacement"], MediaKind(replacement["type"])
-        if audio is not None:
-            counts[MediaKind.AUDIO] += text.count(audio)
+        counts[MediaKind.AUDIO] += sum(text.count(token) for token in tokens[MediaKind.AUDIO])
         if kind is not MediaKind.AUDIO:
             counts[kind] += sum(text.count(token) for token in visual)
     image, video, sound = counts[MediaKind.IMAGE], counts[MediaKind.VIDEO], counts[MediaKind.AUDIO]

@@ -27,7 +27,7 @@ class Family:
     """`size` of the saved image processor; None when it has none. Given with every call: see `HfProcessor`."""
     video_size: dict[str, int] | None
     image_resize: ResizeRule | None
-    """None when the size of pixels can't be known before the processor runs."""
+    """None when the size of pixels can't be known before the processor runs, as where pictures are cut into tiles."""
     video_resize: ResizeRule | None
     audio_rate_hz: int | None
     max_audio_s: float | None
@@ -44,7 +44,7 @@ def read_family(processor: Any, model_config: Any, can_place: Callable[[MediaKin
     """The facts about `processor`. `can_place`: whether the chat template has a place for a kind of media."""
     modalities = frozenset(kind for kind in MediaKind if _takes(processor, model_config, kind) and can_place(kind))
     images, videos = getattr(processor, "image_processor", None), getattr(processor, "video_processor", None)
-    has_videos = MediaKind.VIDEO in modalities
+    has_videos = videos is not None and MediaKind.VIDEO in modalities
     extractor = _audio_processor(processor) if MediaKind.AUDIO in modalities else None
     names = set(getattr(processor, "model_input_names", ()))
     return Family(
@@ -57,7 +57,7 @@ def read_family(processor: Any, model_config: Any, can_place: Callable[[MediaKin
         max_audio_s=None if extractor is None else _max_audio_s(processor, extractor),
         audio_in_video=extractor is not None and has_videos and hasattr(processor, "load_audio_from_video"),
         seconds_per_grid=has_videos and "video_second_per_grid" in names,
-        images_or_videos=has_videos and "pixel_values" in videos.model_input_names,
+        images_or_videos=has_videos and "pixel_values" in getattr(videos, "model_input_names", ()),
     )
 
 
@@ -94,7 +94,7 @@ def _max_audio_s(processor: Any, extractor: Any) -> float | None:
 def _image_rule(images: Any) -> ResizeRule | None:
     def resized(height: int, width: int, _: int, size: dict[str, int]) -> tuple[int, int] | None:
         picture = np.zeros((height, width, 3), np.uint8)
-        return _pixels(images(picture, size=size, input_data_format="channels_last", return_tensors="pt"), images)
+        return _grid(images(picture, size=size, input_data_format="channels_last", return_tensors="pt"), images)
 
     return _rule(images, resized, frames=lambda _: 1)
 
@@ -103,13 +103,14 @@ def _video_rule(videos: Any) -> ResizeRule | None:
     def resized(height: int, width: int, frames: int, size: dict[str, int]) -> tuple[int, int] | None:
         clip = torch.zeros((frames, 3, height, width), dtype=torch.uint8)
         options = {"do_sample_frames": False, "input_data_format": "channels_first", "return_tensors": "pt"}
-        return _pixels(videos([clip], size=size, **options), videos)
+        outputs = videos([clip], size=size, **options)
+        return _grid(outputs, videos) or _shape(outputs)
 
     return _rule(videos, resized, frames=lambda frames: frames)
 
 
 def _rule(part: Any, resized: Callable[..., tuple[int, int] | None], frames: Callable[[int], int]) -> ResizeRule | None:
-    """The first rule that foretells the sizes which `resized` gives; None when none does or the part works otherwise."""
+    """The first rule that foretells the sizes which `resized` gives; None when none does."""
     size = _size(part)
     if size is None or not getattr(part, "do_resize", True):
         return None
@@ -138,12 +139,17 @@ def _candidates(part: Any, size: dict[str, int]) -> Iterable[tuple[ResizeRule, R
         yield ResizeRule("clip", factor, temporal, *budget), ResizeRule("clip", factor, temporal, *small)
 
 
-def _pixels(outputs: Any, part: Any) -> tuple[int, int] | None:
-    """(height, width) in pixels of what the processor made, from its grid or its tensor's shape."""
+def _grid(outputs: Any, part: Any) -> tuple[int, int] | None:
+    """(height, width) in pixels by the grid of patches that the processor tells."""
     for name, value in outputs.items():
         if name.endswith("grid_thw"):
             return int(value[0][1]) * part.patch_size, int(value[0][2]) * part.patch_size
-    for name in ("pixel_values_videos", "pixel_values"):
-        if name in outputs and torch.is_tensor(outputs[name]) and outputs[name].ndim >= 4:
-            return int(outputs[name].shape[-2]), int(outputs[name].shape[-1])
     return None
+
+
+def _shape(outputs: Any) -> tuple[int, int] | None:
+    """(height, width) in pixels of frames that stay whole."""
+    pixels = outputs.get("pixel_values_videos")
+    if not torch.is_tensor(pixels) or pixels.ndim < 4:
+        return None
+    return int(pixels.shape[-2]), int(pixels.shape[-1])

@@ -6,6 +6,7 @@ Whether it does is found out once, on trial pictures and clips: the processor's 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -42,19 +43,18 @@ def find_handoff(processor: Any, family: Family) -> Handoff:
     generator = np.random.default_rng(0)
     images = videos = None
     if MediaKind.IMAGE in family.modalities:
-        pictures = [_noise(generator, 1, *side)[0] for side in ((97, 143), (160, 64))]
+        first, second = (_noise(generator, 1, *side)[0] for side in ((97, 143), (160, 64)))
         images = _agreed(
             processor.image_processor,
-            lambda options: processor.image_processor([pictures], input_data_format="channels_last", **options),
+            [
+                partial(processor.image_processor, [pictures], input_data_format="channels_last")
+                for pictures in ([first], [second], [first, second])
+            ],
         )
     if MediaKind.VIDEO in family.modalities:
-        clips = [torch.from_numpy(_noise(generator, 4, *side)).permute(0, 3, 1, 2) for side in ((97, 143), (97, 143))]
-        videos = _agreed(
-            processor.video_processor,
-            lambda options: processor.video_processor(
-                clips, input_data_format="channels_first", do_sample_frames=False, **options
-            ),
-        )
+        clips = [torch.from_numpy(_noise(generator, count, 97, 143)).permute(0, 3, 1, 2) for count in (4, 4)]
+        options = {"input_data_format": "channels_first", "do_sample_frames": False}
+        videos = _agreed(processor.video_processor, [partial(processor.video_processor, clips, **options)])
     return Handoff(images, videos)
 
 
@@ -74,19 +74,23 @@ def _noise(generator: np.random.Generator, frames: int, height: int, width: int)
     return generator.integers(0, 256, (frames, height, width, 3), np.uint8)
 
 
-def _agreed(part: Any, run: Callable[[dict[str, Any]], Any]) -> PixelNorm | None:
-    """The normalisation by which `part`'s raw output becomes its usual one; None when none of ours does."""
+def _agreed(part: Any, trials: list[Callable[..., Any]]) -> PixelNorm | None:
+    """The normalisation by which `part`'s raw outputs become its usual ones; None when none of ours does."""
     if not (getattr(part, "do_rescale", None) and getattr(part, "do_normalize", None)):
         return None
     try:
-        usual, raw = run({"return_tensors": "pt"}), run({"return_tensors": "pt", **RAW_OPTIONS})
+        outputs = [(run(return_tensors="pt"), run(return_tensors="pt", **RAW_OPTIONS)) for run in trials]
     except (ValueError, TypeError, RuntimeError):
         return None
     for layout in ("NCHW", "flat_channel_major"):
         norm = PixelNorm(float(part.rescale_factor), tuple(part.image_mean), tuple(part.image_std), layout)
-        if usual.keys() == raw.keys() and all(_equal(usual[name], raw[name], norm) for name in usual):
+        if all(_all_equal(usual, raw, norm) for usual, raw in outputs):
             return norm
     return None
+
+
+def _all_equal(usual: Any, raw: Any, norm: PixelNorm) -> bool:
+    return usual.keys() == raw.keys() and all(_equal(usual[name], raw[name], norm) for name in usual)
 
 
 def _equal(usual: Any, raw: Any, norm: PixelNorm) -> bool:

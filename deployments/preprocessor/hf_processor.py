@@ -1,6 +1,7 @@
 """The call of a transformers processor: one request, everything decided by us, nothing left to a saved default.
 
 - Frames are sampled already: `do_sample_frames=False`, and the metadata say when each frame is shown.
+- Frames that have their size already are not resized again.
 - `size` goes with each call: a processor class's own `videos_kwargs` would win over the saved video processor's size.
 - One prompt a call: some processors pad on the left whatever the tokenizer is told.
 """
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from deployments.errors import BadRequest, InternalError, shown
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.handoff import RAW_OPTIONS
+from deployments.preprocessor.limits import Sizes
 from deployments.preprocessor.media import Media
 from deployments.preprocessor.prompt import Prompt
 from deployments.preprocessor.timeline import sampled_fps, video_metadata
@@ -47,19 +49,12 @@ class HfProcessor:
         ids = self.tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
         return np.asarray(ids, np.int32)
 
-    def expand(
-        self,
-        prompt: Prompt,
-        media: Media,
-        image_size: dict[str, int] | None,
-        video_size: dict[str, int] | None,
-        raw_pixels: bool,
-    ) -> Expanded:
+    def expand(self, prompt: Prompt, media: Media, sizes: Sizes, raw_pixels: bool) -> Expanded:
         """Tensors of `media` and the prompt with their tokens in place of the placeholders.
 
         raw_pixels: leave pixels as uint8. Raises `BadRequest` for what the processor refuses.
         """
-        options = self._options(prompt, media, image_size, video_size, RAW_OPTIONS if raw_pixels else {})
+        options = self._options(prompt, media, sizes, RAW_OPTIONS if raw_pixels else {})
         try:
             outputs = self.processor(
                 text=[prompt.text],
@@ -77,14 +72,7 @@ class HfProcessor:
         ids = outputs["input_ids"][0]
         return Expanded(np.asarray(ids, np.int32), tensors, tuple(outputs.get("text_replacement_offsets", [[]])[0]))
 
-    def _options(
-        self,
-        prompt: Prompt,
-        media: Media,
-        image_size: dict[str, int] | None,
-        video_size: dict[str, int] | None,
-        pixels: dict[str, bool],
-    ) -> dict[str, Any]:
+    def _options(self, prompt: Prompt, media: Media, sizes: Sizes, pixels: dict[str, bool]) -> dict[str, Any]:
         options: dict[str, Any] = {
             "return_tensors": "pt",
             "return_mm_token_type_ids": True,
@@ -92,9 +80,9 @@ class HfProcessor:
             "text_kwargs": {"add_special_tokens": prompt.add_special_tokens, "padding": False, "truncation": False},
         }
         if media.pictures_HWC:
-            options["images_kwargs"] = _with_size(image_size) | {"input_data_format": "channels_last"} | pixels
+            options["images_kwargs"] = _with_size(sizes.image) | {"input_data_format": "channels_last"} | pixels
         if media.clips:
-            options["videos_kwargs"] = self._video_options(media, video_size) | pixels
+            options["videos_kwargs"] = self._video_options(media, sizes.video) | pixels
         if media.sounds:
             options["audio_kwargs"] = {"sampling_rate": self.family.audio_rate_hz}
         if media.hears_clips:
@@ -107,6 +95,8 @@ class HfProcessor:
             "video_metadata": [video_metadata(clip.video) for clip in media.clips],
             "input_data_format": "channels_first",
         }
+        if all(clip.at_target for clip in media.clips):
+            options["do_resize"] = False
         if self.family.seconds_per_grid:
             options["fps"] = self._common_fps(media)
         return options

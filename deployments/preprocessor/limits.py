@@ -1,5 +1,6 @@
 """What a request's `mm_processor_kwargs` may change: only towards less work than the server's own values allow."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from deployments.errors import BadRequest, shown
@@ -10,10 +11,16 @@ _EDGES = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 """The names clients know, and those of transformers for the same."""
 
 
-def sizes(
-    asked: tuple[tuple[str, Any], ...], allowed: tuple[str, ...], family: Family
-) -> tuple[dict[str, int] | None, dict[str, int] | None]:
-    """`size` of pictures and of videos for one request.
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """`size` that the processor is called with, in transformers' terms; None where it has none."""
+
+    image: dict[str, int] | None
+    video: dict[str, int] | None
+
+
+def request_sizes(asked: tuple[tuple[str, Any], ...], allowed: tuple[str, ...], family: Family) -> Sizes:
+    """The family's own sizes, made smaller as one request asks.
 
     Raises `BadRequest` for keys that are not `allowed` or that this family lacks, and for values over its own.
     """
@@ -26,15 +33,18 @@ def sizes(
             raise BadRequest(f"{key} must be a whole number of pixels, at least 1", param=f"{_PARAM}.{key}")
         pixels[key] = value
     if not pixels:
-        return family.image_size, family.video_size
-    changed = [_shrunk(size, pixels) for size in (family.image_size, family.video_size)]
-    if changed == [family.image_size, family.video_size]:
+        return Sizes(family.image_size, family.video_size)
+    if not any(_has_budget(size) for size in (family.image_size, family.video_size)):
         raise BadRequest("this model's processor has no budget of pixels", param=_PARAM)
-    return changed[0], changed[1]
+    return Sizes(_shrunk(family.image_size, pixels), _shrunk(family.video_size, pixels))
+
+
+def _has_budget(size: dict[str, int] | None) -> bool:
+    return size is not None and set(size) == set(_EDGES.values())
 
 
 def _shrunk(size: dict[str, int] | None, pixels: dict[str, int]) -> dict[str, int] | None:
-    if size is None or set(size) != set(_EDGES.values()):
+    if size is None or not _has_budget(size):
         return size
     ceiling = size["longest_edge"]
     for key, value in pixels.items():

@@ -29,5 +29,8 @@ def load_checkpoint(config: AppConfig) -> Checkpoint:
         progress.update()
         processor = AutoProcessor.from_pretrained(path, **options)
         progress.update()
+    videos: Any = getattr(processor, "video_processor", None)
+    if getattr(videos, "cap_pixels_per_frame", False) is None:
+        videos.cap_pixels_per_frame = False  # what None means too, but for a warning with each start
     tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
     return Checkpoint(processor, tokenizer, model_config)

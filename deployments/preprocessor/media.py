@@ -19,6 +19,7 @@ from deployments.media.geometry import target_size
 from deployments.media.pictures import decode_picture
 from deployments.media.sound import decode_sound
 from deployments.preprocessor.family import Family
+from deployments.preprocessor.limits import Sizes
 from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, Payload, ResizeRule
 
 # Frames are mapped read-only from shared memory, and nothing here writes to them.
@@ -30,6 +31,8 @@ class Clip:
     frames_TCHW: torch.Tensor
     """uint8 RGB; a view of the decoder's frames, whose channels are the innermost in memory."""
     video: DecodedVideo
+    at_target: bool
+    """They have the size already that the processor would resize the source's frames to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,10 @@ class MediaReader:
         chat: Chat,
         inputs: Sequence[MediaInput],
         payloads: Sequence[Payload],
-        image_size: dict[str, int] | None,
+        sizes: Sizes,
         deadline: Deadline,
     ) -> Media:
-        """`payloads[i]` belongs to `inputs[i]`. `image_size`: the processor's size of pictures for this request.
+        """`payloads[i]` belongs to `inputs[i]`.
 
         Raises `BadRequest` for a kind that the model does not take, `BadMedia` and `TooLarge` naming the item.
         """
@@ -69,12 +72,12 @@ class MediaReader:
         media = Media()
         for item, payload in zip(inputs, payloads, strict=True):
             if item.kind is MediaKind.IMAGE:
-                media.pictures_HWC.append(self._picture(item, payload, image_size, deadline))
+                media.pictures_HWC.append(self._picture(item, payload, sizes.image, deadline))
             elif item.kind is MediaKind.AUDIO:
                 media.sounds.append(self._sound(item, payload, deadline))
                 media.clip_of_sound.append(None)
             else:
-                self._add_clip(media, chat, item, payload)
+                self._add_clip(media, chat, item, payload, sizes.video)
         return media
 
     def _check_kinds(self, chat: Chat, inputs: Sequence[MediaInput]) -> None:
@@ -103,14 +106,19 @@ class MediaReader:
         limit_s = min(self.config.max_audio_s, self.family.max_audio_s or self.config.max_audio_s)
         return decode_sound(_bytes(payload), item.container, rate_hz, limit_s, item.label, deadline)
 
-    def _add_clip(self, media: Media, chat: Chat, item: MediaInput, payload: Payload) -> None:
+    def _add_clip(
+        self, media: Media, chat: Chat, item: MediaInput, payload: Payload, size: dict[str, int] | None
+    ) -> None:
         assert isinstance(payload, dict)
         assert item.video is not None
-        video, frames = item.video, payload["frames_THWC"]
-        rule = self.family.video_resize
+        video, rule = item.video, with_size(self.family.video_resize, size)
+        frames = torch.from_numpy(payload["frames_THWC"]).permute(0, 3, 1, 2)
+        target = None
         if rule is not None:
-            target_size(rule, len(frames), video.source_height, video.source_width, item.label)
-        media.clips.append(Clip(torch.from_numpy(frames).permute(0, 3, 1, 2), video))
+            target = target_size(rule, len(frames), video.source_height, video.source_width, item.label)
+            if rule.kind == "clip" and len(frames) < rule.temporal_factor:
+                frames = frames.expand(rule.temporal_factor, -1, -1, -1)  # as the model pads it, who wants that many
+        media.clips.append(Clip(frames, video, target == tuple(frames.shape[2:])))
         samples = payload.get("audio")
         if chat.use_audio_in_video and samples is not None and len(samples):
             self._check_length(item, samples)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
 from deployments.errors import ContextTooLong
-from deployments.preprocessor.counts import count_tokens
+from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
 from deployments.preprocessor.handoff import Handoff, find_handoff
 from deployments.preprocessor.hashes import item_hash
 from deployments.preprocessor.hf_processor import Expanded, HfProcessor
-from deployments.preprocessor.limits import sizes
+from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.profile import media_profile
@@ -39,7 +39,7 @@ class Preparation:
         self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
         self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
         self._reader = MediaReader(self._config, self._family)
-        self._tokens = {kind: getattr(processor, f"{kind}_token") for kind in self._family.modalities}
+        self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
         self.profile: MediaProfile = media_profile(checkpoint, self._family, config)
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
         for number in range(self._config.workers):
@@ -56,21 +56,21 @@ class Preparation:
         """
         started = time.monotonic()
         deadline.check()
-        image_size, video_size = sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
-        media = self._reader.read(chat, inputs, payloads, image_size, deadline)
+        sizes = request_sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
+        media = self._reader.read(chat, inputs, payloads, sizes, deadline)
         prompt = self._prompts.render(chat, inputs)
         deadline.check()
         norm = self._handoff.norm_of(media)
         with self._borrowed() as processor:
             if inputs:
-                expanded = processor.expand(prompt, media, image_size, video_size, raw_pixels=norm is not None)
+                expanded = processor.expand(prompt, media, sizes, raw_pixels=norm is not None)
             else:
                 expanded = Expanded(processor.tokenize(prompt), {}, ())
         self._check_context(len(expanded.token_ids), chat)
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
-            item_hashes=self._hashes(inputs, payloads, image_size, video_size, media),
+            item_hashes=_hashes(inputs, payloads, sizes, media),
             pixel_norm=norm,
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
@@ -98,17 +98,10 @@ class Preparation:
                 param="messages",
             )
 
-    @staticmethod
-    def _hashes(
-        inputs: Sequence[MediaInput],
-        payloads: Sequence[Payload],
-        image_size: dict[str, int] | None,
-        video_size: dict[str, int] | None,
-        media: Media,
-    ) -> tuple[str, ...]:
-        size = {MediaKind.IMAGE: image_size, MediaKind.VIDEO: video_size, MediaKind.AUDIO: None}
-        shapes = [(p["frames_THWC"] if isinstance(p, dict) else p).shape for p in payloads]
-        return tuple(
-            item_hash(item, shape, size[item.kind], media.hears_clips)
-            for item, shape in zip(inputs, shapes, strict=True)
-        )
+
+def _hashes(inputs: Sequence[MediaInput], payloads: Sequence[Payload], sizes: Sizes, media: Media) -> tuple[str, ...]:
+    size = {MediaKind.IMAGE: sizes.image, MediaKind.VIDEO: sizes.video, MediaKind.AUDIO: None}
+    shapes = [(payload["frames_THWC"] if isinstance(payload, dict) else payload).shape for payload in payloads]
+    return tuple(
+        item_hash(item, shape, size[item.kind], media.hears_clips) for item, shape in zip(inputs, shapes, strict=True)
+    )

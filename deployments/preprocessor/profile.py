@@ -44,9 +44,9 @@ def _sampling(videos: Any, decoder: DecoderConfig) -> FrameSampling:
     """The operator's choice, else the family's own: a rate goes before a number, as in the families' own samplers."""
     own = getattr(videos, "video_sampling", None) or {}
     most = min(decoder.max_frames, own.get("max_frames") or getattr(videos, "max_frames", None) or decoder.max_frames)
-    fps = decoder.fps or own.get("fps") or getattr(videos, "fps", None)
-    count = decoder.num_frames or getattr(videos, "num_frames", None)
     least = min(most, getattr(videos, "min_frames", None) or 1)
-    if decoder.num_frames or (count and not fps):
-        return FrameSampling(num_frames=min(int(count), most), fps=None, max_frames=most, min_frames=1)
-    return FrameSampling(num_frames=None, fps=float(fps or _DEFAULT_FPS), max_frames=most, min_frames=int(least))
+    fps: float | None = decoder.fps or own.get("fps") or getattr(videos, "fps", None)
+    count: int | None = decoder.num_frames or getattr(videos, "num_frames", None)
+    if count is not None and (decoder.num_frames or not fps):
+        return FrameSampling(num_frames=min(count, most), fps=None, max_frames=most)
+    return FrameSampling(num_frames=None, fps=float(fps or _DEFAULT_FPS), max_frames=most, min_frames=least)

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from deployments.errors import BadRequest, shown
+from deployments.preprocessor.counts import tokens_of
 from deployments.types import Chat, ChatMessage, MediaInput, MediaKind
 
 _TRIAL_WORD = "trial"
@@ -31,7 +32,8 @@ class PromptRenderer:
         self._processor = processor
         self._bos: str | None = tokenizer.bos_token
         template = str(processor.chat_template or tokenizer.chat_template or "")
-        media = _media_tokens(processor, tokenizer)
+        media = set(getattr(processor, "all_special_multimodal_tokens", ()))
+        media.update(*(tokens_of(processor, tokenizer, kind) for kind in MediaKind))
         structure = {
             token.content
             for token in tokenizer.added_tokens_decoder.values()
@@ -85,15 +87,6 @@ class PromptRenderer:
         except (TemplateError, TypeError, ValueError):
             return False
         return _TRIAL_WORD in text and "'text'" not in text
-
-
-def _media_tokens(processor: Any, tokenizer: Any) -> set[str]:
-    """What stands for media in a prompt, before and after it is expanded."""
-    tokens = set(getattr(processor, "all_special_multimodal_tokens", ()))
-    for kind in MediaKind:
-        ids = [token_id for token_id in getattr(processor, f"{kind}_token_ids", ()) if token_id is not None]
-        tokens.update(tokenizer.convert_ids_to_tokens(ids))
-    return tokens
 
 
 def _broken(token: re.Match[str]) -> str:
