@@ -18,7 +18,7 @@ def grid(**options: Any) -> list[int]:
 
 def test_budget_of_a_request_makes_pictures_smaller() -> None:
     assert grid() == [1, 6, 6]
-    assert grid(max_pixels=4 * 28 * 28) == [1, 4, 4]
+    assert grid(max_pixels=5 * 28 * 28) == [1, 4, 4]
 
 
 def test_budget_of_a_request_makes_videos_smaller() -> None:
