@@ -249,7 +249,7 @@ def cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("|", "\\|")
 
 
 def _cpu_model() -> str:
@@ -275,4 +275,4 @@ def _without_json(arguments: Sequence[str]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """numpy scalars and arrays, paths and the like, for JSON."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value).replace("|", "\\|")

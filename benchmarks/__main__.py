@@ -1,0 +1,56 @@
+"""`python -m benchmarks`: all benchmarks one after the other; `--report` writes the page of their results.
+
+Each runs in its own process, so that none inherits another's threads, caches or memory.
+"""
+
+import argparse
+import importlib.util
+import subprocess
+import sys
+import time
+
+from benchmarks.harness import RESULTS_DIR
+from benchmarks.report import write_report
+
+BENCHMARKS = (
+    "serve",
+    "overload",
+    "fetch",
+    "media",
+    "preprocess",
+    "engine",
+    "engine_memory",
+    "gpu",
+)
+"""In the order of the page."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="all of them in less than ten minutes on two cores")
+    parser.add_argument("--json", action="store_true", help="append the results to benchmarks/results/")
+    parser.add_argument("--report", action="store_true", help="run nothing; rewrite README.md from benchmarks/results/")
+    args = parser.parse_args()
+    if args.report:
+        print(write_report(RESULTS_DIR, BENCHMARKS))
+        return
+    flags = ["--quick"] * args.quick + ["--json"] * args.json
+    failed = [name for name in args.names or _present() if not _run(name, flags)]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _present() -> list[str]:
+    return [name for name in BENCHMARKS if importlib.util.find_spec(f"benchmarks.{name}")]
+
+
+def _run(name: str, flags: list[str]) -> bool:
+    started = time.monotonic()
+    ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], check=False)
+    print(f"── {name}: {time.monotonic() - started:.0f} s, exit status {ended.returncode} ──\n", flush=True)
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    main()
