@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import DeploymentSchema, HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from deployments.config import AppConfig, MediaConfig
+from tests import serve_files
 
 SERVE_CONFIG: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parent.parent / "serve_config.yaml").read_text(encoding="utf-8")
@@ -18,7 +17,7 @@ STAGES = ["Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model"]
 
 
 def deployments() -> dict[str, dict[str, Any]]:
-    return {d["name"]: d for d in SERVE_CONFIG["applications"][0]["deployments"]}
+    return serve_files.deployments_of(SERVE_CONFIG)
 
 
 @pytest.mark.parametrize("path", [("modle",), ("media", "max_redirect"), ("engine", "max_runing"), ("ingress", "port")])
@@ -53,16 +52,7 @@ def test_every_setting_says_what_it_is_or_has_its_unit_in_its_name() -> None:
 
 
 def test_the_shipped_file_is_a_serve_config_without_unknown_keys() -> None:
-    ServeDeploySchema.model_validate(SERVE_CONFIG)
-    assert set(SERVE_CONFIG) <= set(ServeDeploySchema.model_fields)
-    assert set(SERVE_CONFIG["http_options"]) <= set(HTTPOptionsSchema.model_fields)
-    assert set(SERVE_CONFIG["applications"][0]) <= set(ServeApplicationSchema.model_fields)
-    for deployment in deployments().values():
-        assert set(deployment) <= set(DeploymentSchema.model_fields)
-        if "autoscaling_config" in deployment:
-            assert set(deployment["autoscaling_config"]) <= set(AutoscalingConfig.model_fields)
-            AutoscalingConfig(**deployment["autoscaling_config"])
-    AppConfig.model_validate(SERVE_CONFIG["applications"][0]["args"])
+    serve_files.check(SERVE_CONFIG)
 
 
 def test_every_stage_is_scaled_and_bounded_on_its_own() -> None:

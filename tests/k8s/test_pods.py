@@ -1,0 +1,121 @@
+"""Each container: what it may do, what it may use, which image it runs."""
+
+import tomllib
+
+import pytest
+import yaml
+
+from tests.k8s import manifests
+from tests.k8s.manifests import ALL, BUILDS, K8S, ROOT, Tree
+
+RAY_PIN = "ray[serve]=="
+
+
+def containers(template: Tree) -> list[Tree]:
+    found: list[Tree] = template["spec"].get("initContainers", []) + template["spec"]["containers"]
+    return found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_namespace_takes_restricted_pods_only(name: str) -> None:
+    (namespace,) = manifests.of_kind(name, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_pod_is_one_that_the_namespace_takes(name: str) -> None:
+    for owner, template in manifests.pod_templates(name).items():
+        pod = template["spec"]["securityContext"]
+        assert pod["runAsNonRoot"] is True
+        assert pod["runAsUser"] == pod["runAsGroup"] == (999 if owner == "sluice-redis" else 1000)
+        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in containers(template):
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        for volume in template["spec"].get("volumes", []):
+            assert set(volume) <= {"name", "emptyDir", "persistentVolumeClaim", "configMap", "secret"}
+
+
+@pytest.mark.parametrize("name", manifests.WITH_GPU)
+def test_the_autoscaler_beside_the_head_is_restricted_too(name: str) -> None:
+    options = manifests.cluster(name)["autoscalerOptions"]
+    assert options["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert options["resources"]["requests"] == options["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_requests_are_limits_and_name_cpu_memory_and_disk(name: str) -> None:
+    for template in manifests.pod_templates(name).values():
+        for container in containers(template):
+            resources = container["resources"]
+            assert resources["requests"] == resources["limits"]
+            assert {"cpu", "memory", "ephemeral-storage"} <= set(resources["limits"])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_the_head_can_speak_to_the_kubernetes_api(name: str) -> None:
+    for owner, template in manifests.pod_templates(name).items():
+        assert template["spec"].get("automountServiceAccountToken", True) == (owner == "head")
+        assert template["spec"]["serviceAccountName"] == ("sluice-head" if owner == "head" else "sluice-worker")
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_images_are_ours_and_no_tag_floats(name: str) -> None:
+    for owner, template in manifests.pod_templates(name).items():
+        for container in containers(template):
+            repository, _, tag = container["image"].rpartition(":")
+            expected = {"sluice-redis": "redis", "gpu": "sluice-gpu"}.get(owner, "sluice-cpu")
+            assert repository.rpartition("/")[2] == expected
+            assert tag not in {"", "latest"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_is_installed_while_pods_run(name: str) -> None:
+    assert "pip install" not in str(manifests.documents(name))
+    assert "runtime_env" not in str(manifests.serve_config(name))
+
+
+def test_ray_is_the_same_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (pin,) = (entry for entry in project["dependencies"] if entry.startswith(RAY_PIN))
+    assert manifests.cluster(manifests.PLAIN_BASE)["rayVersion"] == pin.removeprefix(RAY_PIN)
+
+
+def test_both_images_come_from_one_base_and_run_as_uid_1000_with_what_probes_need() -> None:
+    stages: dict[str, list[str]] = {}
+    for line in (K8S / "Dockerfile").read_text(encoding="utf-8").splitlines():
+        if line.startswith("FROM "):
+            words = line.split()
+            stages[words[3]] = [line]
+        elif stages and line and not line.startswith("#"):
+            stages[list(stages)[-1]].append(line)
+    assert stages["cpu"][0] == "FROM base AS cpu"
+    assert stages["gpu"][0] == "FROM base AS gpu"
+    for target in ("cpu", "gpu"):
+        assert [line for line in stages[target] if line.startswith("USER")] == ["USER 1000:1000"]
+        assert "RUN pip install -r /dist/requirements.txt" in stages[target]  # pins Ray for both
+    base = " ".join(stages["base"])
+    assert all(f" {package} " in base for package in ("bash", "wget", "libgl1", "libglib2.0-0", "libxcb1"))
+    assert "--uid 1000" in base
+
+
+def test_what_the_image_copies_is_what_the_build_context_lets_in() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    let_in = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    copied = {
+        word
+        for line in (K8S / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    assert "*" in lines
+    assert copied == let_in
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def test_the_example_secrets_are_those_that_pods_ask_for_and_not_part_of_the_build() -> None:
+    examples = list(yaml.safe_load_all((K8S / "base/secrets.example.yaml").read_text(encoding="utf-8")))
+    assert {example["metadata"]["name"] for example in examples} == {"sluice-redis", "sluice-hub"}
+    assert not manifests.of_kind(manifests.PLAIN_BASE, "Secret")
+    asked = str(manifests.documents(manifests.PLAIN_BASE))
+    assert all(f"'name': '{example['metadata']['name']}', 'key'" in asked for example in examples)

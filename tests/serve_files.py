@@ -1,0 +1,54 @@
+"""Reading and checking Serve config files: Ray's own schema, and the unknown keys that it lets pass."""
+
+from typing import Any
+
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
+
+from deployments.config import AppConfig
+
+Tree = dict[str, Any]
+
+
+def deployments_of(config: Tree) -> dict[str, Tree]:
+    """The stages' entries by name; one application."""
+    (application,) = config["applications"]
+    return {entry["name"]: entry for entry in application["deployments"]}
+
+
+def arguments_of(config: Tree) -> AppConfig:
+    (application,) = config["applications"]
+    return AppConfig.model_validate(application["args"])
+
+
+def unknown_keys(config: Tree) -> list[str]:
+    """Keys that Ray would ignore, with where they stand."""
+    (application,) = config["applications"]
+    levels: list[tuple[str, Tree, Any]] = [
+        ("", config, ServeDeploySchema),
+        ("http_options", config.get("http_options", {}), HTTPOptionsSchema),
+        (application["name"], application, ServeApplicationSchema),
+    ]
+    for name, entry in deployments_of(config).items():
+        levels += [
+            (name, entry, DeploymentSchema),
+            (f"{name}.autoscaling_config", entry.get("autoscaling_config", {}), AutoscalingConfig),
+            (f"{name}.ray_actor_options", entry.get("ray_actor_options", {}), RayActorOptionsSchema),
+        ]
+    return [f"{where}.{key}" for where, tree, schema in levels for key in tree if key not in schema.model_fields]
+
+
+def check(config: Tree) -> None:
+    """Raises, or fails an assertion, when the file would not do what it says."""
+    ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config) == []
+    for entry in deployments_of(config).values():
+        if "autoscaling_config" in entry:
+            AutoscalingConfig(**entry["autoscaling_config"])  # the schema takes min_replicas > max_replicas
+    arguments_of(config)
