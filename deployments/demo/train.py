@@ -27,7 +27,7 @@ from deployments.demo.training.visuals import Visual, random_visual
 MODEL_SEED, POOL_SEED = 20260, 7
 CLIPS, PICTURES, SOUNDS = 2500, 1200, 2500
 """In the pools of one process."""
-STEPS = {"vision": 1800, "audio": 1200, "language": 2000, "joint": 300}
+STEPS = {"vision": 1000, "audio": 600, "language": 1600, "joint": 200}
 
 
 @dataclass(frozen=True, slots=True)

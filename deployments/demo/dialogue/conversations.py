@@ -43,9 +43,9 @@ def phrase(
     """One of `wordings` about `items[number]`, which it names where it must."""
     named = reference(rng, items, number)
     others = [item for place, item in enumerate(items) if place != number]
-    needed = any(question in item.questions() for item in others) or question is Question.DESCRIPTION and bool(others)
+    needed = any(question in item.questions() for item in others) or (question is Question.DESCRIPTION and bool(others))
     where = f" in {named}" if needed or rng.random() < 0.3 else ""
-    usable = [wording for wording in wordings if not needed or "{" in wording and "the clip" not in wording]
+    usable = [wording for wording in wordings if not needed or ("{" in wording and "the clip" not in wording)]
     text = str(rng.choice(usable)).format(where=where, item=named)
     return text.replace("colour", "color") if rng.random() < 0.35 else text
 

@@ -47,13 +47,14 @@ OPENERS = (
     "{0} {1}",
     "Let us talk about {0}.",
 )
-TOPICS = (
+_WORDS = (
     "France Germany Japan Brazil Canada Egypt London Paris Rome cars music football chess bread cheese rice coffee tea "
     "water dog cat horse bird fish tree flower house street bridge river mountain sea moon sun star weather rain snow "
     "computer phone radio train ship plane doctor teacher king queen child woman man history physics mathematics art "
     "politics money gold silver love war peace school book paper pen table chair door window hat shirt shoe Python "
     "software robot engine wheel clock lamp fire ice sugar salt apple banana lemon egg milk soup pizza dance film game"
-).split()
+)
+TOPICS = tuple(_WORDS.split())
 SMALL_TALK = (
     "Hello!",
     "Hi there.",

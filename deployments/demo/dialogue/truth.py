@@ -45,7 +45,7 @@ class Item:
 
     def questions(self) -> tuple[Question, ...]:
         """What it can answer."""
-        known = () if self.scene is None else OF_PICTURES if self.clip_s is None else OF_CLIPS
+        known: tuple[Question, ...] = () if self.scene is None else OF_PICTURES if self.clip_s is None else OF_CLIPS
         if self.clip_s is not None and SHORT_S < self.clip_s < LONG_S:
             known = tuple(question for question in known if question is not Question.LENGTH)
         return known if self.sound is None else tuple(dict.fromkeys((*known, *OF_SOUNDS)))

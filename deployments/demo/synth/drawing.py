@@ -21,7 +21,8 @@ def draw(scene: Scene, height: int, width: int, progress: float = 0.0) -> NDArra
     pixels = np.broadcast_to(top + (bottom - top) * blend, (height, width, 3)).copy()
     alpha = coverage(scene, height, width, progress)[..., None]
     pixels += (np.asarray(scene.paint, np.float32) - pixels) * alpha
-    return np.rint(pixels).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(pixels).astype(np.uint8)
+    return drawn
 
 
 def draw_clip(scene: Scene, height: int, width: int, moments: Sequence[float]) -> NDArray[np.uint8]:
@@ -37,17 +38,20 @@ def coverage(scene: Scene, height: int, width: int, progress: float = 0.0) -> ND
     x = (np.arange(width, dtype=np.float32) + 0.5 - centre_x)[None, :]
     y = (np.arange(height, dtype=np.float32) + 0.5 - centre_y)[:, None]
     outside = _distance(scene, x, y, scene.radius * side)
-    return np.clip(0.5 - outside, 0, 1)
+    return np.clip(0.5 - outside, 0, 1, out=outside)
 
 
 def _distance(scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
     """Signed distance in pixels to the outline, negative inside, for offsets x (1, W) and y (H, 1) from the centre."""
     if scene.shape is Shape.CIRCLE:
-        return np.sqrt(x * x + y * y) - np.float32(radius)
+        from_centre: NDArray[np.float32] = np.hypot(x, y)
+        return from_centre - np.float32(radius)
     angle = np.deg2rad(np.float32(scene.tilt_deg))
     across, down = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     if scene.shape is Shape.SQUARE:
-        return np.maximum(np.abs(across), np.abs(down)) - np.float32(radius * SQUARE_HALF_SIDE)
+        furthest: NDArray[np.float32] = np.maximum(np.abs(across), np.abs(down))
+        return furthest - np.float32(radius * SQUARE_HALF_SIDE)
     # An upright triangle: three half planes at half its reach from the centre, which is a third of its height.
     slant = np.float32(np.sqrt(3) / 2) * np.abs(across) - down / 2
-    return np.maximum(slant, down) - np.float32(radius * TRIANGLE_REACH / 2)
+    lowest: NDArray[np.float32] = np.maximum(slant, down)
+    return lowest - np.float32(radius * TRIANGLE_REACH / 2)

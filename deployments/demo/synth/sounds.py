@@ -81,4 +81,4 @@ def waveform(sound: Sound, rate_hz: int, rng: np.random.Generator) -> NDArray[np
         first = round((sound.lead_s + number * (sound.beep_s + sound.pause_s)) * rate_hz)
         room = wave[first : first + len(beep)]
         room += beep[: len(room)]
-    return np.clip(wave, -1, 1)
+    return np.clip(wave, -1, 1, out=wave)

@@ -17,7 +17,7 @@ from deployments.demo.training.team import Team, optimise
 from deployments.demo.training.towers import hear
 
 TOKEN_S = 0.04
-HEAD_PARTS = (1 + len(Pitch), 1 + MAX_BEEPS, MAX_BEEPS, len(Pitch))
+HEAD_PARTS = [1 + len(Pitch), 1 + MAX_BEEPS, MAX_BEEPS, len(Pitch)]
 """What plays now (or nothing), how many beeps have begun, how many there are in all, how high they are."""
 BATCH = 24
 
@@ -67,7 +67,7 @@ def token_truth(sound: Sound, tokens: int) -> Tensor:
 
 def dense_loss(answers: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Loss of the head's answers (N, sum of HEAD_PARTS) and the share of right ones."""
-    parts = answers.split(HEAD_PARTS, dim=1)
+    parts = torch.split(answers, HEAD_PARTS, dim=1)
     losses = [F.cross_entropy(part, column) for part, column in zip(parts, truth.unbind(1), strict=True)]
     right = [
         (part.argmax(1) == column).float().mean().item() for part, column in zip(parts, truth.unbind(1), strict=True)

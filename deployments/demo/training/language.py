@@ -79,8 +79,8 @@ def _random_item(rng: np.random.Generator, source: Source, kind: str) -> tuple[I
         seen = source.picture(rng)
         return Item(scene=seen.scene), Encoded(seen=seen)
     if kind == "sound":
-        heard = source.sound(rng)
-        return Item(sound=heard.sound), Encoded(heard=heard)
+        alone = source.sound(rng)
+        return Item(sound=alone.sound), Encoded(heard=alone)
     seen = source.clip(rng)
     heard = source.sound(rng) if kind == "clip with sound" else None
     clip_s = _random_duration(rng) if heard is None else heard.sound.duration_s * float(rng.uniform(0.97, 1.03))

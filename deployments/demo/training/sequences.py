@@ -70,13 +70,10 @@ class Sequencer:
 
     def _expand(self, placeholder: str, one: Encoded) -> str:
         """The placeholder as often as the item has tokens; sound tokens interleaved with those of their clip."""
-        if one.seen is None or one.heard is None or one.frame_s is None:
-            tokens = one.heard.tokens_ND if one.seen is None and one.heard else one.seen.tokens_ND  # type: ignore[union-attr]
-            return placeholder * len(tokens)
-        video = {
-            "video_grid_thw": np.array([one.seen.grid_thw]),
-            "video_second_per_grid": [one.second_per_grid],
-        }
+        if one.seen is None or one.heard is None:
+            encoded = one.seen or one.heard
+            return placeholder * (0 if encoded is None else len(encoded.tokens_ND))
+        video = {"video_grid_thw": np.array([one.seen.grid_thw]), "video_second_per_grid": [one.second_per_grid]}
         audio = {"num_audio_tokens": [len(one.heard.tokens_ND)]}
         return str(
             self._processor.replace_video_with_audio_token(
@@ -100,7 +97,8 @@ class Sequencer:
             audio_seqlens=torch.tensor([one.heard.mel_frames for one in encoded if one.heard is not None]),
             second_per_grids=torch.tensor([one.second_per_grid for one in encoded if one.frame_s is not None]),
         )
-        return positions[:, 0]
+        positions_3L: Tensor = positions[:, 0]
+        return positions_3L
 
     def _features(self, encoded: Sequence[Encoded]) -> dict[int, Tensor]:
         config = self._model.config

@@ -5,7 +5,7 @@ Shape legend: N tokens of an item, D hidden.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from deployments.demo.training.towers import PATCH, hear, patchify, see
 from deployments.demo.training.vision import soil
 from deployments.demo.training.visuals import Visual
 
-Model = Qwen2_5OmniThinkerForConditionalGeneration
+Model: TypeAlias = Qwen2_5OmniThinkerForConditionalGeneration
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Live:
         return look(self._model, rng, self._clips[rng.integers(len(self._clips))])
 
     def sound(self, rng: np.random.Generator) -> Heard:
-        audible = self._audibles[rng.integers(len(self._audibles))]
+        audible = self._audibles[int(rng.integers(len(self._audibles)))]
         return listen(self._model, audible)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 
@@ -28,7 +28,7 @@ class Team:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
 
@@ -38,7 +38,7 @@ def run_team(size: int, work: Callable[..., None], *arguments: object) -> None:
         work(Team(0, 1), *arguments)
         return
     store = Path("/tmp") / f"demo-team-{os.getpid()}"
-    mp.spawn(_join, (size, str(store), work, arguments), nprocs=size)
+    spawn(_join, (size, str(store), work, arguments), nprocs=size)  # type: ignore[no-untyped-call]
 
 
 def _join(rank: int, size: int, store: str, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
@@ -66,7 +66,7 @@ def optimise(
         for group in optimiser.param_groups:
             group["lr"] = rate
         loss, figures = loss_of_step(step)
-        loss.backward()
+        torch.autograd.backward(loss)
         team.average(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()

@@ -23,7 +23,7 @@ def patchify(pairs_BTCHW: NDArray[np.uint8]) -> Tensor:
     batch, two, channels, height, width = pairs_BTCHW.shape
     pixels = (pairs_BTCHW - MEAN[:, None, None]) / STD[:, None, None]
     down, across = height // PATCH // MERGE, width // PATCH // MERGE
-    patches = torch.as_tensor(pixels).view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
+    patches: Tensor = torch.as_tensor(pixels).view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
     return patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(batch, down * across * MERGE**2, -1)
 
 
@@ -44,7 +44,8 @@ def see(model: Qwen2_5OmniThinkerForConditionalGeneration, patches_BPX: Tensor, 
         mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         hidden = hidden + attention.proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + block.mlp(block.norm2(hidden))
-    return visual.merger(hidden).view(batch, patches // MERGE**2, -1)
+    tokens: Tensor = visual.merger(hidden)
+    return tokens.view(batch, patches // MERGE**2, -1)
 
 
 def hear(model: Qwen2_5OmniThinkerForConditionalGeneration, features_BMF: Tensor, lengths: list[int]) -> list[Tensor]:

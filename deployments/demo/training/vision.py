@@ -25,7 +25,7 @@ GROUND = len(COLOURS)
 """Class of a token that shows no shape."""
 PATCHES = 4096
 """Of one step in one process."""
-HEAD_PARTS = (len(COLOURS) + 1, len(SHAPES), len(DIRECTIONS), 1)
+HEAD_PARTS = [len(COLOURS) + 1, len(SHAPES), len(DIRECTIONS), 1]
 """Colour or ground, shape, direction, share covered."""
 NOISE = np.random.default_rng(0).standard_normal(65521, np.float32)
 """Shuffled and repeated: drawing millions of numbers a step would cost more than the tower."""
@@ -116,7 +116,7 @@ def soil(rng: np.random.Generator, frames: NDArray[np.uint8]) -> NDArray[np.uint
 
 def dense_loss(answers_BNX: Tensor, pairs: Pairs) -> tuple[Tensor, dict[str, float]]:
     """Loss of the head's answers on each token, and the share of right ones where the shape is."""
-    colour, shape, direction, share = answers_BNX.split(HEAD_PARTS, dim=2)
+    colour, shape, direction, share = torch.split(answers_BNX, HEAD_PARTS, dim=2)
     covered = pairs.covered_BN
     on, off = covered > 0.08, covered < 0.005
     tokens = covered.shape[1]

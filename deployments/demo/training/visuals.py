@@ -45,7 +45,7 @@ def random_visual(rng: np.random.Generator, clip: bool) -> Visual:
     frames = draw_clip(scene, height, width, list(moments))
     lossy = _through_video_codec(rng, frames) if clip and rng.random() < 0.5 else _through_jpeg(rng, frames)
     target = smart_resize(height, width, TOKEN_SIDE, MIN_PIXELS, MAX_PIXELS)
-    masks = np.stack([coverage(scene, *target, moment) for moment in moments])
+    masks = np.stack([coverage(scene, target[0], target[1], moment) for moment in moments])
     tokens = masks.reshape(len(masks), target[0] // TOKEN_SIDE, TOKEN_SIDE, target[1] // TOKEN_SIDE, TOKEN_SIDE)
     return Visual(scene, _resize(rng, lossy, target), tokens.mean((2, 4)).astype(np.float16))
 
@@ -75,7 +75,8 @@ def _through_jpeg(rng: np.random.Generator, frames: NDArray[np.uint8]) -> NDArra
         return frames
     options = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]
     encoded = [cv2.imencode(".jpg", frame[..., ::-1], options)[1] for frame in frames]
-    return np.stack([cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] for data in encoded])
+    decoded = [np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8) for data in encoded]
+    return np.stack(decoded)[..., ::-1]
 
 
 def _resize(rng: np.random.Generator, frames: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.uint8]:
@@ -83,7 +84,7 @@ def _resize(rng: np.random.Generator, frames: NDArray[np.uint8], target: tuple[i
     if rng.random() < 0.6:
         pixels = torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)))
         resized = transforms.resize(pixels, list(target), transforms.InterpolationMode.BICUBIC, antialias=True)
-        return resized.numpy()
+        return np.asarray(resized)
     way = int(rng.choice([cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC]))
-    resized = [cv2.resize(np.ascontiguousarray(frame), target[::-1], interpolation=way) for frame in frames]
-    return np.ascontiguousarray(np.stack(resized).transpose(0, 3, 1, 2))
+    smaller = [cv2.resize(np.ascontiguousarray(frame), target[::-1], interpolation=way) for frame in frames]
+    return np.ascontiguousarray(np.stack(smaller).transpose(0, 3, 1, 2), np.uint8)
