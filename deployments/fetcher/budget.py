@@ -76,15 +76,16 @@ class ByteBudget:
         return self._used == 0 or self._used + size_bytes <= self._capacity
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0][0]):
+        while self._waiting and (self._waiting[0][1].cancelled() or self._fits(self._waiting[0][0])):
             size_bytes, turn = self._waiting.popleft()
-            self._used += size_bytes
-            turn.set_result(None)
+            if not turn.cancelled():  # who was cancelled has not yet run to leave by itself
+                self._used += size_bytes
+                turn.set_result(None)
 
     def _leave(self, size_bytes: int, turn: "asyncio.Future[None]") -> None:
-        if turn.done() and not turn.cancelled():
+        if not turn.cancelled():
             self.give_back(size_bytes)  # the room came in the same moment as the cancellation
-        else:
+        elif (size_bytes, turn) in self._waiting:
             self._waiting.remove((size_bytes, turn))
             self._admit()
 

@@ -26,6 +26,7 @@ from deployments.types import Fetched, MediaItem, MediaKind
 STAGE = "fetch"
 _INLINE_BYTES = 64 * 1024
 """To digest so few bytes takes less time than to begin a thread."""
+_NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
 
 
 class Fetcher:
@@ -154,11 +155,10 @@ class Fetcher:
 def _container(data: Bytes, kind: MediaKind) -> str:
     """The container that the bytes are, if items of this kind may be that. Raises `BadMedia` saying what they are."""
     found = sniff(data[:HEAD_BYTES].tobytes())
-    article = "a" if kind is MediaKind.VIDEO else "an"
     if len(data) == 0:
-        raise BadMedia(f"is not {article} {kind}: it is empty")
+        raise BadMedia(f"is not {_NOUNS[kind]}: it is empty")
     if found.container is None or not found.may_be(kind):
-        raise BadMedia(f"is not {article} {kind}: its bytes look like {found.looks_like}")
+        raise BadMedia(f"is not {_NOUNS[kind]}: its bytes look like {found.looks_like}")
     return found.container
 
 

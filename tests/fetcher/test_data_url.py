@@ -1,0 +1,164 @@
+import base64
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.deadline import Deadline
+from deployments.errors import BadMedia, StageTimeout, TooLarge, WorkCancelled
+from deployments.fetcher.data_url import decode_data_url, parse_data_url
+from deployments.types import MediaItem, MediaKind
+from tests.fetcher.conftest import fetching
+from tests.media_files import make_picture
+
+PICTURE = make_picture()
+
+
+def as_array(text):
+    array = np.frombuffer(text.encode(), np.uint8)
+    assert not array.flags.writeable  # as it is mapped from shared memory
+    return array
+
+
+def decode(text):
+    return decode_data_url(parse_data_url(as_array(text)), Deadline(60.0, "fetch")).tobytes()
+
+
+def encode(data):
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "data:;base64",
+        "data:image/png;base64",
+        "DATA:image/png;base64",
+        "data:image/svg+xml;charset=utf-8;base64",
+        'data:video/mp4;codecs="avc1.4d002a";base64',
+        "data:video/mp4;name=a%20b.mp4;x=1;base64",
+        "data:;charset=utf-8;base64",
+        "data:application/vnd.ms-thing.v2;base64",
+    ],
+)
+def test_media_types_and_parameters_are_accepted(head):
+    assert decode(f"{head},{encode(b'hello')}") == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("data:image/png;base64", "no comma"),
+        ("data:image/png;base64" + "x" * 2000 + ",aGVsbG8=", "no comma"),
+        ("data:image/png,aGVsbG8=", "without ';base64'"),
+        ("data:,hello", "without ';base64'"),
+        ("data:text/plain;charset=utf-8,hello%20you", "without ';base64'"),
+        ("data:image/png;BASE64,aGVsbG8=", "malformed"),
+        ("data:image/png;Base64,aGVsbG8=", "malformed"),
+        ("data:image/png;base64;x=1,aGVsbG8=", "malformed"),
+        ("data:image/png; base64,aGVsbG8=", "malformed"),
+        ("data:image;base64,aGVsbG8=", "malformed"),
+        ("data:/png;base64,aGVsbG8=", "malformed"),
+        ("data:image/png;x;base64,aGVsbG8=", "malformed"),
+        ("data:im\nage/png;base64,aGVsbG8=", "malformed"),
+        ("image/png;base64,aGVsbG8=", "malformed"),
+        ("data:image/png;base64,", "empty"),
+        ("data:image/png;base64,aGVsbG8", "multiple of 4"),
+        ("data:image/png;base64,aGVs bG8", "malformed"),
+        ("data:image/png;base64,aGVs\naGVs\n!!", "malformed"),
+        ("data:image/png;base64,aGVsbG8%3D==", "malformed"),
+        ("data:image/png;base64,aGVs-_8=", "malformed"),
+        ("data:image/png;base64,aA==aGVs", "malformed"),
+        ("data:image/png;base64,a===", "malformed"),
+        ("data:image/png;base64,====", "malformed"),
+        ("data:image/png;base64,=aaa", "malformed"),
+        ("data:image/png;base64,aG=s", "malformed"),
+        ("", "no comma"),
+    ],
+)
+def test_what_is_malformed_is_refused_and_named(url, message):
+    with pytest.raises(BadMedia, match=message):
+        decode(url)
+
+
+@given(st.integers(-2, 2), st.integers(1, 3), st.binary(min_size=3, max_size=40))
+def test_the_size_is_known_before_and_every_payload_comes_back(more, slices, pattern):
+    data = (pattern * 200_000)[: 3 * 65536 * slices + more] if slices > 1 else pattern[: len(pattern) + min(more, 0)]
+    url = parse_data_url(as_array(f"data:;base64,{encode(data)}"))
+    assert url.size_bytes == len(data)
+    decoded = decode_data_url(url, Deadline(60.0, "fetch"))
+    assert decoded.tobytes() == data
+    assert (decoded.dtype, decoded.shape) == (np.uint8, (len(data),))
+
+
+@given(st.text("aZ09+/=- \n%", min_size=1, max_size=24))
+def test_whatever_decodes_is_what_strict_base64_says(text):
+    try:
+        expected = base64.b64decode(text, validate=True)
+        canonical = len(text) % 4 == 0 and "=" not in text.rstrip("=") and len(text) - len(text.rstrip("=")) <= 2
+    except ValueError:
+        canonical = False
+    if canonical and expected:
+        assert decode(f"data:;base64,{text}") == expected
+    else:
+        with pytest.raises(BadMedia):
+            decode(f"data:;base64,{text}")
+
+
+@pytest.mark.parametrize("place", [100, 4 * 65536 - 2, 4 * 65536, 4 * 65536 + 2])
+def test_padding_in_the_middle_of_a_long_payload_is_refused(place):
+    text = list(encode(bytes(3 * 65536 * 2)))
+    text[place : place + 2] = "=="
+    with pytest.raises(BadMedia, match="malformed"):
+        decode(f"data:;base64,{''.join(text)}")
+
+
+def test_decoding_stops_when_nobody_wants_it_any_more():
+    url = parse_data_url(as_array(f"data:;base64,{encode(bytes(9_000_000))}"))
+    deadline = Deadline(60.0, "fetch")
+    deadline.cancel()
+    with pytest.raises(WorkCancelled):
+        decode_data_url(url, deadline)
+    with pytest.raises(StageTimeout):
+        decode_data_url(url, Deadline(0.0, "fetch"))
+
+
+async def test_a_data_url_becomes_bytes_with_metadata():
+    item = MediaItem(MediaKind.IMAGE, "messages[0].content[0]", None)
+    async with fetching() as fetcher:
+        text = as_array(f"data:image/png;base64,{encode(PICTURE)}")
+        fetched, data = await fetcher.fetch(item, Deadline(60.0, "request"), text)
+    assert data.tobytes() == PICTURE
+    assert (fetched.container, fetched.final_url) == ("jpeg", None)  # what the bytes are, not what the URL says
+
+
+async def test_a_data_url_over_the_limit_is_refused_before_it_is_decoded():
+    item = MediaItem(MediaKind.IMAGE, "messages[0].content[0]", None)
+    async with fetching(max_image_bytes=8) as fetcher:
+        with pytest.raises(TooLarge, match=r"messages\[0\]\.content\[0\] is too large: image items may have 8 bytes"):
+            await fetcher.fetch(item, Deadline(60.0, "request"), as_array("data:;base64," + "?" * 16))
+
+
+async def test_data_urls_are_decoded_off_the_event_loop():
+    item = MediaItem(MediaKind.IMAGE, "messages[0].content[0]", None)
+    threads = set()
+
+    class Watched(np.ndarray):
+        def __array_finalize__(self, _):
+            threads.add(threading.current_thread())
+
+        @property
+        def data(self):
+            threads.add(threading.current_thread())
+            return super().data
+
+    async with fetching() as fetcher:
+        text = as_array(f"data:image/png;base64,{encode(PICTURE)}").view(Watched)
+        threads.clear()
+        parse_data_url(text)
+        on_the_loop = set(threads)
+        await fetcher.fetch(item, Deadline(60.0, "request"), text)
+    assert on_the_loop == {threading.current_thread()}
+    assert any(thread.name.startswith("fetch") for thread in threads)
