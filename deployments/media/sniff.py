@@ -4,6 +4,7 @@ Only the containers that the stages mean to read have a name here. Everything el
 FFmpeg follows playlists, session descriptions and scripts to local files and other hosts.
 """
 
+import codecs
 import re
 from dataclasses import dataclass
 
@@ -125,8 +126,9 @@ def sniff(head: bytes) -> Sniffed:
         if pattern.match(head):
             container = _by_brand(head) if head[4:8] == b"ftyp" else container
             return Sniffed(container, _NAMES[container])
+    text = head.removeprefix(codecs.BOM_UTF8)
     for pattern, looks_like in _REFUSED:
-        if pattern.match(head):
+        if pattern.match(text):
             return Sniffed(None, looks_like)
     return Sniffed(None, "text" if _is_text(head) else "nothing that is known here")
 
@@ -141,13 +143,11 @@ def _by_brand(head: bytes) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    """UTF-8 (its last character may be cut) or UTF-16 by its mark, without control characters."""
+    """UTF-8, or UTF-16 by its mark, without control characters. The last character may be cut."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return True
     try:
-        text = head[:-3].decode() + head[-3:].decode(errors="ignore")
-    except UnicodeDecodeError as error:
-        if error.end < len(head) - 6:
-            return False
-        text = head[: error.start].decode()
+        text = codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < HEAD_BYTES)
+    except UnicodeDecodeError:
+        return False
     return not any(c < " " and c not in "\t\n\r\f\x1b" for c in text)
