@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import ray
 
@@ -13,6 +14,9 @@ from tests.application import RunningApp, ray_environment, run_app
 from tests.media_server import MediaServer
 
 OBJECT_STORE_BYTES = 1024 * 2**20
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
