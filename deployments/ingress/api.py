@@ -20,12 +20,20 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
-from deployments.errors import InternalError, ModelNotFound, Overloaded, SluiceError, WorkCancelled, shown
+from deployments.errors import (
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    SluiceError,
+    StageUnavailable,
+    WorkCancelled,
+    shown,
+)
 from deployments.ingress.access_log import log_defect, log_exchange
 from deployments.ingress.admission import Admission
 from deployments.ingress.chat import ChatCompletions
 from deployments.ingress.clients import Clients
-from deployments.ingress.exchange import Exchange, request_id
+from deployments.ingress.exchange import ClientGone, Exchange, request_id
 from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.pipeline import Pipeline, Stages
 from deployments.ingress.responses import error_response, http_error_response, json_response
@@ -88,9 +96,11 @@ class Api:
 
     async def _fail(self, exchange: Exchange, error: SluiceError, receive: Receive) -> None:
         exchange.facts |= {"error": error.code, "said": shown(error.message)}
-        if isinstance(error, WorkCancelled):
+        if isinstance(error, ClientGone):
             exchange.status = exchange.status or error.status
             return
+        if isinstance(error, WorkCancelled):
+            error = StageUnavailable("the work was cancelled before it was done")
         if isinstance(error, Overloaded):
             error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
             self._metrics.count("sluice_refused", reason=error.code)

@@ -11,14 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
-from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge, WorkCancelled
+from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge
 from deployments.ingress import sse
 from deployments.ingress.admission import Admission
 from deployments.ingress.answers import Answer
 from deployments.ingress.body import Body, read_body
 from deployments.ingress.clients import Clients
 from deployments.ingress.conversation import Job, read_job
-from deployments.ingress.exchange import STAGE, Exchange, exchange_of, request_deadline
+from deployments.ingress.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
 from deployments.ingress.items import Progress
 from deployments.ingress.lanes import Lease
 from deployments.ingress.pipeline import Pipeline, ReadyPrompt
@@ -118,8 +118,6 @@ class ChatCompletions:
             if answer.times is not None:
                 exchange.timings.note_generation(answer.times)
             last = sse.event(answer.usage_event(exchange.timings)) if job.include_usage else b""
-        except WorkCancelled:
-            raise
         except SluiceError as error:
             exchange.facts |= {"error": error.code, "said": error.message}
             last = sse.event(error_document(error))
@@ -140,7 +138,7 @@ class ChatCompletions:
 
 
 async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`; stop it when the client hangs up before its answer is complete, and raise `WorkCancelled` then."""
+    """Do `work`; stop it when the client hangs up before its answer is complete, and raise `ClientGone` then."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_hung_up(receive))
     try:
@@ -150,7 +148,7 @@ async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any,
             return
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        raise WorkCancelled("the client has gone")
+        raise ClientGone("the client has gone")
     finally:
         watching.cancel()
         working.cancel()
@@ -165,7 +163,7 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise WorkCancelled("the client has gone")
+            raise ClientGone("the client has gone")
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return

@@ -12,10 +12,16 @@ from starlette.types import Message, Scope, Send
 
 from deployments.config import IngressConfig
 from deployments.deadline import Deadline
-from deployments.errors import BadRequest
+from deployments.errors import BadRequest, WorkCancelled
 from deployments.ingress.timing import Timings
 
 STAGE = "ingress"
+
+
+class ClientGone(WorkCancelled):
+    """Nobody is left to answer to."""
+
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 

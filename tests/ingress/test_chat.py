@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.errors import BadMedia, ContextTooLong, Overloaded, StageTimeout
+from deployments.errors import BadMedia, ContextTooLong, Overloaded, StageTimeout, WorkCancelled
 from deployments.types import Fetched, GenerateChunk, MediaItem, MediaKind, TokenDelta, TokenLogprob
 from tests.ingress.fakes import PROFILE, TIMES, FakeApplication, fetched
 
@@ -202,6 +202,13 @@ async def test_an_error_after_the_first_token_is_an_event_and_the_stream_ends_cl
     events = response.text.split("\n\n")
     assert '"code":"timeout"' in events[-3]
     assert events[-2:] == ["data: [DONE]", ""]
+
+
+async def test_work_that_a_stage_gave_up_is_told_as_unavailable() -> None:
+    app = FakeApplication()
+    app.preprocessor.answers["prepare"] = _raiser(WorkCancelled("the replica shuts down"))
+    response = await app.chat("hi")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "stage_unavailable")
 
 
 async def test_a_defect_is_told_without_its_details() -> None:
