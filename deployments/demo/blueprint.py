@@ -108,6 +108,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniProcessor:
             merge_size=2,
             min_frames=2,
             max_frames=64,
+            num_frames=8,
             cap_pixels_per_frame=False,
         ),
         feature_extractor=WhisperFeatureExtractor(

@@ -25,7 +25,7 @@ from deployments.demo.training.vision import train_vision
 from deployments.demo.training.visuals import Visual, random_visual
 
 MODEL_SEED, POOL_SEED = 20260, 7
-CLIPS, PICTURES, SOUNDS = 2500, 1200, 2500
+CLIPS, PICTURES, SOUNDS = 1600, 800, 1600
 """In the pools of one process."""
 STEPS = {"vision": 1000, "audio": 600, "language": 1600, "joint": 200}
 

@@ -13,7 +13,10 @@ from PIL import Image
 
 Codec = Literal["libx264", "libx265", "libvpx-vp9"]
 CONTAINER: dict[Codec, str] = {"libx264": "mp4", "libx265": "mp4", "libvpx-vp9": "webm"}
-QUIET = {"libx265": {"x265-params": "log-level=none"}, "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}}
+QUIET = {
+    "libx265": {"x265-params": "log-level=none", "preset": "veryfast"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+}
 
 
 def encode_picture(pixels_HWC: NDArray[np.uint8], kind: Literal["png", "jpeg", "webp"], quality: int = 90) -> bytes:

@@ -73,7 +73,7 @@ class Live:
 
 
 class Remembered:
-    """The tokens of frozen towers, computed once: four views of each clip, two of each picture."""
+    """The tokens of frozen towers, computed once: three views of each clip, two of each picture."""
 
     def __init__(
         self,
@@ -83,9 +83,7 @@ class Remembered:
         rng: np.random.Generator,
     ) -> None:
         with torch.no_grad():
-            seen = [
-                look(model, rng, visual) for visual in visuals for _ in range(2 + 2 * (len(visual.frames_TCHW) > 1))
-            ]
+            seen = [look(model, rng, visual) for visual in visuals for _ in range(2 + (len(visual.frames_TCHW) > 1))]
             self._sounds = [listen(model, audible) for audible in audibles]
         self._clips = [one for one in seen if one.frames > 1]
         self._pictures = [one for one in seen if one.frames == 1]

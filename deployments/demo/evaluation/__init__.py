@@ -1,0 +1,1 @@
+"""How well the demo model answers: fresh files, offline and over HTTP, and what must make it fail."""
