@@ -1,4 +1,4 @@
-"""Media to try the demo model with: `python -m deployments.demo.samples DIR` writes them and says what each shows.
+"""Media to try the demo model with: `python -m deployments.demo.samples DIR` writes them and says what each shows."""
 
 import argparse
 from collections.abc import Iterator
