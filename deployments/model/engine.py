@@ -26,7 +26,7 @@ from deployments.model.multimodal import Ledger, Media
 from deployments.model.runner import ModelRunner, Row
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
-from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence, Token
 
 WEDGED_AFTER_S = 60.0
 """A step that takes longer than this makes the replica unhealthy."""
@@ -114,6 +114,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> None:
         """One round. Errors of one request end that request; an error of the batch ends the engine."""
+        self._take_in()
         self._reap()
         for job in self._scheduler.admit():
             job.sequence.stamps.admitted = time.monotonic()
@@ -125,7 +126,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            while self._take_work():
+            while self._wait_for_work():
                 self._step_began = time.monotonic()
                 self.step()
                 self._step_began = None
@@ -134,18 +135,21 @@ class Engine:
             self._fail_all(InternalError("the engine has failed"))
             raise
 
-    def _take_work(self) -> bool:
-        """Move new requests to the scheduler, waiting for some when there is nothing to do; False to stop."""
+    def _wait_for_work(self) -> bool:
+        """True as soon as there is something to do, False to stop."""
         with self._wake:
             while not self.busy and not self._closing:
                 self._gauges.report(now=True)
                 self._wake.wait()
+        return self.busy
+
+    def _take_in(self) -> None:
+        with self._wake:
             arrived = list(self._inbox)
             self._inbox.clear()
         for job in arrived:
             job.media.count()
             self._scheduler.waiting.append(job)
-        return not self._closing or self.busy
 
     def _room(self, request: EngineRequest) -> int:
         """Tokens that each answer may have. Raises `ContextTooLong`, `TooLarge`."""
@@ -198,8 +202,7 @@ class Engine:
         rows = [(sequence, choice) for choice in sequence.choices]
         sampled = self._sampler.sample(logits_1V.expand(len(rows), -1), rows)
         sequence.stamps.first_token = time.monotonic()
-        for choice, outcome in zip(sequence.choices, sampled, strict=True):
-            self._accept(job, choice, outcome)
+        self._accept([(job, choice) for choice in sequence.choices], sampled)
 
     def _decode(self) -> None:
         owners = self._scheduler.slots
@@ -213,17 +216,30 @@ class Engine:
         chosen = [owners[i] for i in active]
         self._gauges.batch(len(chosen))
         sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in chosen])
-        for (job, choice), outcome in zip(chosen, sampled, strict=True):
-            self._accept(job, choice, outcome)
+        self._accept(chosen, sampled)
 
-    def _accept(self, job: Job, choice: Choice, outcome: Sampled) -> None:
-        """Note a choice's new token, tell the listener, and end what has ended."""
-        sequence, token = job.sequence, outcome.token
-        if sequence.phase is Phase.DONE:
-            return  # another choice of the request has just failed
-        if token is None:
+    def _accept(self, owners: list[tuple[Job, Choice]], sampled: list[Sampled]) -> None:
+        """Note everyone's new token and tell the listeners; then end what has ended.
+
+        Slots move when one is freed: by then each choice must know all tokens that its slot holds.
+        """
+        broken = []
+        for (job, choice), outcome in zip(owners, sampled, strict=True):
+            if outcome.token is None:
+                broken.append(job)
+            else:
+                self._note(job.sequence, choice, outcome.token)
+        for job in dict.fromkeys(broken):
             self._fail(job, InternalError("the model's output is not a number for this request"))
-            return
+        for job, choice in owners:
+            if choice.finish is not None and choice.slot >= 0:
+                self._scheduler.finish_choice(job, choice)
+                if not job.sequence.live_choices:
+                    self._scheduler.remove(job)
+                    job.sequence.listener.on_end(job.sequence.stamps.timing(time.monotonic()))
+
+    @staticmethod
+    def _note(sequence: Sequence, choice: Choice, token: Token) -> None:
         if choice.constraint is not None:
             choice.constraint.accept(token.token_id)
         choice.token_ids.append(token.token_id)
@@ -232,11 +248,6 @@ class Engine:
         elif len(choice.token_ids) >= sequence.max_new_tokens:
             choice.finish = "length"
         sequence.listener.on_token(choice.index, token, choice.finish)
-        if choice.finish is not None:
-            self._scheduler.finish_choice(job, choice)
-            if not sequence.live_choices:
-                self._scheduler.remove(job)
-                sequence.listener.on_end(sequence.stamps.timing(time.monotonic()))
 
     def _fail(self, job: Job, error: SluiceError) -> None:
         self._scheduler.remove(job)
@@ -257,8 +268,8 @@ class Engine:
 def _row(job: Job, choice: Choice) -> Row:
     sequence = job.sequence
     if sequence.phase is Phase.DECODE and choice.token_ids:
-        return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_delta, active=True)
-    return Row(0, sequence.num_prefilled, 0, active=False)
+        return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, active=True)
+    return Row(0, sequence.num_prefilled, (0, 0, 0), active=False)
 
 
 def _request_error(error: Exception) -> SluiceError:

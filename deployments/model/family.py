@@ -100,9 +100,14 @@ class Family:
         """A decode step's masks by kind of layer, as the family's forward takes them."""
         return masks if self._masks_by_kind else masks["full_attention"]
 
+    @property
+    def num_axes(self) -> int:
+        """Of rotary positions: three where they are those of time, height and width."""
+        return 1 if self._rope_index is None else 3
+
     def with_axes(self, positions: torch.Tensor) -> torch.Tensor:
-        """Plain positions [R, Q] as the family's forward takes them: on three equal axes where it rotates in 3-D."""
-        return positions if self._rope_index is None else positions[None].expand(3, -1, -1)
+        """Plain positions [R, Q] as the family's forward takes them: on equal axes where it has several."""
+        return positions if self._rope_index is None else positions[None].expand(self.num_axes, -1, -1)
 
     def kinds_in(self, tensors: Mapping[str, Any]) -> list[MediaKind]:
         """Modalities present among a request's tensors. Raises `BadRequest` for those that the model does not take."""
@@ -124,10 +129,10 @@ class Family:
 
         Raises `BadRequest` as `kinds_in` does.
         """
-        size = self.model.dtype.itemsize
+        size: int = self.model.dtype.itemsize
         rows = sum(int(self.placeholders_T(token_ids_T, kind).sum()) for kind in self.kinds_in(tensors))
-        held = sum(array.size * (size if array.dtype.kind in "fu" else 8) for array in tensors.values())
-        return int(held) + rows * self._row_bytes
+        held = sum(int(array.size) * (size if array.dtype.kind in "fu" else 8) for array in tensors.values())
+        return int(held + rows * self._row_bytes)
 
     @torch.inference_mode()
     def encode(self, kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> EncodedRows:
@@ -144,12 +149,14 @@ class Family:
 
     def positions(
         self, token_ids_T: torch.Tensor, tensors: Mapping[str, torch.Tensor], use_audio_in_video: bool
-    ) -> tuple[torch.Tensor | None, int]:
-        """Rotary positions [A, T] of a prompt, None for 0, 1, 2, ...; and what is added to later places."""
+    ) -> torch.Tensor | None:
+        """Rotary positions [A, T] of a prompt; None for 0, 1, 2, ..."""
         if self._rope_index is None or not any(name.endswith("grid_thw") for name in tensors):
-            return None, 0
+            return None
         wanted = inspect.signature(self._rope_index).parameters
-        given = {name: tensors[source] for name in wanted if (source := _ROPE_NAMES.get(name, name)) in tensors}
+        given: dict[str, Any] = {
+            name: tensors[source] for name in wanted if (source := _ROPE_NAMES.get(name, name)) in tensors
+        }
         if "mm_token_type_ids" in wanted:
             given["mm_token_type_ids"] = self.token_types_T(token_ids_T, tensors)[None]
         if "use_audio_in_video" in wanted:
@@ -158,8 +165,8 @@ class Family:
             given["audio_seqlens"] = tensors["feature_attention_mask"].sum(1)
         given["attention_mask"] = torch.ones_like(token_ids_T)[None]
         given["input_ids"] = token_ids_T[None]
-        positions, delta = self._rope_index(**given)
-        return positions[:, 0], int(delta.reshape(-1)[0])
+        positions: torch.Tensor = self._rope_index(**given)[0][:, 0]
+        return positions
 
     def token_types_T(self, token_ids_T: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """int64 [T]: 0 text, 1 picture, 2 video, 3 sound; the processor's own where it made them."""

@@ -71,7 +71,7 @@ def load_model(config: AppConfig, device: torch.device) -> Any:
         dtype = getattr(torch, config.dtype)
     kind = AutoConfig.from_pretrained(path, **config.hub_options())
     loader = _loader(kind)
-    model = loader.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", **config.hub_options())
+    model = loader.from_pretrained(path, dtype=dtype, **config.hub_options())
     return model.to(device).eval()
 
 

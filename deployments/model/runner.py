@@ -32,7 +32,8 @@ class Row:
     """The newest token; its key and value are not in the cache yet."""
     length: int
     """Tokens in the cache. An idle row's step writes there too: a place that its next prefill chunk fills anew."""
-    position_delta: int
+    position_offsets: tuple[float, ...]
+    """What to add to `length` to get the token's rotary position, by axis."""
     active: bool
 
 
@@ -60,9 +61,11 @@ class ModelRunner:
         if kinds:
             media.types_T = self.family.token_types_T(sequence.prompt_T, tensors)
             media.blocks = self.family.blocks(media.types_T)
-        sequence.positions, sequence.position_delta = self.family.positions(
-            sequence.prompt_T, tensors, request.use_audio_in_video
-        )
+        sequence.positions = self.family.positions(sequence.prompt_T, tensors, request.use_audio_in_video)
+        if sequence.positions is not None:
+            # An answer goes on from its prompt's last position, as transformers' `generate` does.
+            last = sequence.positions[:, -1] + 1 - sequence.num_prompt
+            sequence.position_offsets = tuple(last.tolist())
         for kind in kinds:
             main = self.family.features[kind].main_tensor
             if kind is not MediaKind.AUDIO:
@@ -104,8 +107,11 @@ class ModelRunner:
     @torch.inference_mode()
     def decode(self, rows: list[Row]) -> torch.Tensor:
         """One more token for each of the cache's first R slots; logits [R, V], meaningless where a row idles."""
-        columns = [[r.token_id, r.length, r.length + r.position_delta, int(r.active)] for r in rows]
-        ids_R, lengths_R, positions_R, active_R = self._to_device(torch.tensor(columns)).T
+        axes = self.family.num_axes
+        columns = torch.tensor([(row.token_id, row.length, row.active) for row in rows])
+        ids_R, lengths_R, active_R = self._to_device(columns).T
+        places = [[row.length + row.position_offsets[axis] for row in rows] for axis in range(axes)]
+        positions = self._to_device(torch.tensor(places))[:, :, None]
         longest = max(row.length for row in rows) + 1
         width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.cache.max_length)
         span = DecodeSpan(lengths_R, width, active_R.bool(), all(row.active for row in rows))
@@ -113,7 +119,7 @@ class ModelRunner:
         result = self.family.model(
             input_ids=ids_R[:, None],
             attention_mask=self.family.mask(self.cache.decode_masks(span, self.dtype)),
-            position_ids=self.family.with_axes(positions_R[:, None]),
+            position_ids=positions if axes > 1 else positions[0],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

@@ -12,7 +12,7 @@ from deployments.model.multimodal import Ledger, Media
 from deployments.model.sequence import Choice, Phase, Sequence
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Job:
     """A request in the scheduler's hands."""
 

@@ -138,8 +138,11 @@ class Sequence:
         self.prompt_T = torch.from_numpy(np.asarray(request.token_ids, dtype=np.int64))
         self.positions: torch.Tensor | None = None
         """(axes, T) rotary positions of the prompt, on the device; None where they are 0, 1, 2, ..."""
-        self.position_delta = 0
-        """What to add to a generated token's place in the sequence to get its rotary position."""
+        self.position_offsets: tuple[float, ...] = (0, 0, 0)
+        """What to add to a generated token's place in the sequence to get its rotary position, by axis.
+
+        Some families have fractions of positions where sound and pictures are interleaved in time.
+        """
         self.stamps = Stamps()
         base = request.params.seed if request.params.seed is not None else random.getrandbits(63)
         make = request.new_constraint

@@ -1,0 +1,104 @@
+"""What the engine's tests share: a listener that remembers, and transformers' own answer to compare with."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deployments.config import EngineConfig
+from deployments.deadline import Deadline
+from deployments.errors import SluiceError
+from deployments.metrics import RecordingSink
+from deployments.model.engine import Engine
+from deployments.model.loading import build_engine
+from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
+from deployments.types import FinishReason, SamplingParams
+from tests.tiny_families import AUDIO, FAMILIES, IMAGE, VIDEO, Prompt
+
+
+@dataclass
+class Ear:
+    """A listener that keeps what it hears."""
+
+    tokens: dict[int, list[Token]] = field(default_factory=dict)
+    finish: dict[int, FinishReason | None] = field(default_factory=dict)
+    timing: Timing | None = None
+    error: SluiceError | None = None
+
+    def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
+        self.tokens.setdefault(choice, []).append(token)
+        self.finish[choice] = finish
+
+    def on_end(self, timing: Timing) -> None:
+        self.timing = timing
+
+    def on_error(self, error: SluiceError) -> None:
+        self.error = error
+
+    def ids(self, choice: int = 0) -> list[int]:
+        return [token.token_id for token in self.tokens.get(choice, [])]
+
+
+class Bench:
+    """An engine without its thread: the test says when it steps."""
+
+    def __init__(self, model: Any, **config: Any) -> None:
+        settings = {"kv_cache_gib": 0.02, "max_running": 6, **config}
+        self.sink = RecordingSink()
+        self.engine: Engine = build_engine(model, EngineConfig(**settings), self.sink)
+
+    def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, Ear]:
+        ear = Ear()
+        settings = {"deadline": Deadline(120.0, "model"), "use_audio_in_video": prompt.use_audio_in_video, **kwargs}
+        request = EngineRequest(prompt.token_ids, prompt.tensors, params, **settings)
+        return self.engine.submit(request, ear), ear
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.engine.step()
+
+    def run(self) -> None:
+        while self.engine.busy:
+            self.engine.step()
+
+
+def greedy(max_tokens: int = 8, **kwargs: Any) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0, **kwargs)
+
+
+def generate(model: Any, prompt: Prompt, max_tokens: int = 8, **kwargs: Any) -> list[int]:
+    """The new tokens of `model.generate`, greedy unless told otherwise."""
+    family = model.config.model_type
+    ids = torch.tensor(np.asarray(prompt.token_ids, dtype=np.int64))[None]
+    tensors = {name: torch.tensor(array) for name, array in prompt.tensors.items()}
+    tensors = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+    if tensors:
+        types = torch.zeros_like(ids)
+        video = IMAGE if family.startswith("glm") and "pixel_values_videos" in tensors else VIDEO
+        for number, token_id in ((1, IMAGE), (2, video), (3, AUDIO)):
+            types[ids == token_id] = number
+        if family == "gemma3":
+            tensors["token_type_ids"] = types
+        elif family.startswith(("qwen", "glm", "gemma4")) and "omni" not in family:
+            tensors["mm_token_type_ids"] = types
+    settings = {"do_sample": False, "max_new_tokens": max_tokens, **kwargs}
+    with torch.inference_mode():
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **tensors, **settings)
+    return [int(i) for i in out[0, ids.shape[1] :]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl() -> Any:
+    return FAMILIES["qwen3_vl"].build()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)

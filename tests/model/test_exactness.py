@@ -1,0 +1,82 @@
+"""Greedy answers equal `model.generate`'s, for every family served, whatever else the engine does meanwhile."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.model.conftest import Bench, generate, greedy
+from tests.tiny_families import FAMILIES
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family_and_model(request):
+    family = FAMILIES[request.param]
+    return family, family.build()
+
+
+def _combinations(family):
+    kinds = list(family.media)
+    mixed = [kinds] if family.mixable and len(kinds) > 1 else []
+    return [[], *([kind] for kind in kinds), *([kind, kind] for kind in kinds), *mixed]
+
+
+def test_each_modality_in_one_batch_equals_generate(family_and_model):
+    family, model = family_and_model
+    rng = np.random.default_rng(1)
+    prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)]
+    bench = Bench(model, prefill_chunk_tokens=7, max_running=4)
+    ears = [bench.submit(prompt, greedy())[1] for prompt in prompts]
+    bench.run()
+    for prompt, ear in zip(prompts, ears, strict=True):
+        assert ear.error is None
+        assert ear.ids() == generate(model, prompt)
+
+
+def test_media_shape_the_answer(family_and_model):
+    """Else the comparison above would hold for an engine that drops them."""
+    family, model = family_and_model
+    for kind in family.media:
+        prompt = family.prompt(np.random.default_rng(3), [kind])
+        main = next(name for name in prompt.tensors if name.startswith(("pixel_values", "input_features")))
+        other = {**prompt.tensors, main: prompt.tensors[main][..., ::-1].copy()}
+        bench = Bench(model)
+        ears = [bench.submit(type(prompt)(prompt.token_ids, t), greedy(12))[1] for t in (prompt.tensors, other)]
+        bench.run()
+        assert ears[0].ids() != ears[1].ids(), kind
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_order_with_neighbours_aborting_equals_generate(data):
+    name = data.draw(st.sampled_from(["qwen3_vl", "qwen3_5", "gemma3", "qwen2_5_omni"]))
+    family, model = FAMILIES[name], _model(name)
+    rng = np.random.default_rng(data.draw(st.integers(0, 50)))
+    bench = Bench(
+        model,
+        prefill_chunk_tokens=data.draw(st.integers(1, 40)),
+        max_running=data.draw(st.integers(1, 5)),
+    )
+    wanted = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        kinds = data.draw(st.lists(st.sampled_from(sorted(family.media)), max_size=2))
+        prompt = family.prompt(rng, kinds)
+        length = data.draw(st.integers(1, 8))
+        sequence, ear = bench.submit(prompt, greedy(length))
+        bench.step(data.draw(st.integers(0, 4)))
+        if data.draw(st.booleans()):
+            bench.engine.abort(sequence)
+        else:
+            wanted.append((prompt, length, ear))
+    bench.run()
+    for prompt, length, ear in wanted:
+        assert ear.ids() == generate(model, prompt, length)
+
+
+_MODELS = {}
+
+
+def _model(name):
+    if name not in _MODELS:
+        _MODELS[name] = FAMILIES[name].build()
+    return _MODELS[name]
