@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from ray.serve.metrics import APPLICATION_TAG, DEPLOYMENT_TAG, REPLICA_TAG
 
 from deployments.metrics import METRICS
 from tests.k8s import manifests
@@ -15,7 +16,7 @@ from tests.k8s.manifests import K8S, Tree, ray_container
 MONITORING = K8S / "components/monitoring"
 CORE = {"ray_object_store_memory"}  # defined in Ray's C++ part
 TARGET_LABELS = {"ray_io_cluster", "ray_io_group"}  # added by the PodMonitors
-RAY_TAGS = {"ReplicaId", "deployment", "application", "Location", "le"}
+RAY_TAGS = {APPLICATION_TAG, DEPLOYMENT_TAG, REPLICA_TAG, "Location", "le"}
 
 
 def dashboard() -> Tree:
