@@ -22,6 +22,9 @@ from deployments.errors import InternalError
 _GUARDS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv"
 """FFmpeg options that OpenCV takes from the environment only: no file but the one given is opened, no socket bound."""
 
+_PROGRESSIVE = (0, 1)
+"""FFmpeg's field orders "unknown" and "progressive". Of other ones OpenCV 5 delivers noise and reports success."""
+
 
 class OpencvBackend:
     name = "opencv"
@@ -41,12 +44,19 @@ class OpencvBackend:
     ) -> int:
         """See `backend.Backend.decode`."""
         limits.check_work(int(wanted[-1]) + 1, *video.coded_size)
+        codec = video.stream.codec_context.codec.canonical_name
+        if video.stream.codec_context.field_order not in _PROGRESSIVE:
+            raise InternalError("OpenCV can't convert interlaced video", param=stack.label)
         # OpenCV crashes when the file's last reference is its own: `source` must outlive `capture`.
         source = io.BytesIO(video.data.data)
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, self._settings)  # type: ignore[call-overload]
         try:
             if not capture.isOpened():
-                raise InternalError("OpenCV has no decoder for the file's codec", param=stack.label)
+                raise InternalError(f"OpenCV has no decoder for {codec}", param=stack.label)
+            if not capture.grab():
+                if codec == "av1":  # opened all the same by builds that can't decode it
+                    raise InternalError("this OpenCV can't decode av1", param=stack.label)
+                return 0
             rotation_deg = -int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
             return _scan(capture, wanted, stack, rotation_deg, deadline)
         finally:
@@ -56,16 +66,17 @@ class OpencvBackend:
 def _scan(
     capture: cv2.VideoCapture, wanted: NDArray[np.int64], stack: FrameStack, rotation_deg: int, deadline: Deadline
 ) -> int:
-    """Go forward through the frames, which OpenCV has turned upright; returns how many were decoded."""
-    slot_of_number = {int(number): slot for slot, number in enumerate(wanted)}
-    for number in range(int(wanted[-1]) + 1):
+    """Go forward from the first frame, already grabbed; OpenCV turns frames upright. Returns how many were decoded."""
+    last, slot_of_number = int(wanted[-1]), {int(number): slot for slot, number in enumerate(wanted)}
+    for number in range(last + 1):
         deadline.check()
-        if not capture.grab():
-            return number
         if number in slot_of_number:
-            _, bgr = capture.retrieve()
-            height, width = stack.begin(bgr.shape[0], bgr.shape[1], rotation_deg)
-            if bgr.shape[:2] != (height, width):
-                bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
-            cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=stack.slot(slot_of_number[number]))
-    return int(wanted[-1]) + 1
+            converted, bgr = capture.retrieve()
+            if converted:
+                height, width = stack.begin(bgr.shape[0], bgr.shape[1], rotation_deg)
+                if bgr.shape[:2] != (height, width):
+                    bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
+                cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=stack.slot(slot_of_number[number]))
+        if number == last or not capture.grab():
+            return number + 1
+    raise AssertionError("the loop returns")

@@ -17,7 +17,7 @@ from av.stream import Discard
 from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
-from deployments.errors import BadMedia, InternalError, SluiceError
+from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge
 
 DEMUXERS = {
     "mp4": "mov",
@@ -58,22 +58,51 @@ def open_container(
 ) -> Iterator[InputContainer]:
     """`data`, uint8 of shape (size,), opened for demuxing as `container`, a key of `DEMUXERS`; closed at the end.
 
-    max_pixels: height x width above which codecs refuse while the file is probed. Every read looks at `deadline`.
-    Raises as `ffmpeg_errors` does, also from the body of the `with`.
+    max_pixels: height x width above which no frame is decoded while the file is probed; where only its beginning can be
+    looked at for that, larger ones raise `TooLarge` here. Every read looks at `deadline`. Raises as `ffmpeg_errors`
+    does, also from the body of the `with`.
     """
-    demuxer = DEMUXERS[container]
-    options = {"max_pixels": str(max_pixels)}
-    with (
-        ffmpeg_errors(label),
-        av.open(
+    with ffmpeg_errors(label):
+        if container in _LATE_STREAMS:
+            with _open(data, container, label, deadline, {"codec_whitelist": "none"}, []) as opened:
+                _refuse_large(opened, max_pixels, label)
+            guards: list[dict[str, str]] = []
+        else:
+            guards = [{"max_pixels": str(max_pixels)}] * _MAX_STREAMS
+        with _open(data, container, label, deadline, {}, guards) as opened:
+            yield opened
+
+
+def _open(
+    data: NDArray[np.uint8],
+    container: str,
+    label: str,
+    deadline: Deadline,
+    options: dict[str, str],
+    stream_options: list[dict[str, str]],
+) -> InputContainer:
+    try:
+        return av.open(
             _Reader(data, deadline),
-            format=demuxer,
+            format=DEMUXERS[container],
             buffer_size=_READ_BYTES,
-            container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST},
-            stream_options=[] if container in _LATE_STREAMS else [options] * _MAX_STREAMS,
-        ) as opened,
-    ):
-        yield opened
+            metadata_errors="replace",
+            container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST, **options},
+            stream_options=stream_options,
+        )
+    except av.error.FFmpegError:
+        raise
+    except ValueError as exc:  # PyAV's own, when there is no stream for the options
+        raise BadMedia("the file holds no tracks", param=label) from exc
+
+
+def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
+    for stream in opened.streams.video:
+        if stream.width * stream.height > max_pixels:
+            raise TooLarge(
+                f"frames of {stream.width} x {stream.height} pixels are too large, the limit is {max_pixels} in all",
+                param=label,
+            )
 
 
 @contextmanager
