@@ -26,6 +26,9 @@ from deployments.errors import (
     Overloaded,
     SluiceError,
     StageUnavailable,
+    TooLarge,
+    TooManyItems,
+    Unauthorized,
     WorkCancelled,
     shown,
 )
@@ -44,6 +47,8 @@ READY_TIMEOUT_S = 5.0
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines all the time: kept out of the log."""
+
+REFUSALS = (Overloaded, TooLarge, TooManyItems, Unauthorized)
 
 MetricsText = Callable[[], Awaitable[bytes | str]]
 
@@ -103,6 +108,7 @@ class Api:
             error = StageUnavailable("the work was cancelled before it was done")
         if isinstance(error, Overloaded):
             error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
+        if isinstance(error, REFUSALS):
             self._metrics.count("sluice_refused", reason=error.code)
         if exchange.status is None:
             await error_response(error)(exchange.scope, receive, exchange.send)
@@ -130,7 +136,7 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        lag = asyncio.create_task(watch_loop_lag(self._metrics))
+        lag = asyncio.create_task(watch_loop_lag(self._metrics, self.admission.report))
         yield
         lag.cancel()
         self.pipeline.close()

@@ -6,6 +6,7 @@ request, so a large one is not starved. Must be used from one event loop.
 """
 
 import asyncio
+import itertools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from types import TracebackType
 
 from deployments.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
+from deployments.ingress.pace import Pace
 
 STAGE = "admission"
-SERVICE_TIME_WEIGHT = 0.2
-"""Of the newest request in the moving average of how long requests stay."""
+SLACK = 1.5
+"""How much longer than allowed a wait must look before one who waits already is sent away."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -63,6 +65,7 @@ class Lease:
 class _Waiter:
     client: str
     size_bytes: int
+    gives_up_at: float
     lease: "asyncio.Future[Lease]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -79,7 +82,7 @@ class Lane:
         self._held_bytes = 0
         self._running: dict[Lease, str] = {}
         self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # the client whose turn is next stands first
-        self._mean_service_s: float | None = None
+        self._pace = Pace()
 
     @property
     def running(self) -> int:
@@ -104,14 +107,15 @@ class Lane:
         Raises `Overloaded` when the queue is full or is not expected to come to this request in time, `StageTimeout`
         when `deadline` ends meanwhile.
         """
-        waiter = _Waiter(client, min(size_bytes, self._max_bytes))
-        self._check_queue(waiter, deadline)
+        patience_s = min(deadline.remaining_s(), self._limits.max_wait_s)
+        waiter = _Waiter(client, min(size_bytes, self._max_bytes), self.clock() + patience_s)
+        self._check_queue(waiter, patience_s)
         self._queues.setdefault(client, deque()).append(waiter)
         self._admit()
         if not waiter.lease.done():
             self._shorten_longest_queue()
         try:
-            async with asyncio.timeout(min(deadline.remaining_s(), self._limits.max_wait_s)):
+            async with asyncio.timeout(patience_s):
                 return await waiter.lease
         except TimeoutError:
             self._leave(waiter)
@@ -137,11 +141,11 @@ class Lane:
 
     def take_back(self, lease: Lease) -> None:
         del self._running[lease]
-        stayed_s = self.clock() - lease.granted_at
-        mean_s = self._mean_service_s
-        self._mean_service_s = stayed_s if mean_s is None else mean_s + SERVICE_TIME_WEIGHT * (stayed_s - mean_s)
-        self.recount(-lease.size_bytes)
+        full = bool(self._queues) or self.running + 1 >= self._limits.max_running
+        self._pace.left(self.clock() - lease.granted_at, full=full)
+        self._held_bytes -= lease.size_bytes
         self._admit()
+        self._send_hopeless_away()
 
     def retry_after_s(self) -> float:
         """When the queue as it is now will have drained."""
@@ -149,20 +153,37 @@ class Lane:
         return min(max(drained_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
 
     def _seconds_per_departure(self) -> float:
-        """By Little's law: how long requests stay, over how many stay at once. Nobody leaving makes it grow."""
-        if not self._running:
-            return 0.0
         now = self.clock()
-        mean_age_s = sum(now - lease.granted_at for lease in self._running) / len(self._running)
-        return max(self._mean_service_s or 0.0, mean_age_s) / len(self._running)
+        return self._pace.seconds_per_departure([now - lease.granted_at for lease in self._running])
 
-    def _check_queue(self, waiter: _Waiter, deadline: Deadline) -> None:
+    def _check_queue(self, waiter: _Waiter, patience_s: float) -> None:
         expected_s = self.expected_wait_s(waiter.client, waiter.size_bytes)
-        if expected_s > min(deadline.remaining_s(), self._limits.max_wait_s):
+        if expected_s > patience_s:
             raise self._overloaded(f"would reach this request in about {expected_s:.0f} s only")
         own = len(self._queues.get(waiter.client, ()))
         if self.waiting >= self._limits.max_waiting and own >= len(self._longest_queue()):
             raise self._overloaded("is full")
+
+    def _send_hopeless_away(self) -> None:
+        """The lane may have become slower since they came: better they hear it now than at the end of their wait."""
+        if not self._queues:
+            return
+        now, step_s, place = self.clock(), self._seconds_per_departure(), 0
+        for waiter in self._in_turn():
+            if (place + 1) * step_s > SLACK * (waiter.gives_up_at - now):
+                self._refuse(waiter, "will not reach this request in time")
+            else:
+                place += 1
+
+    def _in_turn(self) -> list[_Waiter]:
+        rounds = itertools.zip_longest(*self._queues.values())
+        return [waiter for in_round in rounds for waiter in in_round if waiter is not None]
+
+    def _refuse(self, waiter: _Waiter, why: str) -> None:
+        self._queues[waiter.client].remove(waiter)
+        self._forget_if_empty(waiter.client)
+        if not waiter.lease.done():
+            waiter.lease.set_exception(self._overloaded(why))
 
     def _longest_queue(self) -> deque[_Waiter]:
         return max(self._queues.values(), key=len)
@@ -171,10 +192,7 @@ class Lane:
         """Keep the bound: the client that fills the queue loses its last request to one that has fewer in it."""
         if self.waiting <= self._limits.max_waiting:
             return
-        last = self._longest_queue().pop()
-        if not last.lease.done():
-            last.lease.set_exception(self._overloaded("is full"))
-        self._forget_if_empty(last.client)
+        self._refuse(self._longest_queue()[-1], "is full")
 
     def _overloaded(self, what: str) -> Overloaded:
         said = f"the server is busy: the queue for {self.name} requests {what}"

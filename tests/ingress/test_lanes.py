@@ -184,6 +184,34 @@ async def test_the_pace_of_the_queue_is_measured_and_hopeless_requests_are_refus
     assert lane.waiting == 2
 
 
+async def test_those_who_wait_are_sent_away_as_soon_as_the_lane_proves_too_slow_for_them() -> None:
+    lane, clock = make_lane(running=1, waiting=100, wait_s=10.0)
+    first = await granted(ask(lane))
+    waiting = [ask(lane) for _ in range(10)]
+    await settle()
+    clock.now += 4.0
+    first.release()
+    await settle()
+    refused = [task for task in waiting if task.done() and task.exception() is not None]
+    assert refused == waiting[3:]  # one runs, two can be done in 8 s; six seconds are left, and half as much again
+    assert all(isinstance(task.exception(), Overloaded) for task in refused)
+    assert lane.waiting == 2
+
+
+async def test_what_was_learnt_under_load_is_not_forgotten_at_ease() -> None:
+    lane, clock = make_lane(running=2)
+    pair = [await granted(ask(lane)) for _ in range(2)]
+    clock.now += 8.0
+    for lease in pair:
+        lease.release()
+    lone = await granted(ask(lane))
+    clock.now += 0.1
+    lone.release()
+    for _ in range(2):
+        await granted(ask(lane))
+    assert lane.expected_wait_s("a") == pytest.approx(4.0)
+
+
 async def test_a_lane_that_nobody_leaves_looks_slower_and_slower() -> None:
     lane, clock = make_lane()
     await granted(ask(lane))
