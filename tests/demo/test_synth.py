@@ -1,6 +1,7 @@
 """The generator: the same media for the same seed, true to what they are said to show, playable as files."""
 
 import io
+import itertools
 from fractions import Fraction
 
 import av
@@ -33,7 +34,7 @@ def test_same_seed_makes_the_same_media() -> None:
 def test_the_shape_moves_the_way_that_the_scene_says(direction: Direction) -> None:
     scene = random_scene(np.random.default_rng(1), direction=direction)
     centres = [_centre(coverage(scene, 120, 160, moment)) for moment in (0.0, 0.5, 1.0)]
-    for before, after in zip(centres, centres[1:], strict=False):
+    for before, after in itertools.pairwise(centres):
         moved = np.sign(np.round(np.subtract(after, before)))
         assert tuple(moved) == STEP[direction]
 
