@@ -1,0 +1,105 @@
+"""What requests are expected to hold, and what that means for the next ones."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from deployments.config import AppConfig, DecoderConfig, IngressConfig
+from deployments.deadline import Deadline
+from deployments.errors import Overloaded
+from deployments.ingress.admission import Admission
+from deployments.ingress.costs import CHANNELS, COPIES, item_bytes
+from deployments.ingress.loop_lag import watch_loop_lag
+from deployments.ingress.parts import ItemPlan, Source
+from deployments.ingress.schema import FrameOptions
+from deployments.metrics import RecordingSink
+from deployments.types import MediaItem, MediaKind, MediaProfile, ResizeRule
+from tests.ingress.fakes import PROFILE, FakeApplication
+
+CONFIG = AppConfig(ingress=IngressConfig(assumed_image_bytes=1000, assumed_video_bytes=5000, assumed_audio_bytes=300))
+
+
+def video(frames: int, rule: ResizeRule | None) -> tuple[ItemPlan, MediaProfile]:
+    source = Source(MediaItem(MediaKind.VIDEO, "item", "https://media.example/v"), None)
+    item = ItemPlan(MediaKind.VIDEO, "item", (source,), frames=FrameOptions(num_frames=frames))
+    return item, replace(PROFILE, resize=rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "pixels_of_ten_frames"),
+    [
+        (None, 10 * 1280 * 720),
+        (ResizeRule("exact", height=20, width=30), 10 * 600),
+        (ResizeRule("frame", max_pixels=5000), 10 * 5000),
+        (ResizeRule("clip", max_pixels=70_000), 70_000),
+    ],
+)
+def test_a_video_is_its_file_and_its_frames_at_the_size_in_which_they_arrive(
+    rule: ResizeRule | None, pixels_of_ten_frames: int
+) -> None:
+    item, profile = video(10, rule)
+    assert item_bytes(item, CONFIG, profile) == 5000 + COPIES * CHANNELS * pixels_of_ten_frames
+
+
+def test_no_more_frames_are_counted_than_the_server_takes() -> None:
+    item, profile = video(10_000, ResizeRule("exact", height=1, width=1))
+    config = CONFIG.model_copy(update={"decoder": DecoderConfig(max_frames=4)})
+    assert item_bytes(item, config, profile) == 5000 + COPIES * CHANNELS * 4
+
+
+def test_a_data_url_is_counted_by_its_length() -> None:
+    source = Source(MediaItem(MediaKind.AUDIO, "item", None), bytearray(700))
+    assert item_bytes(ItemPlan(MediaKind.AUDIO, "item", (source,)), CONFIG, PROFILE) == 1400
+
+
+async def test_large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not() -> None:
+    limits = IngressConfig(max_text_bytes=100, max_body_bytes=1000, max_body_bytes_in_flight=1000)
+    admission = Admission(limits, 10**6, RecordingSink())
+    deadline = Deadline(60, "ingress")
+    assert await admission.admit_body("a", 100, deadline) is None
+    first = await admission.admit_body("a", 600, deadline)
+    assert first is not None
+    undeclared = asyncio.create_task(admission.admit_body("b", None, deadline))
+    await asyncio.sleep(0.01)
+    assert not undeclared.done()
+    first.release()
+    lease = await undeclared
+    assert lease is not None
+    assert lease.size_bytes == 1000
+
+
+async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_shared() -> None:
+    app = FakeApplication(AppConfig(ingress=IngressConfig(max_text_bytes=1000)))
+    app.model.gate = asyncio.Event()
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 3000}}
+    request = asyncio.create_task(app.chat([picture]))
+    while not app.model.inside:
+        await asyncio.sleep(0)
+    assert app.api.admission.bodies.held_bytes == 0
+    app.model.gate.set()
+    assert (await request).status_code == 200
+
+
+async def test_text_and_media_have_queues_of_their_own() -> None:
+    admission = Admission(IngressConfig(max_running_media=1, max_waiting=1, max_wait_s=0.05), 10, RecordingSink())
+    deadline = Deadline(60, "ingress")
+    await admission.admit("a", 5, deadline)
+    with pytest.raises(Overloaded):
+        await admission.admit("a", 5, deadline)
+    await admission.admit("a", 0, deadline)
+    assert (admission.text.running, admission.media.running) == (1, 1)
+
+
+async def test_the_gauges_are_kept_fresh() -> None:
+    sink = RecordingSink()
+    admission = Admission(IngressConfig(), 100, sink)
+    await admission.admit("a", 50, Deadline(60, "ingress"))
+    watch = asyncio.create_task(watch_loop_lag(sink, admission.report))
+    async with asyncio.timeout(10):
+        while ("sluice_loop_lag_seconds", ()) not in sink.values:
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    assert sink.values["sluice_loop_lag_seconds", ()] >= 0
+    assert sink.values["sluice_admitted_bytes", ()] == 50
+    assert sink.values["sluice_requests_running", ()] == 1
