@@ -55,8 +55,7 @@ def plan_runs(table: PacketTable, targets: NDArray[np.int64]) -> tuple[Run, ...]
         earlier = keys[: np.searchsorted(keys, target, side="right")]
         usable = earlier[table.pts[earlier] <= table.pts[target]]
         start, stop = int(usable[-1]) if len(usable) else 0, int(target) + 1
-        if runs and start <= runs[-1].stop:
-            runs[-1] = Run(runs[-1].start, stop)
-        else:
-            runs.append(Run(start, stop))
+        while runs and start <= runs[-1].stop:  # a leading picture may reach back behind several runs
+            start = min(start, runs.pop().start)
+        runs.append(Run(start, stop))
     return tuple(runs)

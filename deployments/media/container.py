@@ -82,7 +82,7 @@ def _open(
     stream_options: list[dict[str, str]],
 ) -> InputContainer:
     try:
-        return av.open(
+        opened: InputContainer = av.open(
             _Reader(data, deadline),
             format=DEMUXERS[container],
             buffer_size=_READ_BYTES,
@@ -90,6 +90,7 @@ def _open(
             container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST, **options},
             stream_options=stream_options,
         )
+        return opened
     except av.error.FFmpegError:
         raise
     except ValueError as exc:  # PyAV's own, when there is no stream for the options
