@@ -275,4 +275,4 @@ def _without_json(arguments: Sequence[str]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """numpy scalars and arrays, paths and the like, for JSON."""
-    return value.tolist() if hasattr(value, "tolist") else str(value).replace("|", "\\|")
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,74 @@
+"""The programs themselves, run against a fake server: that they come to their end and tell what they saw."""
+
+import asyncio
+import sys
+import threading
+
+import pytest
+
+from benchmarks import overload, serve
+from benchmarks.servers import OwnServer
+from tests.benchmarks.fake_openai import FakeServer
+
+
+@pytest.fixture
+def fake_url():
+    """A fake server in a thread of its own."""
+    urls, stop, ready = [], asyncio.Event(), threading.Event()
+
+    async def run() -> None:
+        async with FakeServer().serving() as fake:
+            urls.append(fake.url)
+            ready.set()
+            await stop.wait()
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    ready.wait()
+    yield urls[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
+def test_serve_compares_servers_by_url(fake_url):
+    argv = ["--url", f"ours={fake_url}", "--against", f"theirs={fake_url}", "--mix", "text", "--duration", "0.5"]
+    line = serve.main([*argv, "--rate", "20", "--timeout", "5"])
+    idle, loaded = line["tables"]
+    assert [row[0] for row in idle["rows"]] == ["ours", "theirs"]
+    assert [row[1] for row in loaded["rows"]] == ["ours", "theirs"]
+    assert all(
+        run["verdicts"]["failed"] == 0 for runs in line["results"]["mixes"]["text"]["loaded"].values() for run in runs
+    )
+    assert "ours" in line["answer"]
+
+
+def test_overload_tells_each_multiple_of_the_capacity(fake_url):
+    argv = [
+        "--url",
+        fake_url,
+        "--mix",
+        "text",
+        "--duration",
+        "0.5",
+        "--users",
+        "2",
+        "--load",
+        "0.01",
+        "0.05",
+        "--calm",
+        "0",
+    ]
+    line = overload.main(argv)
+    answers, refusals, _ = line["tables"]
+    assert [row[0] for row in answers["rows"]] == [row[0] for row in refusals["rows"]] == ["0.01x", "0.05x"]
+    assert len(line["plots"]) == 2
+
+
+def test_a_server_that_ends_at_its_start_says_why():
+    def command(port, folder):
+        return [sys.executable, "-c", "import sys; sys.exit('no such checkpoint')"]
+
+    with pytest.raises(RuntimeError, match="no such checkpoint"), OwnServer("broken", command, "/health", {}):
+        pass
