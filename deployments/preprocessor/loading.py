@@ -22,7 +22,10 @@ class Checkpoint:
 
 
 def load_checkpoint(config: AppConfig) -> Checkpoint:
-    """Load `config.model`, showing progress; may download. Raises what transformers raises when it can't be had."""
+    """Load `config.model`, showing progress; may download.
+
+    Raises `ValueError` for a model without a chat template, and what transformers raises when it can't be had.
+    """
     path, options = resolve_model(config), config.hub_options()
     with tqdm(total=2, desc=f"processor of {config.model_name}", unit="part") as progress:
         model_config = AutoConfig.from_pretrained(path, **options)
@@ -33,4 +36,7 @@ def load_checkpoint(config: AppConfig) -> Checkpoint:
     if getattr(videos, "cap_pixels_per_frame", False) is None:
         videos.cap_pixels_per_frame = False  # what None means too, but for a warning with each start
     tokenizer = processor if isinstance(processor, PreTrainedTokenizerBase) else processor.tokenizer
+    processor.chat_template = processor.chat_template or tokenizer.chat_template
+    if not processor.chat_template:
+        raise ValueError(f"{config.model} has no chat template, so that it can't answer conversations")
     return Checkpoint(processor, tokenizer, model_config)
