@@ -180,7 +180,10 @@ class EngineConfig(Section):
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.02
     """Tokens of a streamed answer are gathered this long after the first one."""
     threads: Count | None = None
-    """CPU threads of the forward pass; None: the cores that this process may use."""
+    """CPU threads of the forward pass; None: the cores that Ray gives the replica (`num_cpus`, one for a fraction).
+
+    More threads than free cores make each step wait for a thread that does not run.
+    """
 
 
 class AppConfig(Section):

@@ -54,7 +54,7 @@ class TinyFamily:
             model.set_experts_implementation("eager")  # the grouped product knows no float64
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                fan_in = parameter[0].numel()
+                fan_in = parameter.shape[-1] if "experts" in name else parameter[0].numel()
                 std = self.embedding_std if "embed_tokens" in name else 1.6 / math.sqrt(fan_in)
                 torch.nn.init.normal_(parameter, std=std)
         model.generation_config.eos_token_id = None

@@ -1,7 +1,6 @@
 """From a configuration to a model that is ready to serve: weights, cache, checks, warm-up. Knows no Ray."""
 
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +38,8 @@ class Loaded:
 def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
     """Load, allocate, check and warm up. Raises `InternalError` with the reason when the model can't be served."""
     device = pick_device(config.device)
-    if device.type == "cpu":
-        torch.set_num_threads(config.engine.threads or len(os.sched_getaffinity(0)))
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
     model = load_model(config, device)
     engine = build_engine(model, config.engine, sink)
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
