@@ -6,6 +6,8 @@ Ingress ──► MediaFetcher ──► VideoDecoder
    └─────────────────────────────────────► Model
 """
 
+from typing import Any
+
 from ray.serve import Application
 
 from deployments.config import AppConfig
@@ -18,10 +20,17 @@ from deployments.preprocessor.deployment import Preprocessor
 
 def build(args: AppConfig) -> Application:
     """The five stages bound to each other. `args` is what stands below `args:` in the Serve config file."""
-    return Ingress.bind(
+    return _bound(
+        Ingress,
         args,
-        fetcher=MediaFetcher.bind(args),
-        decoder=VideoDecoder.bind(args),
-        preprocessor=Preprocessor.bind(args),
-        model=Model.bind(args),
+        fetcher=_bound(MediaFetcher, args),
+        decoder=_bound(VideoDecoder, args),
+        preprocessor=_bound(Preprocessor, args),
+        model=_bound(Model, args),
     )
+
+
+def _bound(deployment: Any, args: AppConfig, **stages: Application) -> Application:
+    """`deployment.bind(...)`: to a type checker a decorated class is still the class that it was."""
+    bound: Application = deployment.bind(args, **stages)
+    return bound

@@ -37,7 +37,9 @@ class IngressConfig(Section):
     max_images: Annotated[int, Field(ge=0)] = 16
     """Pictures in one request; frames of a picture list count as one video."""
     max_videos: Annotated[int, Field(ge=0)] = 4
+    """Videos in one request."""
     max_audios: Annotated[int, Field(ge=0)] = 4
+    """Sounds in one request; audio tracks of videos do not count."""
     max_list_frames: Count = 128
     """Pictures in one `{"type": "video", "video": [...]}` part."""
     max_choices: Count = 8
@@ -62,12 +64,15 @@ class IngressConfig(Section):
     """Media bytes, frames and tensors that admitted requests of all ingress replicas may hold, by estimate before
     the fetch and counted after it; None: `object_store_share` of the cluster's object store."""
     object_store_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of the cluster's object store that admitted media may fill."""
     max_body_bytes_in_flight: Bytes = 256 * MIB
     """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once."""
     assumed_image_bytes: Bytes = 2 * MIB
     """What a picture is taken to weigh until it has been fetched."""
     assumed_video_bytes: Bytes = 32 * MIB
+    """The same for a video."""
     assumed_audio_bytes: Bytes = 4 * MIB
+    """The same for a sound."""
     api_keys: tuple[SecretStr, ...] = ()
     """Clients must send one of these as `Authorization: Bearer`; empty: everyone may come in."""
     client_address_header: str | None = None
@@ -78,14 +83,19 @@ class MediaConfig(Section):
     """Fetching: what may be dialled, how long, how much."""
 
     connect_timeout_s: Seconds = 5.0
+    """One attempt to connect to a media host, TLS included."""
     read_timeout_s: Seconds = 10.0
     """Longest silence of a media host between two reads."""
     total_timeout_s: Seconds = 60.0
     """One item's whole fetch, retries included."""
     max_image_bytes: Bytes = 32 * MIB
+    """Largest picture file."""
     max_video_bytes: Bytes = 512 * MIB
+    """Largest video file."""
     max_audio_bytes: Bytes = 64 * MIB
+    """Largest sound file."""
     max_redirects: Annotated[int, Field(ge=0)] = 3
+    """Followed for one item; each one is checked like a first address."""
     max_retries: Annotated[int, Field(ge=0)] = 2
     """After connection errors and 502, 503, 504."""
     max_connections: Count = 256
@@ -103,6 +113,7 @@ class MediaConfig(Section):
     workers: Count = 4
     """Threads of one replica for local files, base64, decompression and digests."""
     user_agent: str = "sluice"
+    """What media hosts are told."""
 
     @field_validator("allowed_domains")
     @classmethod
@@ -117,19 +128,23 @@ class DecoderConfig(Section):
     """Video decoding."""
 
     backend: Literal["pyav", "opencv"] = "pyav"
+    """`pyav` decodes only the packets that are needed; `opencv` scans forward."""
     workers: Count = 2
     """Videos decoded at once by a replica; keep it at `max_ongoing_requests`."""
     threads: Count = 1
     """Codec threads of one decode."""
     timeout_s: Seconds = 60.0
+    """One video, waiting for a thread included."""
     num_frames: Count | None = None
     """Frames taken when the request does not say; with `fps` None too: the model family's own default."""
     fps: Annotated[float, Field(gt=0)] | None = None
+    """Frames a second of the video taken when the request does not say, in place of `num_frames`."""
     max_frames: Count = 256
     """Ceiling of frames taken from one video, whatever a request asks for."""
     max_source_pixels: Count = 4096 * 2304
     """Height x width of a source frame."""
     max_duration_s: Seconds = 3 * 3600.0
+    """Longest video."""
     max_decode_megapixels: Count = 60_000
     """Pixels that the codec would have to decode for one request's frames."""
     max_output_bytes: Bytes = 1024 * MIB
@@ -148,6 +163,7 @@ class PreprocessorConfig(Section):
     threads: Count = 1
     """Threads of torch in one preparation."""
     timeout_s: Seconds = 60.0
+    """One prompt, waiting for a thread included."""
     max_image_pixels: Count = 64_000_000
     """Height x width of a picture, by its header."""
     max_audio_s: Seconds = 1800.0
@@ -192,6 +208,7 @@ class AppConfig(Section):
     model: str = "demo"
     """`demo`, a Hugging Face id, or a local path."""
     revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
     served_model_name: str | None = None
     """The name that clients use; default: `model`."""
     device: str = "auto"
