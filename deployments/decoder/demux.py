@@ -12,9 +12,9 @@ from deployments.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.plan import PacketTable
 from deployments.errors import BadMedia
-from deployments.media.container import frames_of, packets_of, prepare_decoder
+from deployments.media.container import check_decoder, frames_of, packets_of, prepare_decoder
 from deployments.media.mono import MonoTrack, check_duration
-from deployments.types import VideoTask
+from deployments.types import FrameSampling, VideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class VideoFile:
     table: PacketTable | None
     """None when frames can't be told by their packets' times: those are missing, made up, or shared."""
     audio: NDArray[np.float32] | None
-    """(samples,) mono, sample 0 being the moment of the first frame; None when it is not wanted."""
+    """(samples,) mono, of the span that is asked for; sample 0 is its beginning. None when it is not wanted."""
 
     @property
     def time_base_s(self) -> float:
@@ -64,15 +64,17 @@ def demux(
         elif packet.size:
             packets.append(packet)
             limits.check_packets(len(packets))
+    deadline.check()
     if not packets:
         raise BadMedia("the file holds no video frames", param=task.label)
     table = _table(packets, stream, opened)
-    return VideoFile(data, stream, packets, table, sound.finish(_first_shown_s(packets, stream)))
+    return VideoFile(data, stream, packets, table, sound.finish(_first_shown_s(packets, stream), task.sampling))
 
 
 def _video_stream(opened: InputContainer, label: str) -> Any:
     for stream in opened.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            check_decoder(stream, label)
             if not (stream.width and stream.height):
                 raise BadMedia("the file's video track has no size", param=label)
             return stream
@@ -122,14 +124,16 @@ class _Sound:
                 self._starts_s = frame.time
             self._track.add(frame)
 
-    def finish(self, video_starts_s: float) -> NDArray[np.float32] | None:
-        """The track, with silence before it or without its beginning, so that it starts with the first frame."""
+    def finish(self, video_starts_s: float, span: FrameSampling) -> NDArray[np.float32] | None:
+        """The track from the first frame, or the span's beginning, on: with silence before it, or its beginning cut."""
         if not self._wanted:
             return None
         samples = self._track.finish()
         if not len(samples) or self._starts_s is None:
             return samples
-        silent_s = self._starts_s - video_starts_s
+        silent_s = self._starts_s - video_starts_s - (span.start_s or 0.0)
         check_duration(silent_s + len(samples) / self._rate_hz, self._max_s, self._label)
         silent = round(silent_s * self._rate_hz)
-        return samples[-silent:] if silent < 0 else np.concatenate([np.zeros(silent, np.float32), samples])
+        aligned = samples[-silent:] if silent < 0 else np.concatenate([np.zeros(silent, np.float32), samples])
+        length = None if span.end_s is None else round((span.end_s - (span.start_s or 0.0)) * self._rate_hz)
+        return aligned[:length]

@@ -27,6 +27,11 @@ class DecodeStage:
         self._executor = StageExecutor(STAGE, config.workers)
         self._metrics = metrics
 
+    @property
+    def running(self) -> int:
+        """Videos on a thread now, those of cancelled requests included."""
+        return self._executor.running
+
     async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> VideoRead:
         """A video file's bytes, uint8 of shape (size,). Raises as `VideoReader.read` does, within `remaining_s`."""
         return await self._run(remaining_s, self._videos.read, task, data)

@@ -6,6 +6,7 @@ pixel limit are refused inside the codecs. The only place that turns FFmpeg's er
 """
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,8 +60,8 @@ def open_container(
     """`data`, uint8 of shape (size,), opened for demuxing as `container`, a key of `DEMUXERS`; closed at the end.
 
     max_pixels: height x width above which no frame is decoded while the file is probed; where only its beginning can be
-    looked at for that, larger ones raise `TooLarge` here. Every read looks at `deadline`. Raises as `ffmpeg_errors`
-    does, also from the body of the `with`.
+    looked at for that, larger ones raise `TooLarge` here. At `deadline` the file seems to end: check it after the last
+    packet. Raises as `ffmpeg_errors` does, also from the body of the `with`.
     """
     with ffmpeg_errors(label):
         if container in _LATE_STREAMS:
@@ -70,6 +71,7 @@ def open_container(
         else:
             guards = [{"max_pixels": str(max_pixels)}] * _MAX_STREAMS
         with _open(data, container, label, deadline, {}, guards) as opened:
+            deadline.check()
             yield opened
 
 
@@ -92,6 +94,7 @@ def _open(
         )
         return opened
     except av.error.FFmpegError:
+        deadline.check()
         raise
     except ValueError as exc:  # PyAV's own, when there is no stream for the options
         raise BadMedia("the file holds no tracks", param=label) from exc
@@ -99,7 +102,7 @@ def _open(
 
 def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
     for stream in opened.streams.video:
-        if stream.width * stream.height > max_pixels:
+        if stream.codec_context is not None and stream.width * stream.height > max_pixels:
             raise TooLarge(
                 f"frames of {stream.width} x {stream.height} pixels are too large, the limit is {max_pixels} in all",
                 param=label,
@@ -121,10 +124,15 @@ def ffmpeg_errors(label: str) -> Iterator[None]:
         raise BadMedia(f"the file can't be read: {exc.strerror or 'invalid data'}", param=label) from exc
 
 
-def prepare_decoder(stream: Any, threads: int, label: str) -> None:
-    """Set up how `stream` will be decoded. Raises `InternalError` when there is no decoder for it."""
+def check_decoder(stream: Any, label: str) -> None:
+    """Raise `InternalError` when there is no decoder for `stream`."""
     if stream.codec_context is None:
         raise InternalError("this server has no decoder for the file's codec", param=label)
+
+
+def prepare_decoder(stream: Any, threads: int, label: str) -> None:
+    """Set up how `stream` will be decoded. Raises `InternalError` when there is no decoder for it."""
+    check_decoder(stream, label)
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
 
@@ -140,6 +148,8 @@ def packets_of(opened: InputContainer, *streams: Any) -> Iterator[Any]:
     try:
         yield from opened.demux(*streams)
     except _DAMAGE:
+        return
+    except IndexError:  # PyAV at the end of a file in which streams appeared on the way
         return
 
 
@@ -174,7 +184,8 @@ class _Reader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        self._deadline.check()
+        if self._deadline.overdue_s(time.monotonic()) >= 0:
+            return b""  # an exception here would be printed and replaced by FFmpeg's; the caller looks again
         end = len(self._view) if size < 0 else self._position + size
         chunk = bytes(self._view[self._position : end])
         self._position += len(chunk)

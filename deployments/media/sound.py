@@ -101,3 +101,4 @@ def _decode_with_ffmpeg(
             deadline.check()
             for frame in frames_of(packet):
                 track.add(frame)
+        deadline.check()
