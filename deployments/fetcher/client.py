@@ -31,7 +31,8 @@ from deployments.fetcher.urls import UrlPolicy, describe
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT_STATUSES = frozenset({502, 503, 504})
 _OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-_READ_BUFFER_BYTES = MIB
+_READ_BUFFER_BYTES = MIB // 4
+"""Large enough to read in few calls, small enough to be still in the cache when it is copied to its place."""
 _FIRST_PAUSE_S = 0.1
 _RESOLVED_FOR_S = 10.0
 

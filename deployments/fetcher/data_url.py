@@ -11,7 +11,7 @@ from deployments.errors import BadMedia
 from deployments.fetcher.blob import Bytes
 
 MAX_HEAD_CHARS = 1024
-_SLICE_CHARS = 4 * 65536
+_SLICE_CHARS = 65536
 """binascii holds the GIL: at a millisecond or less a slice, the event loop beside this thread does not feel it."""
 
 _TOKEN = r"[A-Za-z0-9!#$&^_.+*%'`~{}|-]+"

@@ -83,7 +83,7 @@ def test_what_is_malformed_is_refused_and_named(url, message):
         decode(url)
 
 
-SLICE = 3 * 65536
+SLICE = 3 * 16384
 """Bytes that are decoded at a time."""
 
 
@@ -111,9 +111,9 @@ def test_whatever_decodes_is_what_strict_base64_says(text):
             decode(f"data:;base64,{text}")
 
 
-@pytest.mark.parametrize("place", [100, 4 * 65536 - 2, 4 * 65536, 4 * 65536 + 2])
+@pytest.mark.parametrize("place", [100, 65536 - 2, 65536, 65536 + 2])
 def test_padding_in_the_middle_of_a_long_payload_is_refused(place):
-    text = list(encode(bytes(3 * 65536 * 2)))
+    text = list(encode(bytes(6 * 16384)))
     text[place : place + 2] = "=="
     with pytest.raises(BadMedia, match="malformed"):
         decode(f"data:;base64,{''.join(text)}")
