@@ -13,6 +13,7 @@ from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig, EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import MetricSink
+from deployments.model.checks import check_text, warm_up, warn_unverified
 from deployments.model.engine import Engine
 from deployments.model.family import Family
 from deployments.model.kv_cache import CachePlan, SlotCache
@@ -46,11 +47,14 @@ def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
 
 
 def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
-    """The engine of a loaded model, not started."""
+    """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
     family = Family(model)
     cache = allocate_cache(family, config)
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
     runner = ModelRunner(family, cache)
+    check_text(runner)
+    warn_unverified(family)
+    warm_up(runner)
     return Engine(runner, ledger, sink, chunk_tokens=config.prefill_chunk_tokens, max_waiting=config.max_waiting)
 
 

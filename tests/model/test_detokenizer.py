@@ -1,0 +1,75 @@
+"""Whole characters only, nothing lost, stop strings found wherever the token borders fall."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.model.answer import Answer
+from deployments.model.detokenizer import Detokenizer, StopStrings
+from deployments.model.sequence import Token
+from deployments.types import SamplingParams
+
+
+def _bytes_decode(ids):
+    """A byte-level tokenizer: one token a byte."""
+    return bytes(ids).decode("utf-8", errors="replace")
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ufffd")))
+def test_text_comes_out_whole_and_in_whole_characters(text):
+    detokenizer = Detokenizer(_bytes_decode)
+    pieces = [detokenizer.push(byte) for byte in text.encode()]
+    assert "".join(pieces) + detokenizer.rest() == text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_half_a_character_at_the_end_is_dropped():
+    detokenizer = Detokenizer(_bytes_decode)
+    pieces = [detokenizer.push(byte) for byte in "aé".encode()[:-1]]
+    assert "".join(pieces) + detokenizer.rest() == "a"
+
+
+@given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), st.data())
+def test_stop_strings_cut_where_they_first_appear(text, stops, data):
+    places = [text.find(stop) for stop in stops if stop in text]
+    filter_, out, cut = StopStrings(stops), "", False
+    rest = text
+    while rest and not cut:
+        size = data.draw(st.integers(1, len(rest)))
+        piece, cut = filter_.push(rest[:size])
+        out, rest = out + piece, rest[size:]
+    if not cut:
+        out += filter_.rest()
+    assert cut == bool(places)
+    if not cut:
+        assert out == text
+    else:
+        assert not any(stop in out for stop in stops)
+        assert text.startswith(out)
+
+
+def _tokens(text, finish="length"):
+    data = text.encode()
+    return [(0, Token(byte), finish if i == len(data) - 1 else None) for i, byte in enumerate(data)]
+
+
+def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
+    answer = Answer(_bytes_decode, SamplingParams(stop=("END",)))
+    first = answer.deltas(_tokens("one E", finish=None))
+    second = answer.deltas(_tokens("ND and more"))
+    assert [delta.text for delta in (*first, *second)] == ["one ", ""]
+    assert second[0].finish_reason == "stop"
+    assert answer.finished
+    assert first[0].num_tokens + second[0].num_tokens == len("one END")
+
+
+def test_stop_token_is_counted_but_has_no_text():
+    answer = Answer(_bytes_decode, SamplingParams())
+    (delta,) = answer.deltas(_tokens("ab", finish="stop"))
+    assert (delta.text, delta.num_tokens, delta.finish_reason) == ("a", 2, "stop")
+
+
+def test_choices_are_told_apart():
+    answer = Answer(_bytes_decode, SamplingParams(n=2))
+    deltas = answer.deltas([(0, Token(97), None), (1, Token(98), "length"), (0, Token(99), None)])
+    assert [(delta.index, delta.text, delta.finish_reason) for delta in deltas] == [(0, "ac", None), (1, "b", "length")]
+    assert not answer.finished
