@@ -93,9 +93,11 @@ class Api:
             await _http_error(scope, error)(scope, receive, exchange.send)
         except SluiceError as error:
             await self._fail(exchange, error, receive)
+            let_go(error)
         except Exception as error:
             log_defect(exchange, error)
             await self._fail(exchange, InternalError("an internal error occurred"), receive)
+            let_go(error)
         finally:
             self._close(exchange)
 
@@ -167,6 +169,18 @@ class Api:
 
     def _model_card(self) -> dict[str, Any]:
         return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget the frames that `error` came through: they hold references to media, in cycles that live long."""
+    if error is None:
+        return
+    error.__traceback__ = None
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    cause, context = error.__cause__, error.__context__
+    error.__cause__ = error.__context__ = None
+    for linked in (cause, context, *inner):
+        let_go(linked)
 
 
 def _http_error(scope: Scope, error: HTTPException) -> Response:

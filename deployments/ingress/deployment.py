@@ -1,6 +1,7 @@
 """The ingress as a Ray Serve deployment: joins the stages' handles and Ray's facts to the ASGI application."""
 
 import asyncio
+import gc
 import logging
 import sys
 from typing import Any
@@ -31,6 +32,7 @@ class Ingress:
         model: "DeploymentHandle[Any]",
     ) -> None:
         _log_to_stdout()
+        gc.freeze()  # what the imports made stays: a full collection would stop the loop for tens of milliseconds
         stages = Stages(
             Stage(fetcher, "fetcher"),
             Stage(decoder, "decoder"),

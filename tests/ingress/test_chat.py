@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,10 @@ from tests.ingress.fakes import PROFILE, TIMES, FakeApplication, fetched
 IMAGE = {"type": "image_url", "image_url": {"url": "https://media.example/a.png"}}
 VIDEO = {"type": "video_url", "video_url": {"url": "https://media.example/b.mp4"}}
 SOUND = {"type": "audio_url", "audio_url": {"url": "https://media.example/c.wav"}}
+
+
+class Ref:
+    """Stands for a payload in shared memory."""
 
 
 async def test_text_only_requests_reach_neither_fetcher_nor_decoder() -> None:
@@ -68,6 +74,26 @@ async def test_one_bad_item_stops_the_work_on_the_others_and_is_named() -> None:
     assert app.decoder.inside == app.fetcher.inside == 0
     assert app.api.admission.media.running == 0
     assert app.api.admission.media.held_bytes == 0
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_request_lets_go_of_its_media_at_once(status: int) -> None:
+    app = FakeApplication()
+    ref = Ref()
+    alive = weakref.ref(ref)
+    app.fetcher.answers["fetch"] = lambda item, ref=ref: (fetched(item)[0], ref)
+    if status == 400:
+        app.preprocessor.answers["prepare"] = _raiser(ContextTooLong("too long"))
+    gc.collect()
+    gc.disable()
+    try:
+        assert (await app.chat([IMAGE, SOUND])).status_code == status
+        app.fetcher.answers.clear()
+        app.preprocessor.calls.clear()
+        del ref
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 async def test_data_urls_go_once_into_shared_memory_and_on_by_reference() -> None:
