@@ -43,10 +43,8 @@ class MediaServer:
     def __enter__(self) -> "MediaServer":
         self._behaviours: dict[str, Behaviour] = {}
         self._connections: set[int] = set()
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
         ready = threading.Event()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(ready),), daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
         ready.wait()
         return self
@@ -54,7 +52,6 @@ class MediaServer:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
-        self._loop.close()
 
     def add(self, path: str, behaviour: Behaviour | bytes) -> str:
         """The URL at which `behaviour` (or just these bytes) can be had from now on."""
@@ -75,6 +72,8 @@ class MediaServer:
         return len(self._connections)
 
     async def _serve(self, ready: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
         runner = web.ServerRunner(web.Server(self._answer), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, self.host, 0, ssl_context=self.ssl_context, backlog=1024)
