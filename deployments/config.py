@@ -73,6 +73,8 @@ class IngressConfig(Section):
     """The same for a video."""
     assumed_audio_bytes: Bytes = 4 * MIB
     """The same for a sound."""
+    playground: bool = True
+    """Serve the page at `/`; off, it answers with the server's name."""
     api_keys: tuple[SecretStr, ...] = ()
     """Clients must send one of these as `Authorization: Bearer`; empty: everyone may come in."""
     client_address_header: str | None = None

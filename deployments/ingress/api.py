@@ -39,6 +39,7 @@ from deployments.ingress.clients import Clients
 from deployments.ingress.exchange import ClientGone, Exchange, request_id
 from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.pipeline import Pipeline, Stages
+from deployments.ingress.playground import playground_routes
 from deployments.ingress.responses import error_response, http_error_response, json_response
 from deployments.metrics import MetricSink
 from deployments.types import TensorRef
@@ -126,8 +127,9 @@ class Api:
 
     def _build(self) -> list[Route]:
         chat = ChatCompletions(self._config, self.pipeline, self.admission, self._clients, self._metrics)
+        front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [
-            Route("/", self._home, methods=["GET"]),
+            *front,
             Route("/health", self._health, methods=["GET"]),
             Route("/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._metrics_page, methods=["GET"]),

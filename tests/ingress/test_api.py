@@ -47,6 +47,14 @@ async def test_not_ready_while_a_stage_is_missing() -> None:
     assert (await get(app, "/health")).status_code == 200
 
 
+async def test_the_front_page_is_the_playground_or_the_servers_name() -> None:
+    page = await get(FakeApplication(), "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    plain = await get(FakeApplication(AppConfig(ingress=IngressConfig(playground=False))), "/")
+    assert plain.json()["name"] == "sluice"
+
+
 async def test_metrics_are_prometheus_text() -> None:
     response = await get(FakeApplication(), "/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
