@@ -1,5 +1,6 @@
 """What fetching yields, wherever it came from, and how large it may be."""
 
+import errno
 import hashlib
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from deployments.errors import TooLarge
 from deployments.types import MediaKind
 
 MIB = 2**20
+OWN_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+"""What the system says when this machine, not the media's host or the client, is at fault."""
 _DIGEST_SLICE_BYTES = 16 * MIB
 
 Bytes = NDArray[np.uint8]

@@ -5,7 +5,6 @@ fetched: ..."): who asks knows the subject. This is the one seam at which aiohtt
 """
 
 import asyncio
-import errno
 import random
 import socket
 import ssl
@@ -21,7 +20,7 @@ from deployments.deadline import Deadline
 from deployments.errors import InternalError, MediaHostError, MediaNotReachable, SluiceError
 from deployments.executor import StageExecutor
 from deployments.fetcher.addresses import AddressPolicy
-from deployments.fetcher.blob import MIB, ByteLimit, Bytes
+from deployments.fetcher.blob import MIB, OWN_LACKS, ByteLimit, Bytes
 from deployments.fetcher.budget import ByteBudget, lazy_buffer
 from deployments.fetcher.cache import Freshness
 from deployments.fetcher.encoding import ENCODINGS, inflate
@@ -30,7 +29,6 @@ from deployments.fetcher.urls import UrlPolicy, describe
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT_STATUSES = frozenset({502, 503, 504})
-_OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _READ_BUFFER_BYTES = MIB // 4
 """Large enough to read in few calls, small enough to be still in the cache when it is copied to its place."""
 _FIRST_PAUSE_S = 0.1
@@ -117,7 +115,7 @@ class HttpClient:
                 if location is None:
                     raise MediaHostError(f"could not be fetched: {url.host} redirects without saying where")
                 url = self.urls.follow(url, location)
-                redirected = True
+                redirected, etag = True, None  # an ETag speaks of the URL that it came from only
         raise MediaNotReachable(f"is redirected more than {self._config.max_redirects} times")
 
     async def _read(self, response: aiohttp.ClientResponse, limit: ByteLimit, deadline: Deadline) -> Bytes:
@@ -162,7 +160,7 @@ def _meaning(error: Exception, url: URL) -> SluiceError:
     """What a failed exchange is to the client; the order is from the special to the general."""
     host = url.host
     os_error = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(os_error, OSError) and os_error.errno in _OUR_OWN_LACK and not isinstance(os_error, socket.gaierror):
+    if isinstance(os_error, OSError) and os_error.errno in OWN_LACKS and not isinstance(os_error, socket.gaierror):
         return InternalError("could not be fetched: this server is out of connections")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         passing = getattr(os_error, "errno", None) == socket.EAI_AGAIN

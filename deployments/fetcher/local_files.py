@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from deployments.deadline import Deadline
-from deployments.errors import BadMedia, MediaNotReachable, shown
-from deployments.fetcher.blob import MIB, Bytes
+from deployments.errors import BadMedia, InternalError, MediaNotReachable, shown
+from deployments.fetcher.blob import MIB, OWN_LACKS, Bytes
 
 _READ_BYTES = 8 * MIB
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -53,6 +53,8 @@ class LocalFolder:
         try:
             descriptor = _walk(self._root, _path(url).resolve(strict=True).relative_to(self._root))
         except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, OSError) and error.errno in OWN_LACKS:
+                raise InternalError("could not be read: this server is out of file descriptors") from error
             raise _no_such_file(url) from error
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

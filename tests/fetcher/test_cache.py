@@ -159,6 +159,15 @@ async def test_what_a_redirect_led_to_is_not_kept(server):
     assert server.hits("/a") == 2
 
 
+async def test_an_etag_is_not_shown_to_where_its_url_redirects_now(server):
+    url = server.add("/a", host.serve(PICTURE, etag='"1"'))
+    async with fetching(cache_bytes=10**6) as fetcher:
+        assert await fetch(fetcher, url) == PICTURE
+        server.add("/a", host.redirect("/b"))
+        server.add("/b", host.serve(OTHER, etag='"1"'))
+        assert await fetch(fetcher, url) == OTHER
+
+
 async def test_kept_media_meet_the_limit_of_the_kind_they_are_asked_as(server):
     video = make_video(5)
     url = server.add("/a", host.serve(video, cache_control="max-age=60"))

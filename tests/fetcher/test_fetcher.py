@@ -1,12 +1,14 @@
 import asyncio
+import os
 import pickle
+import resource
 import threading
 
 import pytest
 import uvloop
 
 from deployments.deadline import Deadline
-from deployments.errors import BadMedia, MediaHostError, MediaNotReachable, StageTimeout, TooLarge
+from deployments.errors import BadMedia, InternalError, MediaHostError, MediaNotReachable, StageTimeout, TooLarge
 from deployments.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind
 from tests import media_server as host
@@ -133,6 +135,23 @@ async def test_errors_cross_processes_with_their_message_and_their_item(server, 
         failed.value.message,
         "messages[0].content[0]",
     )
+
+
+async def test_a_lack_of_file_descriptors_is_the_servers_fault(server, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(VIDEO)
+    remote, local = server.add("/a.mp4", VIDEO), f"file://{tmp_path}/a.mp4"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with fetching(local_root=tmp_path) as fetcher:
+        for url in (remote, local):
+            free = os.dup(0)
+            os.close(free)  # the lowest free number: all below it are in use
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+            try:
+                with pytest.raises(InternalError, match=r"^part could not be .*: this server is out of"):
+                    await fetcher.fetch(MediaItem(MediaKind.VIDEO, "part", url), minute())
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        await fetcher.fetch(MediaItem(MediaKind.VIDEO, "part", remote), minute())
 
 
 def test_all_of_it_runs_on_uvloop(server):
