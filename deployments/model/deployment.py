@@ -14,6 +14,7 @@ from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
 from deployments.model.answer import Answer, Mailbox, plain_decode, times
+from deployments.model.grammar import Grammars
 from deployments.model.loading import load_engine
 from deployments.model.sequence import EngineRequest
 from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
@@ -33,6 +34,7 @@ class Model:
         self._eos_ids = loaded.eos_ids
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
         self._decode = plain_decode(tokenizer.decode)
+        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids)
         self._engine.start()
 
     @stage_method
@@ -49,6 +51,8 @@ class Model:
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
         `BadRequest`, `InternalError`.
         """
+        schema = params.json_schema
+        constraint = None if schema is None else await asyncio.to_thread(self._grammars.compile, schema)
         request = EngineRequest(
             token_ids=prepared.token_ids,
             tensors=tensors or {},
@@ -57,6 +61,7 @@ class Model:
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
             pixel_norm=prepared.pixel_norm,
             use_audio_in_video=prepared.use_audio_in_video,
+            new_constraint=constraint,
         )
         # Stop strings are found here, not in the engine: every token must be looked at when it comes.
         mailbox = Mailbox(asyncio.get_running_loop(), eager=stream or bool(params.stop))

@@ -26,7 +26,7 @@ from deployments.model.multimodal import Ledger, Media
 from deployments.model.runner import ModelRunner, Row
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
-from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence, Token
+from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
 
 WEDGED_AFTER_S = 60.0
 """A step that takes longer than this makes the replica unhealthy."""
@@ -223,14 +223,14 @@ class Engine:
 
         Slots move when one is freed: by then each choice must know all tokens that its slot holds.
         """
-        broken = []
+        broken: dict[Job, SluiceError] = {}
         for (job, choice), outcome in zip(owners, sampled, strict=True):
-            if outcome.token is None:
-                broken.append(job)
-            else:
-                self._note(job.sequence, choice, outcome.token)
-        for job in dict.fromkeys(broken):
-            self._fail(job, InternalError("the model's output is not a number for this request"))
+            try:
+                self._note(job.sequence, choice, outcome)
+            except SluiceError as error:
+                broken.setdefault(job, error)
+        for job, reason in broken.items():
+            self._fail(job, reason)
         for job, choice in owners:
             if choice.finish is not None and choice.slot >= 0:
                 self._scheduler.finish_choice(job, choice)
@@ -239,7 +239,10 @@ class Engine:
                     job.sequence.listener.on_end(job.sequence.stamps.timing(time.monotonic()))
 
     @staticmethod
-    def _note(sequence: Sequence, choice: Choice, token: Token) -> None:
+    def _note(sequence: Sequence, choice: Choice, outcome: Sampled) -> None:
+        token = outcome.token
+        if token is None:
+            raise InternalError("the model's output is not a number for this request")
         if choice.constraint is not None:
             choice.constraint.accept(token.token_id)
         choice.token_ids.append(token.token_id)

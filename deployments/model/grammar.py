@@ -1,0 +1,48 @@
+"""Answers that follow a JSON schema: llguidance says, token by token, what may come next."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import llguidance.hf
+import numpy as np
+import torch
+from llguidance import LLMatcher
+
+from deployments.errors import BadRequest, InternalError, shown
+from deployments.model.sequence import TokenConstraint
+
+# Free white space would let a model indent for ever.
+_STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_ANY_OBJECT = '{"type": "object"}'
+
+
+class Grammars:
+    """Turns schemas into constraints over one tokenizer's vocabulary."""
+
+    def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int]) -> None:
+        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=sorted(eos_ids) or None)
+
+    def compile(self, json_schema: str) -> Callable[[], TokenConstraint]:
+        """A factory of constraints, one a choice; takes milliseconds. Raises `BadRequest` for schemas it can't keep."""
+        schema = _ANY_OBJECT if json_schema.strip() == "{}" else json_schema
+        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE))
+        if matcher.is_error():
+            reason = shown(matcher.get_error())
+            raise BadRequest(f"the JSON schema can not be followed: {reason}", param="response_format")
+        return lambda: GrammarConstraint(matcher.deep_copy())
+
+
+class GrammarConstraint:
+    """One answer's place in the grammar."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    def allow(self, mask_V: torch.Tensor) -> None:
+        """True for tokens that the grammar takes here, the end-of-answer tokens among them where it is complete."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        mask_V.copy_(torch.from_numpy(np.unpackbits(bits, count=mask_V.shape[0], bitorder="little")).bool())
+
+    def accept(self, token_id: int) -> None:
+        if not self._matcher.is_stopped() and not self._matcher.consume_token(token_id):
+            raise InternalError("a token was chosen that the grammar does not take")
