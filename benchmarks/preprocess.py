@@ -10,11 +10,13 @@ Both use one thread, on the same machine, turn by turn. The processors have the 
 import functools
 import io
 import multiprocessing
+import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +33,7 @@ from transformers import (
 )
 
 from benchmarks.clips import ClipSpec, clip
-from benchmarks.harness import Benchmark, compare
+from benchmarks.harness import Benchmark, compare, in_subprocess
 from deployments.config import AppConfig, DecoderConfig, PreprocessorConfig
 from deployments.deadline import Deadline
 from deployments.decoder.reader import VideoRead, VideoReader
@@ -55,6 +57,8 @@ TARGET_TIMES, TARGET_BYTES = 2.0, 4.0
 """What 1080p has to gain: times less time, times fewer bytes between the stages."""
 CONTEXT_LENGTH = 1 << 20
 FRAMES = 32
+KEEPING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
+"""glibc maps large arrays anew each time, unless it is told to keep what was freed; read at a process's start."""
 
 
 def qwen2_5_vl() -> Any:
@@ -169,6 +173,48 @@ def video_table(bench: Benchmark, name: str, contenders: dict[str, Path], data: 
 
 def _bytes(payload: dict[str, NDArray[Any]]) -> int:
     return sum(array.nbytes for array in payload.values())
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def memory_table(bench: Benchmark) -> dict[str, Any]:
+    """What the stage's processes gain by keeping freed memory, in processes of their own."""
+    rounds = 4 if bench.quick else 10
+    ways = list(paths("Qwen3-VL"))
+    rows, results = [], {}
+    for way in bench.progress((ways[0], ways[-1]), "freed memory"):
+        for kept, variables in (("nothing", {}), ("512 MiB", KEEPING)):
+            with environment(variables):
+                milliseconds, peak = in_subprocess(prepare_again, way, rounds, bench.seed)
+            rows.append([way, kept, milliseconds, peak / 1e6])
+            results[f"{way}, {kept} kept"] = milliseconds
+    bench.table(
+        "Freed memory kept by the process, Qwen3-VL, the same 32 frames of 1080p",
+        ["way", "kept", "processor, CPU ms", "peak MB"],
+        rows,
+        f"Kept by {' '.join(f'{name}={value}' for name, value in KEEPING.items())}; all other tables keep nothing.",
+    )
+    return results
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """What the C library of a new process reads when it starts."""
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            del os.environ[name]
+
+
+def prepare_again(way: str, rounds: int, seed: int) -> float:
+    """Median CPU milliseconds of a preparation after the first one."""
+    path = paths("Qwen3-VL")[way]
+    read = path.decode(clip(ClipSpec(1080, 5, 250), seed))
+    path.prepare(read)
+    return compare({"again": functools.partial(path.prepare, read)}, rounds=rounds)["again"].cpu_ms
 
 
 # ── likeness ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -305,30 +351,32 @@ class Processes:
             process.join()
 
 
-def gil_share(kind: str, seconds: float) -> float:
+def gil_share(kind: str, seconds: float, rounds: int) -> float:
     """Share of a preparation's time in which it holds the interpreter, by what is left to a thread that counts."""
     once = _work(kind)
     once()
-    stop = threading.Event()
-    counted = [0]
+    speeds = [(_counting_beside(once, seconds), _counting_beside(functools.partial(time.sleep, 0.01), seconds))
+              for _ in range(rounds)]  # fmt: skip
+    return max(0.0, 1 - statistics.median(beside / alone for beside, alone in speeds))
+
+
+def _counting_beside(work: Callable[[], object], seconds: float) -> float:
+    """Counts a second of a thread while this one works."""
+    stop, counted = threading.Event(), [0]
 
     def count() -> None:
         while not stop.is_set():
             counted[0] += 1
 
-    def speed(work: Callable[[], object]) -> float:
-        stop.clear()
-        counted[0] = 0
-        counter = threading.Thread(target=count)
-        began = time.monotonic()
-        counter.start()
-        while time.monotonic() - began < seconds:
-            work()
-        stop.set()
-        counter.join()
-        return counted[0] / (time.monotonic() - began)
-
-    return 1 - speed(once) / speed(lambda: time.sleep(0.01))
+    counter = threading.Thread(target=count)
+    began = time.monotonic()
+    counter.start()
+    while time.monotonic() - began < seconds:
+        work()
+    ended = time.monotonic()
+    stop.set()
+    counter.join()
+    return counted[0] / (ended - began)
 
 
 def threads_table(bench: Benchmark) -> dict[str, Any]:
@@ -343,7 +391,7 @@ def threads_table(bench: Benchmark) -> dict[str, Any]:
         turns = bench.progress(range(rounds), f"threads or processes: {kind}")
         measured = [[processes.rate(kind, seconds, *shape) for shape in shapes] for _ in turns]
         one, threads, apart = (statistics.median(column) for column in zip(*measured, strict=True))
-        share = gil_share(kind, seconds)
+        share = gil_share(kind, seconds, rounds)
         rows.append([kind, one, threads, apart, threads / apart, share])
         results[kind] = {"threads_to_processes": threads / apart, "gil_share": share}
     processes.close()
@@ -360,7 +408,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = Benchmark("preprocess", "What does it cost to turn a video file into the model's tensors?", argv)
     torch.set_num_threads(1)
     videos = video_tables(bench)
-    found = {"video": videos, "psnr_db": likeness_table(bench), "picture": picture_table(bench)}
+    found: dict[str, Any] = {"video": videos, "psnr_db": likeness_table(bench), "picture": picture_table(bench)}
+    found["memory"] = memory_table(bench)
     found["workers"] = threads_table(bench)
     full = [gain for name, gain in videos.items() if "1080p" in name]
     least = {key: min(gain[key] for gain in full) for key in full[0]}
