@@ -21,11 +21,17 @@ from deployments.errors import BadRequest, TooLarge
 
 CUT_CHARS = 4096
 BYTES_BETWEEN_YIELDS = 512 * 1024
+MAX_DATA_STRINGS = 2048
+"""Strings that begin with `data:`, short ones included: each costs a few microseconds."""
+MAX_VALUES = 20_000
+"""Values outside strings that are parsed in one go; what few bytes a value takes, its object takes many."""
+VALUES_BETWEEN_YIELDS = 2000
 AUDIO_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
 _START = re.compile(rb'"data(?::|"\s{0,8}:\s{0,8}")')
 _START_MAX_BYTES = 32
+_STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _TEXT_KEY = re.compile(rb'"(?:text|content)"\s*:\s*\Z')
 _ESCAPE_MAX_BYTES = 6
 _ESCAPES = (
@@ -66,6 +72,7 @@ class BodyScanner:
         self._string = bytearray()  # of the string being read: all of it, or what is not yet unescaped
         self._cut: bytearray | None = None
         self._cuts: dict[str, bytearray] = {}
+        self._data_strings = 0
         self._mark = secrets.token_hex(16)  # so that no client can write a placeholder itself
 
     def feed(self, chunk: bytes) -> None:
@@ -80,6 +87,24 @@ class BodyScanner:
             position = step(data, position)
         if len(self._text) > self._max_text_bytes:
             raise TooLarge(f"the body without its media is larger than the {self._max_text_bytes} bytes allowed")
+
+    async def check_values(self) -> None:
+        """Raise `BadRequest` when the text holds more values than may be parsed in one go."""
+        text = bytes(self._text + self._unscanned)
+        if sum(text.count(sign) for sign in (b",", b"[", b"{")) <= MAX_VALUES:
+            return  # the usual case: few enough even if all of them stood outside strings
+        values = position = strings = 0
+        while position < len(text):
+            quote = text.find(b'"', position)
+            end = len(text) if quote < 0 else quote
+            values += sum(text.count(sign, position, end) for sign in (b",", b"[", b"{", b":"))
+            if values > MAX_VALUES:
+                raise BadRequest(f"the body holds more than {MAX_VALUES} values")
+            rest = _STRING_REST.match(text, end + 1)
+            position = rest.end() if rest else len(text)
+            strings += 1
+            if strings % VALUES_BETWEEN_YIELDS == 0:
+                await asyncio.sleep(0)
 
     def finish(self) -> Body:
         """Raises `BadRequest` when the whole is not JSON."""
@@ -98,6 +123,9 @@ class BodyScanner:
             self._unscanned = data[max(position, len(data) - _START_MAX_BYTES) :]
             self._text += data[position : len(data) - len(self._unscanned)]
             return len(data)
+        self._data_strings += 1
+        if self._data_strings > MAX_DATA_STRINGS:
+            raise BadRequest(f"the body holds more than {MAX_DATA_STRINGS} strings that begin with `data:`")
         self._text += data[position : start.start()]
         if _odd_backslashes(self._text) or _TEXT_KEY.search(self._text[-64:]):
             self._text += start.group()
@@ -160,6 +188,7 @@ async def read_body(chunks: AsyncIterator[bytes], max_body_bytes: int, max_text_
             if since_yield >= BYTES_BETWEEN_YIELDS:
                 since_yield = 0
                 await asyncio.sleep(0)
+    await scanner.check_values()
     return scanner.finish()
 
 

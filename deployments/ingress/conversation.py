@@ -22,8 +22,8 @@ from deployments.ingress.schema import (
 )
 from deployments.types import Chat, ChatMessage, ChatPart, MediaKind, SamplingParams
 
-MAX_MESSAGES = 2048
-MAX_PARTS = 2048
+MAX_MESSAGES = 1024
+MAX_PARTS = 1024
 
 Role = Literal["system", "user", "assistant"]
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

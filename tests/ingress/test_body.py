@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import BadRequest, TooLarge
-from deployments.ingress.body import AUDIO_PREFIX, CUT_CHARS, Body, BodyScanner, read_body
+from deployments.ingress.body import AUDIO_PREFIX, CUT_CHARS, MAX_DATA_STRINGS, MAX_VALUES, Body, BodyScanner, read_body
 
 LIMIT = 10**8
 LONG = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 32).decode()
@@ -122,6 +122,30 @@ async def test_text_has_a_limit_of_its_own() -> None:
     assert (await read_body(body(), LIMIT, 6000)).size_bytes > 6000
     with pytest.raises(TooLarge, match="without its media"):
         await read_body(body(), LIMIT, 5000)
+
+
+async def read(raw: bytes) -> Body:
+    async def body() -> AsyncIterator[bytes]:
+        yield raw
+
+    return await read_body(body(), LIMIT, LIMIT)
+
+
+@pytest.mark.parametrize("value", [b"[]", b"1", b'"a"', b'"\\""', b'{"a":1}', b"[[],[]]"])
+async def test_more_values_than_can_be_parsed_in_one_go_are_refused(value: bytes) -> None:
+    with pytest.raises(BadRequest, match="values"):
+        await read(b"[" + b",".join([value] * (MAX_VALUES + 1)) + b"]")
+    assert len((await read(b"[" + b",".join([value] * 2000) + b"]")).document) == 2000
+
+
+async def test_signs_inside_strings_are_no_values() -> None:
+    table = 'a,b,"c":[1]{2}\n' * MAX_VALUES
+    assert (await read(json.dumps({"text": [table, table]}).encode())).document == {"text": [table, table]}
+
+
+async def test_very_many_short_data_strings_are_refused() -> None:
+    with pytest.raises(BadRequest, match="data:"):
+        await read(b"[" + b'"data:",' * (MAX_DATA_STRINGS + 1) + b"1]")
 
 
 async def test_others_get_their_turn_while_a_large_body_is_read() -> None:
