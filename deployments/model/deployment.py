@@ -55,7 +55,6 @@ class Model:
         constraint = None if schema is None else await asyncio.to_thread(self._grammars.compile, schema)
         request = EngineRequest(
             token_ids=prepared.token_ids,
-            tensors=tensors or {},
             params=params,
             deadline=Deadline(remaining_s, "model"),
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
@@ -65,7 +64,7 @@ class Model:
         )
         # Stop strings are found here, not in the engine: every token must be looked at when it comes.
         mailbox = Mailbox(asyncio.get_running_loop(), eager=stream or bool(params.stop))
-        sequence = self._engine.submit(request, mailbox)
+        sequence = self._engine.submit(request, tensors or {}, mailbox)
         answer = Answer(self._decode, params)
         deltas: tuple[TokenDelta, ...] = ()
         try:

@@ -7,8 +7,10 @@ one token. It knows no tokenizer, no HTTP and no Ray.
 import threading
 import time
 from collections import deque
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from deployments.errors import (
     ContextTooLong,
@@ -23,6 +25,7 @@ from deployments.errors import (
 from deployments.metrics import MetricSink
 from deployments.model.gauges import Gauges
 from deployments.model.multimodal import Ledger, Media
+from deployments.model.pace import PrefillPace
 from deployments.model.runner import ModelRunner, Row
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
@@ -41,7 +44,8 @@ class Engine:
         self.family = runner.family
         self._runner = runner
         self._ledger = ledger
-        self._scheduler = Scheduler(runner.cache, ledger, chunk_tokens)
+        self._scheduler = Scheduler(runner.cache, ledger)
+        self._pace = PrefillPace(chunk_tokens)
         self._sampler = Sampler(runner.device)
         self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache)
         self._max_waiting = max_waiting
@@ -65,11 +69,13 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, request: EngineRequest, listener: Listener) -> Sequence:
-        """Queue a request. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says the
-        limit."""
+    def submit(self, request: EngineRequest, tensors: dict[str, NDArray[Any]], listener: Listener) -> Sequence:
+        """Queue a request with the processor's tensors by name; read-only views are fine.
+
+        The engine owns `tensors` and empties it as soon as they are encoded, so that whoever else holds the dict holds
+        no media. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says the limit.
+        """
         sequence = Sequence(request, listener, self._room(request))
-        tensors = request.tensors
         need = self._runner.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
         if need > self._ledger.budget_bytes:
             raise TooLarge(
@@ -118,10 +124,11 @@ class Engine:
         self._reap()
         for job in self._scheduler.admit():
             job.sequence.stamps.admitted = time.monotonic()
-        for job, end in self._scheduler.prefill_plan():
-            self._prefill(job, end)
-        if any(job.sequence.phase is Phase.DECODE for job in self._scheduler.running):
+        self._prefill_chunk()
+        if self._scheduler.decoding:
+            began = time.monotonic()
             self._decode()
+            self._pace.decoded(time.monotonic() - began)
         self._gauges.report()
 
     def _run(self) -> None:
@@ -172,6 +179,18 @@ class Engine:
                 self._fail(job, WorkCancelled("the request was stopped"))
             elif deadline.remaining_s() <= 0:
                 self._fail(job, StageTimeout("model"))
+
+    def _prefill_chunk(self) -> None:
+        """One chunk's worth of prompt tokens, of one request or several."""
+        decoding = self._scheduler.decoding
+        began, tokens, encode_s = time.monotonic(), 0, 0.0
+        for job, end in self._scheduler.prefill_plan(self._pace.budget(decoding=decoding)):
+            before = job.sequence.num_prefilled, job.sequence.stamps.encode_s
+            self._prefill(job, end)
+            tokens += job.sequence.num_prefilled - before[0]
+            encode_s += job.sequence.stamps.encode_s - before[1]
+        if decoding and tokens:
+            self._pace.prefilled(tokens, time.monotonic() - began - encode_s)
 
     def _prefill(self, job: Job, end: int) -> None:
         sequence = job.sequence

@@ -7,7 +7,6 @@ lets a request's media be encoded.
 Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +67,7 @@ class EncodedRows:
 class Media:
     """The multimodal side of one request; what it holds is counted in the ledger until it is let go."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[Any]], ledger: Ledger) -> None:
+    def __init__(self, tensors: dict[str, NDArray[Any]], ledger: Ledger) -> None:
         self.tensors = tensors
         """Processor tensors, on the host; empty once encoded."""
         self.encoded: dict[MediaKind, EncodedRows] = {}
@@ -92,7 +91,8 @@ class Media:
 
     def drop(self) -> None:
         """Let go of everything: the prefill is done, or will never be."""
-        self.tensors, self.encoded, self.types_T, self.blocks = {}, {}, None, []
+        self.tensors.clear()
+        self.encoded, self.types_T, self.blocks = {}, None, []
         self.count()
 
     def chunk_end(self, start: int, end: int) -> int:

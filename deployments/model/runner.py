@@ -56,7 +56,7 @@ class ModelRunner:
         request = sequence.request
         sequence.prompt_T = sequence.prompt_T.to(self.device)
         tensors = {name: self._on_device(array) for name, array in media.tensors.items()}
-        media.tensors = {}
+        media.tensors.clear()
         kinds = self.family.kinds_in(tensors)
         if kinds:
             media.types_T = self.family.token_types_T(sequence.prompt_T, tensors)

@@ -25,13 +25,12 @@ class Job:
 class Scheduler:
     """Belongs to the engine's thread."""
 
-    def __init__(self, cache: SlotCache, ledger: Ledger, chunk_tokens: int) -> None:
+    def __init__(self, cache: SlotCache, ledger: Ledger) -> None:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         """Those with slots, in the order of their arrival."""
         self._cache = cache
         self._ledger = ledger
-        self._chunk_tokens = chunk_tokens
         self._owners: list[tuple[Job, Choice]] = []
         """By slot, dense."""
 
@@ -59,9 +58,13 @@ class Scheduler:
             admitted.append(job)
         return admitted
 
-    def prefill_plan(self) -> list[tuple[Job, int]]:
-        """Prefilling requests and up to which prompt token each goes in this step, within one chunk's size in all."""
-        budget = self._chunk_tokens
+    @property
+    def decoding(self) -> bool:
+        """Whether any answer is under way."""
+        return any(job.sequence.phase is Phase.DECODE for job in self.running)
+
+    def prefill_plan(self, budget: int) -> list[tuple[Job, int]]:
+        """Prefilling requests and up to which prompt token each goes in this step, within `budget` tokens in all."""
         plan = []
         for job in self.running:
             if job.sequence.phase is not Phase.PREFILL:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,8 +40,6 @@ class EngineRequest:
 
     token_ids: NDArray[np.int32]
     """(T,), placeholders of media expanded."""
-    tensors: dict[str, NDArray[Any]]
-    """The processor's tensors by name; read-only views are fine."""
     params: SamplingParams
     deadline: Deadline
     stop_ids: frozenset[int] = frozenset()

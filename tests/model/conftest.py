@@ -52,8 +52,8 @@ class Bench:
     def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, Ear]:
         ear = Ear()
         settings = {"deadline": Deadline(120.0, "model"), "use_audio_in_video": prompt.use_audio_in_video, **kwargs}
-        request = EngineRequest(prompt.token_ids, prompt.tensors, params, **settings)
-        return self.engine.submit(request, ear), ear
+        request = EngineRequest(prompt.token_ids, params, **settings)
+        return self.engine.submit(request, dict(prompt.tensors), ear), ear
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):

@@ -202,7 +202,7 @@ def test_threaded_engine_answers_and_drains_at_close(qwen3_vl):
     bench.engine.check_health()
     ear = Waiting()
     prompt = _text(5)
-    bench.engine.submit(EngineRequest(prompt.token_ids, {}, greedy(20), Deadline(60.0, "model")), ear)
+    bench.engine.submit(EngineRequest(prompt.token_ids, greedy(20), Deadline(60.0, "model")), {}, ear)
     bench.engine.close(grace_s=30.0)
     assert heard.is_set()
     assert ear.ids() == generate(qwen3_vl, prompt, 20)
@@ -222,7 +222,7 @@ def test_dead_engine_is_unhealthy_and_tells_its_requests(qwen3_vl):
 
     threading.excepthook, hook = (lambda args: None), threading.excepthook
     try:
-        bench.engine.submit(EngineRequest(_text(4).token_ids, {}, greedy(), Deadline(60.0, "model")), Deaf())
+        bench.engine.submit(EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model")), {}, Deaf())
         bench.engine.start()
         assert failed.wait(30)
         with pytest.raises(InternalError):

@@ -20,7 +20,7 @@ VOCAB = 20
 
 def _row(params, generated=(), prompt=(1, 2), stop_ids=frozenset(), constraint=None):
     request = EngineRequest(
-        np.array(prompt, dtype=np.int32), {}, params, Deadline(60.0, "model"), stop_ids, new_constraint=constraint
+        np.array(prompt, dtype=np.int32), params, Deadline(60.0, "model"), stop_ids, new_constraint=constraint
     )
     sequence = Sequence(request, Ear(), 100)
     choice = sequence.choices[0]

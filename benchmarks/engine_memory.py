@@ -1,0 +1,123 @@
+"""Memory of many requests with long videos that decode together: ours, and with encoder outputs kept to the end.
+
+    python -m benchmarks.engine_memory [--quick]
+
+`generate` keeps a request's encoder outputs among its arguments until the answer is complete, and its caller keeps the
+pixels. Both sides run on the same engine, model, prompts and KV cache (allocated and touched beforehand), each point in
+its own process; "kept" holds on to both, "ours" to nothing. Ceiling: the memory of no request at all.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.harness import Benchmark, in_subprocess
+from deployments.config import AppConfig, EngineConfig
+from deployments.deadline import Deadline
+from deployments.errors import SluiceError
+from deployments.metrics import RecordingSink
+from deployments.model.loading import build_engine, load_model, pick_device
+from deployments.model.multimodal import Media
+from deployments.model.sequence import EngineRequest, Timing, Token
+from deployments.model.sequence import Sequence as EngineSequence
+from deployments.types import FinishReason, SamplingParams
+
+SLOTS = 64
+MIB = 2**20
+
+
+class Counter:
+    """A listener that counts tokens."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
+        self.tokens += 1
+
+    def on_end(self, timing: Timing) -> None: ...
+
+    def on_error(self, error: SluiceError) -> None:
+        raise error
+
+
+def video_request(config: Any, rng: np.random.Generator, grid: tuple[int, int, int]) -> tuple[Any, dict[str, Any]]:
+    """Token ids and tensors of a prompt with one clip of `grid` (time, height, width) patches."""
+    t, h, w = grid
+    places = [config.video_token_id] * (t * h * w // 4)
+    text = rng.integers(20, 250, size=12).tolist()
+    ids = [*text[:4], config.vision_start_token_id, *places, config.vision_end_token_id, *text[4:]]
+    tensors = {
+        "pixel_values_videos": rng.normal(size=(t * h * w, 3 * 2 * 14 * 14)).astype(np.float32),
+        "video_grid_thw": np.array([grid], dtype=np.int64),
+        "video_second_per_grid": np.array([1.0], dtype=np.float32),
+    }
+    return np.array(ids, dtype=np.int32), tensors
+
+
+def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, keep: bool) -> int:
+    """Bytes of media alive when all requests decode; the caller reads the process's peak memory."""
+    torch.set_num_threads(1)
+    model = load_model(AppConfig(), pick_device("cpu"))
+    tokens = grid[0] * grid[1] * grid[2] // 4 + 200
+    config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens)
+    engine = build_engine(model, config, RecordingSink())
+    runner = engine._runner
+    for layer in runner.cache.layers:
+        layer.keys.add_(0)  # storage is given by the system when it is first written
+        layer.values.add_(0)
+    kept: list[Any] = []
+    start = runner.start
+
+    def start_and_keep(sequence: EngineSequence, media: Media) -> None:
+        pixels = dict(media.tensors)
+        start(sequence, media)
+        kept.append((pixels, dict(media.encoded)))
+
+    if keep:
+        runner.start = start_and_keep  # type: ignore[method-assign]
+    rng = np.random.default_rng(seed)
+    counters = []
+    for _ in range(requests):
+        # One after another, as they would arrive; all decode together in the end.
+        ids, tensors = video_request(model.config, rng, grid)
+        counters.append(Counter())
+        params = SamplingParams(max_tokens=150, temperature=0.0)
+        engine.submit(EngineRequest(ids, params, Deadline(3600.0, "model")), tensors, counters[-1])
+        del tensors
+        while not counters[-1].tokens:
+            engine.step()
+    assert min(counter.tokens for counter in counters) >= 1
+    held = sum(engine._ledger.alive.values())
+    held += sum(array.nbytes for pixels, _ in kept for array in pixels.values())
+    return held + sum(rows.nbytes for _, encoded in kept for rows in encoded.values())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    bench = Benchmark("engine_memory", "Does memory grow with the number of requests that decode?", argv)
+    grid = (4, 12, 12) if bench.quick else (8, 16, 16)
+    counts = (1, 8, 64) if bench.quick else (1, 2, 4, 8, 16, 32, 64)
+    rows, peaks = [], {"ours": [], "kept": []}
+    for count in tqdm(counts, desc="requests decoding"):
+        row: list[Any] = [count]
+        for name, keep in (("ours", False), ("kept", True)):
+            alive, peak = in_subprocess(alive_while_decoding, count, grid, bench.seed, keep)
+            row += [alive / MIB, peak / MIB]
+            peaks[name].append(peak / MIB)
+        rows.append(row)
+    columns = ["requests", "ours: media MiB", "ours: peak RSS MiB", "kept: media MiB", "kept: peak RSS MiB"]
+    bench.table(f"Clips of {grid[0]}x{grid[1]}x{grid[2]} patches, all requests decoding", columns, rows)
+    bench.plot("lines", "Peak memory while decoding, MiB", x=list(counts), series=peaks)
+    growth = {name: values[-1] - values[0] for name, values in peaks.items()}
+    bench.finish(
+        f"From {counts[0]} to {counts[-1]} decoding requests the peak grows by {growth['ours']:.0f} MiB for us "
+        f"and by {growth['kept']:.0f} MiB where outputs and pixels are kept.",
+        {"peak_growth_mib": growth, "media_bytes_alive_ours": [row[1] for row in rows]},
+    )
+
+
+if __name__ == "__main__":
+    main()
