@@ -24,7 +24,7 @@ from deployments.metrics import MetricSink
 from deployments.types import Fetched, MediaItem, MediaKind
 
 STAGE = "fetch"
-_INLINE_BYTES = 64 * 1024
+_INLINE_BYTES = 256 * 1024
 """To digest so few bytes takes less time than to begin a thread."""
 _NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
 
