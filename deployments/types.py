@@ -78,8 +78,8 @@ class FrameSampling:
 class ResizeRule:
     """How the model's video processor derives the size of its frames; pure data, applied by `media.geometry`.
 
-    `frame`: multiples of `factor` with min_pixels <= H*W <= max_pixels. `clip`: the same for T*H*W, T rounded up to
-    `temporal_factor`. `exact`: `height` x `width`.
+    `frame`: multiples of `factor` with min_pixels <= H*W <= max_pixels. `clip`: the same for T*H*W, T rounded to a
+    multiple of `temporal_factor`. `exact`: `height` x `width`.
     """
 
     kind: Literal["frame", "clip", "exact"]
