@@ -9,7 +9,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from yarl import URL
 
-from deployments.errors import MediaNotReachable, shown
+from deployments.errors import MAX_SHOWN_CHARS, MediaNotReachable, shown
 from deployments.fetcher.addresses import AddressPolicy
 
 MAX_URL_CHARS = 8192
@@ -58,13 +58,14 @@ def is_literal(host: str) -> bool:
 
 def describe(url: URL) -> str:
     """A URL for messages and metadata: its query may hold a signature, so it is left out."""
-    return shown(str(url.with_query(None)))
+    text = str(url.with_query(None))
+    return text if len(text) <= MAX_SHOWN_CHARS else shown(text)  # parsed URLs are printable
 
 
 def _refuse_odd_characters(text: str) -> None:
     if len(text) > MAX_URL_CHARS:
         raise MediaNotReachable(f"has a URL of {len(text)} characters; {MAX_URL_CHARS} are allowed")
-    if "\\" in text or any(c.isspace() or not c.isprintable() for c in text):
+    if "\\" in text or " " in text or not text.isprintable():
         raise MediaNotReachable("has a URL with a space, a backslash or a control character, which must be escaped")
 
 
