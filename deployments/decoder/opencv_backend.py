@@ -48,7 +48,7 @@ class OpencvBackend:
         if video.stream.codec_context.field_order not in _PROGRESSIVE:
             raise InternalError("OpenCV can't convert interlaced video", param=stack.label)
         # OpenCV crashes when the file's last reference is its own: `source` must outlive `capture`.
-        source = io.BytesIO(video.data.data)
+        source = _Source(video.data.data)
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, self._settings)  # type: ignore[call-overload]
         try:
             if not capture.isOpened():
@@ -61,6 +61,16 @@ class OpencvBackend:
             return _scan(capture, wanted, stack, rotation_deg, deadline)
         finally:
             del capture
+
+
+class _Source(io.BytesIO):
+    """Bytes whose `seek` never raises: a damaged file sends OpenCV to places before its beginning, and an exception out
+    of there ends the process."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        size = self.getbuffer().nbytes
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: size}[whence]
+        return super().seek(min(max(0, base + offset), size))
 
 
 def _scan(

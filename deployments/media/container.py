@@ -111,7 +111,10 @@ def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
 
 @contextmanager
 def ffmpeg_errors(label: str) -> Iterator[None]:
-    """FFmpeg's errors as ours: `BadMedia` for what the bytes cause, `InternalError` for lack of memory or a codec."""
+    """FFmpeg's errors as ours: `BadMedia` for what the bytes cause, `InternalError` for lack of memory or a codec.
+
+    FFmpeg refuses at once what a damaged file asks of it in one piece, gigabytes mostly, and calls that lack of memory.
+    """
     try:
         yield
     except SluiceError:
@@ -119,6 +122,8 @@ def ffmpeg_errors(label: str) -> Iterator[None]:
     except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError) as exc:
         raise InternalError("this server has no decoder for the file's codec", param=label) from exc
     except MemoryError as exc:
+        if isinstance(exc, av.error.FFmpegError):
+            raise BadMedia("the file is damaged: it asks for more memory than it may have", param=label) from exc
         raise InternalError("not enough memory to decode the file", param=label) from exc
     except av.error.FFmpegError as exc:
         raise BadMedia(f"the file can't be read: {exc.strerror or 'invalid data'}", param=label) from exc

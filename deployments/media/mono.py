@@ -36,7 +36,8 @@ class MonoTrack:
         if source != self._source:  # the first frame, or a stream that changes its mind (HE-AAC does)
             self._drain()
             self._source = source
-            self._resampler = AudioResampler(format="fltp", layout=None, rate=self._rate_hz)
+            # Channels interleaved: of one plane each, PyAV reads beyond the eighth, whether there are more or not.
+            self._resampler = AudioResampler(format="flt", layout=None, rate=self._rate_hz)
         self._keep(frame)
 
     def finish(self) -> NDArray[np.float32]:
@@ -58,7 +59,8 @@ class MonoTrack:
                 continue
             self._samples += piece.samples
             check_duration(self.seconds, self._max_s, self._label)
-            self._chunks.append(piece.to_ndarray().mean(axis=0, dtype=np.float32))
+            samples = piece.to_ndarray().reshape(-1, piece.layout.nb_channels)
+            self._chunks.append(samples.mean(axis=1, dtype=np.float32))
 
 
 def check_duration(seconds: float, max_s: float, label: str) -> None:

@@ -30,6 +30,7 @@ _BROKEN = (
     LookupError,
     EOFError,
     ArithmeticError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
