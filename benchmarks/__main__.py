@@ -27,11 +27,13 @@ BENCHMARKS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="default: all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="all of them in less than ten minutes on two cores")
     parser.add_argument("--json", action="store_true", help="append the results to benchmarks/results/")
     parser.add_argument("--report", action="store_true", help="run nothing; rewrite README.md from benchmarks/results/")
     args = parser.parse_args()
+    if unknown := set(args.names) - set(BENCHMARKS):
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     if args.report:
         print(write_report(RESULTS_DIR, BENCHMARKS))
         return

@@ -21,7 +21,7 @@ from benchmarks.processes import end
 
 ROOT = Path(__file__).parent.parent
 SERVE_CONFIG = ROOT / "serve_config.yaml"
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 600.0
 
 
 @dataclass
@@ -71,7 +71,8 @@ class OwnServer(Server):
     def _start(self) -> None:
         port = _free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        env |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"} | self._env
+        env |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
+        env |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"} | self._env  # a busy machine may start slowly
         with self.log.open("ab") as log:
             command = self._command(port, self._folder)
             self._process = subprocess.Popen(
