@@ -19,13 +19,15 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.deadline import Deadline
 from deployments.errors import SluiceError
 from deployments.metrics import RecordingSink
+from deployments.model.encoder import Item
 from deployments.model.loading import build_engine, load_model, pick_device
-from deployments.model.multimodal import Media
+from deployments.model.multimodal import EncodedRows
 from deployments.model.sequence import EngineRequest, Timing, Token
-from deployments.model.sequence import Sequence as EngineSequence
 from deployments.types import FinishReason, SamplingParams
 
 SLOTS = 64
+ANSWER = 3000
+"""Tokens; nobody gets there."""
 MIB = 2**20
 
 
@@ -58,11 +60,12 @@ def video_request(config: Any, rng: np.random.Generator, grid: tuple[int, int, i
     return np.array(ids, dtype=np.int32), tensors
 
 
+@torch.inference_mode()
 def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, keep: bool) -> int:
     """Bytes of media alive when all requests decode; the caller reads the process's peak memory."""
     torch.set_num_threads(1)
     model = load_model(AppConfig(), pick_device("cpu"))
-    tokens = grid[0] * grid[1] * grid[2] // 4 + 200
+    tokens = grid[0] * grid[1] * grid[2] // 4 + 20 + ANSWER
     config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens)
     engine = build_engine(model, config, RecordingSink())
     runner = engine._runner
@@ -70,30 +73,30 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
         layer.keys.add_(0)  # storage is given by the system when it is first written
         layer.values.add_(0)
     kept: list[Any] = []
-    start = runner.start
+    encode = runner.encode
 
-    def start_and_keep(sequence: EngineSequence, media: Media) -> None:
-        pixels = dict(media.tensors)
-        start(sequence, media)
-        kept.append((pixels, dict(media.encoded)))
+    def encode_and_keep(items: list[Item]) -> list[EncodedRows]:
+        encoded = encode(items)
+        kept.append((items, encoded))
+        return encoded
 
     if keep:
-        runner.start = start_and_keep  # type: ignore[method-assign]
+        runner.encode = encode_and_keep  # type: ignore[method-assign]
     rng = np.random.default_rng(seed)
     counters = []
     for _ in range(requests):
         # One after another, as they would arrive; all decode together in the end.
         ids, tensors = video_request(model.config, rng, grid)
         counters.append(Counter())
-        params = SamplingParams(max_tokens=150, temperature=0.0)
+        params = SamplingParams(max_tokens=ANSWER, temperature=0.0)
         engine.submit(EngineRequest(ids, params, Deadline(3600.0, "model")), tensors, counters[-1])
         del tensors
         while not counters[-1].tokens:
             engine.step()
-    assert min(counter.tokens for counter in counters) >= 1
+    assert max(counter.tokens for counter in counters) < ANSWER, "an answer ended before all decoded"
     held = sum(engine._ledger.alive.values())
-    held += sum(array.nbytes for pixels, _ in kept for array in pixels.values())
-    return held + sum(rows.nbytes for _, encoded in kept for rows in encoded.values())
+    held += sum(tensor.nbytes for items, _ in kept for item in items for tensor in item.tensors.values())
+    return held + sum(rows.nbytes for _, encoded in kept for rows in encoded)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,6 +7,8 @@ one token. It knows no tokenizer, no HTTP and no Ray.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,8 +25,9 @@ from deployments.errors import (
     WorkCancelled,
 )
 from deployments.metrics import MetricSink
+from deployments.model.encoder import Item
 from deployments.model.gauges import Gauges
-from deployments.model.multimodal import Ledger, Media
+from deployments.model.multimodal import EncodedRows, Ledger, Media
 from deployments.model.pace import PrefillPace
 from deployments.model.runner import ModelRunner, Row
 from deployments.model.sampler import Sampled, Sampler
@@ -181,35 +184,66 @@ class Engine:
                 self._fail(job, StageTimeout("model"))
 
     def _prefill_chunk(self) -> None:
-        """One chunk's worth of prompt tokens, of one request or several."""
+        """One chunk's worth of prompt tokens, of one request or several; those that begin are encoded first."""
         decoding = self._scheduler.decoding
-        began, tokens, encode_s = time.monotonic(), 0, 0.0
-        for job, end in self._scheduler.prefill_plan(self._pace.budget(decoding=decoding)):
-            before = job.sequence.num_prefilled, job.sequence.stamps.encode_s
-            self._prefill(job, end)
-            tokens += job.sequence.num_prefilled - before[0]
-            encode_s += job.sequence.stamps.encode_s - before[1]
+        plan = self._scheduler.prefill_plan(self._pace.budget(decoding=decoding))
+        self._encode([job for job, _ in plan if job.sequence.num_prefilled == 0])
+        began, tokens = time.monotonic(), 0
+        for job, end in plan:
+            if job.sequence.phase is Phase.PREFILL:
+                tokens += end - job.sequence.num_prefilled
+                self._prefill(job, job.media.chunk_end(job.sequence.num_prefilled, end))
         if decoding and tokens:
-            self._pace.prefilled(tokens, time.monotonic() - began - encode_s)
+            self._pace.prefilled(tokens, time.monotonic() - began)
+
+    def _encode(self, jobs: list[Job]) -> None:
+        """Start requests: all their media in one go; one by one when that fails, so that the guilty one fails alone."""
+        began = time.monotonic()
+        parts = [(job, items) for job in jobs if (items := self._started(job))]
+        together = [item for _, items in parts for item in items]
+        try:
+            encoded = self._runner.encode(together) if together else []
+        except Exception:
+            for job, items in parts:
+                self._attempt(job, partial(self._encode_alone, job, items))
+        else:
+            for job, items in parts:
+                mine, encoded = encoded[: len(items)], encoded[len(items) :]
+                self._attempt(job, partial(self._hand_over, job, items, mine))
+        seconds = time.monotonic() - began
+        for job, _ in parts:
+            job.sequence.stamps.encode_s = seconds
+
+    def _started(self, job: Job) -> list[Item]:
+        """A request's items to encode; none for text, and for a request that has just failed."""
+        items: list[Item] = []
+        self._attempt(job, lambda: items.extend(self._runner.start(job.sequence, job.media)))
+        return items
+
+    def _encode_alone(self, job: Job, items: list[Item]) -> None:
+        self._hand_over(job, items, self._runner.encode(items))
+
+    def _hand_over(self, job: Job, items: list[Item], encoded: list[EncodedRows]) -> None:
+        self._runner.hand_over(job.sequence, job.media, items, encoded)
+        job.media.count()
 
     def _prefill(self, job: Job, end: int) -> None:
-        sequence = job.sequence
+        def chunk() -> None:
+            logits_1V = self._runner.prefill(job.sequence, job.media, end)
+            job.media.count()
+            if logits_1V is not None:
+                self._begin_decode(job, logits_1V)
+
+        self._attempt(job, chunk)
+
+    def _attempt(self, job: Job, work: Callable[[], object]) -> None:
+        """Do one request's own work; what goes wrong there ends that request."""
         try:
-            if sequence.num_prefilled == 0:
-                began = time.monotonic()
-                self._runner.start(sequence, job.media)
-                job.media.count()
-                sequence.stamps.encode_s = time.monotonic() - began
-                end = min(end, job.media.chunk_end(0, end))
-            logits_1V = self._runner.prefill(sequence, job.media, end)
+            work()
         except SluiceError as error:
             self._fail(job, error)
         except Exception as error:
             self._fail(job, _request_error(error))
-        else:
-            job.media.count()
-            if logits_1V is not None:
-                self._begin_decode(job, logits_1V)
 
     def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
         """The prompt is in the first choice's slot: copy it for the others and choose everyone's first token."""

@@ -135,17 +135,24 @@ class Family:
         return int(held + rows * self._row_bytes)
 
     @torch.inference_mode()
-    def encode(self, kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> EncodedRows:
-        """Encoder outputs of all of a prompt's items of one modality; tensors on the device, pixels normalised."""
-        feature = self.features[kind]
-        function = getattr(self.base, f"get_{kind}_features")
-        arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
-        output = function(**arguments, return_dict=True)
-        pooled = output.get("pooler_output")
+    def encode(self, kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> list[EncodedRows]:
+        """Encoder outputs: one for each item where the family tells them apart, else one for all.
+
+        Tensors are the feature function's arguments, on the device, pixels normalised.
+        """
+        output = getattr(self.base, f"get_{kind}_features")(**tensors, return_dict=True)
         if kind is MediaKind.AUDIO:
-            return EncodedRows(self._audio_rows(output))
-        deepstack = tuple(_flat(layer) for layer in output.get("deepstack_features") or ())
-        return EncodedRows(_flat(pooled), deepstack, not isinstance(pooled, torch.Tensor), type(output))
+            return [EncodedRows(self._audio_rows(output))]
+        pooled = output.get("pooler_output")
+        as_list = not isinstance(pooled, torch.Tensor)
+        if not as_list and pooled.ndim == 2:
+            pooled = pooled[None]
+        rows = [_flat(piece) for piece in pooled]
+        layers = [[_flat(piece) for piece in layer] for layer in output.get("deepstack_features") or ()]
+        return [
+            EncodedRows(rows_ND, tuple(layer[i] for layer in layers), as_list, type(output))
+            for i, rows_ND in enumerate(rows)
+        ]
 
     def positions(
         self, token_ids_T: torch.Tensor, tensors: Mapping[str, torch.Tensor], use_audio_in_video: bool
@@ -222,9 +229,6 @@ class Family:
         return _flat(pooled if mask is None else pooled[mask.bool()])
 
 
-def _flat(rows: Any) -> torch.Tensor:
-    """[N, D] of the tensor or the list of tensors that feature functions return."""
-    if isinstance(rows, torch.Tensor):
-        return rows.reshape(-1, rows.shape[-1])
-    pieces = [piece.reshape(-1, piece.shape[-1]) for piece in rows]
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+def _flat(rows: torch.Tensor) -> torch.Tensor:
+    """[N, D] of rows with any leading axes."""
+    return rows.reshape(-1, rows.shape[-1])

@@ -14,6 +14,7 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import MetricSink
 from deployments.model.checks import check_text, warm_up, warn_unverified
+from deployments.model.encoder import Encoder
 from deployments.model.engine import Engine
 from deployments.model.family import Family
 from deployments.model.kv_cache import CachePlan, SlotCache
@@ -51,7 +52,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
     family = Family(model)
     cache = allocate_cache(family, config)
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
-    runner = ModelRunner(family, cache)
+    encoder = Encoder(family, int(config.reuse_cache_mib * MIB), sink)
+    runner = ModelRunner(family, cache, encoder)
     check_text(runner)
     warn_unverified(family)
     warm_up(runner)

@@ -7,6 +7,7 @@ lets a request's media be encoded.
 Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +52,11 @@ class EncodedRows:
     def nbytes(self) -> int:
         return self.rows_ND.nbytes + sum(rows.nbytes for rows in self.deepstack_ND)
 
+    def clone(self) -> "EncodedRows":
+        """A copy with storage of its own: rows of one item are often views of a whole batch's."""
+        deepstack = tuple(rows.clone() for rows in self.deepstack_ND)
+        return EncodedRows(self.rows_ND.clone(), deepstack, self.as_list, self.output_type)
+
     def output(self, start: int, stop: int) -> Any:
         """What the forward is given for the placeholders `start` to `stop`."""
 
@@ -62,6 +68,16 @@ class EncodedRows:
         if self.deepstack_ND:
             fields["deepstack_features"] = [piece(rows) for rows in self.deepstack_ND]
         return self.output_type(**fields)
+
+
+def joined_rows(pieces: Sequence[EncodedRows]) -> EncodedRows:
+    """Several items' rows as one; the items are of one modality and family."""
+    if len(pieces) == 1:
+        return pieces[0]
+    first = pieces[0]
+    rows_ND = torch.cat([piece.rows_ND for piece in pieces])
+    layers = zip(*(piece.deepstack_ND for piece in pieces), strict=True)
+    return EncodedRows(rows_ND, tuple(torch.cat(layer) for layer in layers), first.as_list, first.output_type)
 
 
 class Media:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.errors import BadRequest
+from deployments.model.encoder import Encoder, Item, split_items
 from deployments.model.family import Family
 from deployments.model.kv_cache import SlotCache
-from deployments.model.multimodal import Media
+from deployments.model.multimodal import EncodedRows, Media, joined_rows
 from deployments.model.pixels import normalised
 from deployments.model.sequence import Sequence
 from deployments.model.spans import DecodeSpan, PrefillSpan
@@ -40,21 +41,22 @@ class Row:
 class ModelRunner:
     """Runs one model over one cache. All methods belong to the engine's thread."""
 
-    def __init__(self, family: Family, cache: SlotCache) -> None:
+    def __init__(self, family: Family, cache: SlotCache, encoder: Encoder) -> None:
         self.family = family
         self.cache = cache
         self.device: torch.device = family.model.device
         self.dtype: torch.dtype = family.model.dtype
+        self._encoder = encoder
         self._embedding = family.model.get_input_embeddings()
 
     @torch.inference_mode()
-    def start(self, sequence: Sequence, media: Media) -> None:
-        """Bring a request's prompt and media to the device, encode them, and drop the processor's tensors.
+    def start(self, sequence: Sequence, media: Media) -> list[Item]:
+        """Bring a request's prompt and media to the device and find its positions; what is to be encoded.
 
-        Raises `BadRequest` when tensors and prompt do not fit each other.
+        The processor's tensors are dropped. Raises `BadRequest` for modalities that the model does not take.
         """
         request = sequence.request
-        sequence.prompt_T = sequence.prompt_T.to(self.device)
+        sequence.prompt_T = self._to_device(sequence.prompt_T)
         tensors = {name: self._on_device(array) for name, array in media.tensors.items()}
         media.tensors.clear()
         kinds = self.family.kinds_in(tensors)
@@ -66,17 +68,32 @@ class ModelRunner:
             # An answer goes on from its prompt's last position, as transformers' `generate` does.
             last = sequence.positions[:, -1] + 1 - sequence.num_prompt
             sequence.position_offsets = tuple(last.tolist())
+        items = []
         for kind in kinds:
-            main = self.family.features[kind].main_tensor
+            feature = self.family.features[kind]
+            arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
             if kind is not MediaKind.AUDIO:
-                tensors[main] = normalised(tensors[main], request.pixel_norm, self.dtype)
-            encoded = self.family.encode(kind, tensors)
-            del tensors[main]
+                pixels = arguments[feature.main_tensor]
+                arguments[feature.main_tensor] = normalised(pixels, request.pixel_norm, self.dtype)
+            items += split_items(kind, arguments)
+        return items
+
+    @torch.inference_mode()
+    def encode(self, items: list[Item]) -> list[EncodedRows]:
+        """Encoder outputs of the items of one request or of several."""
+        return self._encoder.encode(items)
+
+    @torch.inference_mode()
+    def hand_over(self, sequence: Sequence, media: Media, items: list[Item], encoded: list[EncodedRows]) -> None:
+        """Give a request its items' outputs. Raises `BadRequest` when they do not fit its prompt."""
+        for kind in dict.fromkeys(item.kind for item in items):
+            pieces = [rows for item, rows in zip(items, encoded, strict=True) if item.kind is kind]
+            rows = joined_rows(pieces)
             expected = int(self.family.placeholders_T(sequence.prompt_T, kind).sum())
-            if encoded.rows_ND.shape[0] != expected:
-                found = encoded.rows_ND.shape[0]
+            if len(rows.rows_ND) != expected:
+                found = len(rows.rows_ND)
                 raise BadRequest(f"the prompt has room for {expected} {kind} tokens, its {kind} inputs make {found}")
-            media.encoded[kind] = encoded
+            media.encoded[kind] = rows
 
     @torch.inference_mode()
     def prefill(self, sequence: Sequence, media: Media, end: int) -> torch.Tensor | None:

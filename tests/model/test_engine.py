@@ -214,7 +214,9 @@ def test_dead_engine_is_unhealthy_and_tells_its_requests(qwen3_vl):
 
     class Deaf(Ear):
         def on_token(self, choice, token, finish):
-            raise RuntimeError("a listener that breaks its promise")
+            super().on_token(choice, token, finish)
+            if len(self.ids()) == 2:
+                raise RuntimeError("a listener that breaks its promise in the middle of a batch")
 
         def on_error(self, error):
             super().on_error(error)
