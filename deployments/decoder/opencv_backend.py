@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
+from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
+from deployments.decoder.plan import Run
 from deployments.decoder.stack import FrameStack
 from deployments.errors import InternalError
 
 _GUARDS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv"
 """FFmpeg options that OpenCV takes from the environment only: no file but the one given is opened, no socket bound."""
-
-_PROGRESSIVE = (0, 1)
-"""FFmpeg's field orders "unknown" and "progressive". Of other ones OpenCV 5 delivers noise and reports success."""
 
 
 class OpencvBackend:
@@ -45,7 +44,8 @@ class OpencvBackend:
         """See `backend.Backend.decode`."""
         limits.check_work(int(wanted[-1]) + 1, *video.coded_size)
         codec = video.stream.codec_context.codec.canonical_name
-        if video.stream.codec_context.field_order not in _PROGRESSIVE:
+        first = next(decode_run(video, Run(0, len(video.packets)), None, deadline), None)
+        if first is not None and first.interlaced_frame:  # OpenCV 5 delivers noise and reports success
             raise InternalError("OpenCV can't convert interlaced video", param=stack.label)
         # OpenCV crashes when the file's last reference is its own: `source` must outlive `capture`.
         source = _Source(video.data.data)
