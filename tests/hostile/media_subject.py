@@ -43,7 +43,8 @@ class MediaSubject:
         self._readers = [
             VideoReader(DecoderConfig(backend=backend, **limits)) for backend in ("pyav", "pyav", "opencv")
         ]
-        importlib.import_module("av.subtitles.stream")  # PyAV does it when it first meets such a track: after a seal
+        for late in ("stream", "codeccontext", "subtitle"):  # PyAV loads them when it first meets such a track
+            importlib.import_module(f"av.subtitles.{late}")
         warnings.simplefilter("ignore")  # of Pillow, about what it has seen in a file
 
     def feed(self, data: bytes) -> str:
