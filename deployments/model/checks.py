@@ -38,9 +38,10 @@ VERIFIED = frozenset(
 )
 
 _PROMPT_TOKENS, _STEPS = 12, 4
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-_LOW_PRECISION_TOLERANCE = 0.1
-"""Of the logits' spread: bfloat16 and float16 round differently in batches of different shapes."""
+_TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
+_LOW_PRECISION_TOLERANCE = 0.25
+"""In standard deviations of the logits. Rounding depends on shapes, and some layers compute in less than the model's
+own precision; a wrong mask or position moves logits by whole deviations."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def check_text(runner: ModelRunner) -> None:
     for mine, plain in zip(found, expected, strict=True):
         spread = float(plain.float().std()) or 1.0
         difference = float((mine.float() - plain.float()).abs().max())
-        if not difference <= _TOLERANCE.get(runner.dtype, _LOW_PRECISION_TOLERANCE * spread):
+        if not difference <= _TOLERANCE.get(runner.dtype, _LOW_PRECISION_TOLERANCE) * spread:
             raise InternalError(
                 f"models of the family {family.name!r} are not served: the engine's logits differ from the plain "
                 f"forward's by {difference:.3g}"

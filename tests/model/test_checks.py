@@ -1,0 +1,47 @@
+"""A model that the engine would answer wrongly for is refused at start, by name and with the reason."""
+
+import pytest
+
+from deployments.config import EngineConfig
+from deployments.errors import InternalError
+from deployments.metrics import RecordingSink
+from deployments.model.checks import check_text
+from deployments.model.encoder import Encoder
+from deployments.model.family import Family
+from deployments.model.kv_cache import SlotCache
+from deployments.model.loading import allocate_cache, build_engine
+from deployments.model.runner import ModelRunner
+from tests.tiny_families import FAMILIES
+
+
+def test_model_whose_masks_are_not_understood_is_refused(qwen3_vl):
+    class Blind(SlotCache):
+        def decode_masks(self, span, dtype):
+            return {"full_attention": None}
+
+    family = Family(qwen3_vl)
+    slots = allocate_cache(family, EngineConfig(kv_cache_gib=0.02))
+    runner = ModelRunner(family, slots, Encoder(family, 0, RecordingSink()))
+    check_text(runner)
+    runner.cache = Blind(slots.layers, slots.num_slots, slots.max_length)
+    with pytest.raises(InternalError, match="qwen3_vl"):
+        check_text(runner)
+
+
+def test_refused_families_say_why(qwen3_vl):
+    model = FAMILIES["llava"].build()
+    model.config.model_type = "paligemma"
+    with pytest.raises(InternalError, match=r"paligemma.*attends both ways"):
+        Family(model)
+
+
+def test_cache_without_room_for_one_sequence_is_refused(qwen3_vl):
+    with pytest.raises(InternalError, match="do not hold a single sequence"):
+        build_engine(qwen3_vl, EngineConfig(kv_cache_gib=1e-9), RecordingSink())
+
+
+def test_context_follows_the_budget(qwen3_vl):
+    engine = build_engine(qwen3_vl, EngineConfig(kv_cache_gib=0.001, max_running=4), RecordingSink())
+    cache = engine._runner.cache
+    assert cache.nbytes <= 0.001 * 2**30
+    assert cache.num_slots * cache.max_length > 0
