@@ -111,10 +111,13 @@ class Stage:
             response = self._send(method, deadline, args, payloads)
             begun = finished = False
             try:
-                async with asyncio.timeout(deadline.remaining_s()):
-                    async for value in response:
-                        begun = True
-                        yield _unfailed(value)
+                while True:
+                    # Not around the yield: the caller's own waiting is not the stage's.
+                    async with asyncio.timeout(deadline.remaining_s()):
+                        value = _unfailed(await anext(response))
+                    begun = True
+                    yield value
+            except StopAsyncIteration:
                 finished = True
                 return
             except _REPLICA_LOST as lost:
