@@ -25,6 +25,7 @@ import os
 import platform
 import resource
 import shlex
+import signal
 import statistics
 import sys
 import time
@@ -82,6 +83,8 @@ class Benchmark:
             "quick": self.quick,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         }
+        # Ended as by ctrl-C, so that servers and processes which were started here end too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         print(f"# {question}")
         for key in ("command", "machine", "versions", "seed"):
             value = self._header[key]

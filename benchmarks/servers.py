@@ -83,6 +83,7 @@ class OwnServer(Server):
             self._wait_until_ready()
         except BaseException:
             self._stop()
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise
 
     def _stop(self) -> None:
