@@ -1,0 +1,145 @@
+"""Replicas that die while they work: what may be done again is done again, what may not is told."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.application import RunningApp
+from tests.http.parts import user, video
+from tests.media_files import make_picture, make_video
+from tests.media_server import MediaServer, in_turn, serve, stalled
+
+STAGES = ("MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
+PATIENCE_S = 180.0
+SETTLE_S = 1.5
+"""For a request to reach a replica that does not move: nothing tells from outside that it is there."""
+
+
+@pytest.fixture
+def mortal(app: RunningApp) -> Iterator[RunningApp]:
+    """The application; whole again before the next test."""
+    yield app
+    until(lambda: all(alive(app, stage) for stage in STAGES) and httpx.get(f"{app.url}/ready").status_code == 200)
+    until(lambda: ask(app, user("hi")).status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fetcher_that_dies_while_it_fetches_costs_nobody_an_answer(
+    mortal: RunningApp, media_server: MediaServer, stream: bool
+) -> None:
+    path = f"/deaths/fetcher-{stream}.png"
+    url = media_server.add(path, in_turn([stalled(), serve(make_picture("PNG"))]))
+    picture = {"type": "image_url", "image_url": {"url": url}}
+    with in_background(lambda: ask(mortal, user(picture, "what is it?"), stream=stream)) as asked:
+        until(lambda: media_server.hits(path) == 1)
+        kill(alive(mortal, "MediaFetcher"))
+        assert_answered(asked.result())
+    assert media_server.hits(path) == 2
+
+
+def test_a_decoder_that_dies_while_it_decodes_costs_nobody_an_answer(
+    mortal: RunningApp, media_server: MediaServer
+) -> None:
+    url = media_server.add("/deaths/clip.mp4", make_video(30))
+    work = in_background(lambda: ask(mortal, user(video(url), "what happens?")))
+    with frozen(alive(mortal, "VideoDecoder")) as replicas, work as asked:
+        until(lambda: media_server.hits("/deaths/clip.mp4") == 1)
+        time.sleep(SETTLE_S)
+        kill(replicas)
+        assert_answered(asked.result())
+
+
+@pytest.mark.parametrize("stage", ["Preprocessor", "Model"])
+def test_a_replica_that_dies_before_the_first_token_costs_nobody_an_answer(mortal: RunningApp, stage: str) -> None:
+    with frozen(alive(mortal, stage)) as replicas, in_background(lambda: ask(mortal, user("hi"))) as asked:
+        time.sleep(SETTLE_S)
+        kill(replicas)
+        assert_answered(asked.result())
+
+
+def test_a_model_that_dies_after_the_first_token_ends_the_stream_with_an_error(mortal: RunningApp) -> None:
+    body = request(user("tell me a story"), stream=True, max_tokens=1500, ignore_eos=True)
+    events: list[str] = []
+    with httpx.stream("POST", f"{mortal.url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as response:
+        assert response.status_code == 200
+        lines = response.iter_lines()
+        events.append(next(line for line in lines if line))
+        kill(alive(mortal, "Model"))
+        events += [line for line in lines if line]
+    assert "content" in events[0]
+    assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "stage_unavailable"
+    assert events[-1] == "data: [DONE]"
+
+
+def test_a_model_that_dies_in_the_middle_of_an_answer_at_once_gives_it_all_the_same(mortal: RunningApp) -> None:
+    busy = threading.Event()
+    long = {"max_tokens": 1000, "ignore_eos": True, "temperature": 0}
+    with in_background(lambda: ask(mortal, user("tell me a story"), **long)) as asked:
+        busy.wait(SETTLE_S)
+        kill(alive(mortal, "Model"))
+        answer = asked.result()
+    assert_answered(answer)
+    assert answer.json()["usage"]["completion_tokens"] == 1000
+
+
+# ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def request(messages: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    return {"model": "demo", "max_tokens": 4, "messages": messages, **fields}
+
+
+def ask(app: RunningApp, messages: list[dict[str, Any]], **fields: Any) -> httpx.Response:
+    url = f"{app.url}/v1/chat/completions"
+    return httpx.post(url, json=request(messages, **fields), timeout=PATIENCE_S)
+
+
+def assert_answered(response: httpx.Response) -> None:
+    assert response.status_code == 200, response.text
+    assert '"error"' not in response.text, response.text
+
+
+def alive(app: RunningApp, stage: str) -> list[psutil.Process]:
+    return [process for process in app.replicas(stage) if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    assert processes
+    for process in processes:
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+@contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[list[psutil.Process]]:
+    """They take requests and do nothing: the moment at which they die is then the test's to choose."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.is_running():
+                process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def in_background(work: Callable[[], httpx.Response]) -> "Iterator[Future[httpx.Response]]":
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(work)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up, "it never happened"
+        time.sleep(0.1)
