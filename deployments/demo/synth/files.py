@@ -13,8 +13,9 @@ from PIL import Image
 
 Codec = Literal["libx264", "libx265", "libvpx-vp9"]
 CONTAINER: dict[Codec, str] = {"libx264": "mp4", "libx265": "mp4", "libvpx-vp9": "webm"}
-QUIET = {
-    "libx265": {"x265-params": "log-level=none", "preset": "veryfast"},
+QUICK: dict[Codec, dict[str, str]] = {
+    "libx264": {"preset": "veryfast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=none:pools=none:frame-threads=1"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
 
@@ -47,7 +48,7 @@ def encode_clip(
     """
     file = io.BytesIO()
     with av.open(file, "w", format=CONTAINER[codec]) as container:
-        video = container.add_stream(codec, rate=fps, options={"crf": str(crf), **QUIET.get(codec, {})})
+        video = container.add_stream(codec, rate=fps, options={"crf": str(crf), **QUICK[codec]})
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         audio = None if track is None else container.add_stream(_track_codec(codec), rate=track_rate_hz, layout="mono")
