@@ -4,6 +4,7 @@ The engine's thread only appends to a mailbox; detokenizing happens where the an
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -66,7 +67,8 @@ class Mailbox:
         return tokens
 
     def _wake(self) -> None:
-        self._loop.call_soon_threadsafe(self._woken.set)
+        with contextlib.suppress(RuntimeError):  # the reader's loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self._woken.set)
 
 
 class ChoiceText:

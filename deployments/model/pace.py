@@ -4,7 +4,7 @@ The time of a chunk depends on machine, model and context, so that it is measure
 it takes less than `STALL` decode steps and shrinks while it takes more. With nobody decoding it is the configured one.
 """
 
-STALL = 1.4
+STALL = 1.0
 """A chunk's time in units of a decode step's: the time between two tokens stays below 1 + STALL steps."""
 SMALLEST_CHUNK = 16
 _FIRST_CHUNK = 64

@@ -46,7 +46,7 @@ def test_media_shape_the_answer(family_and_model):
         assert ears[0].ids() != ears[1].ids(), kind
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_order_with_neighbours_aborting_equals_generate(data):
     name = data.draw(st.sampled_from(["qwen3_vl", "qwen3_5", "gemma3", "qwen2_5_omni"]))

@@ -1,0 +1,94 @@
+"""The deployment's own part, without Ray: chunks of a stream, stop strings, and what closing a stream gives back."""
+
+import asyncio
+import json
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from deployments.calls import StageFailure
+from deployments.config import AppConfig, EngineConfig
+from deployments.errors import BadRequest, ContextTooLong, StageTimeout
+from deployments.model.deployment import Model
+from deployments.types import Prepared, SamplingParams, TokenCounts
+
+PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), (), None, False, 0.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = AppConfig(engine=EngineConfig(kv_cache_gib=0.05, max_running=4, max_context_tokens=1024))
+    replica = Model.func_or_class(config)
+    yield replica
+    replica._engine.close(0)
+
+
+async def _chunks(model, params, *, stream=False, remaining_s=60.0):
+    async with aclosing(model.generate(remaining_s, PROMPT, params, stream)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+def _text(chunks, index=0):
+    return "".join(delta.text for chunk in chunks for delta in chunk.deltas if delta.index == index)
+
+
+async def test_stream_and_whole_answer_are_equal(model):
+    params = SamplingParams(max_tokens=40, seed=5, ignore_eos=True)
+    whole, streamed = await _chunks(model, params), await _chunks(model, params, stream=True)
+    assert len(whole) == 1
+    assert len(streamed) > 1
+    assert _text(whole) == _text(streamed)
+    assert sum(delta.num_tokens for chunk in streamed for delta in chunk.deltas) == 40
+    assert streamed[0].deltas[0].num_tokens >= 1
+    assert streamed[-1].times is not None
+    assert streamed[-1].deltas[-1].finish_reason == "length"
+    assert all(chunk.times is None for chunk in streamed[:-1])
+
+
+async def test_stop_string_ends_the_answer_before_it(model):
+    plain = SamplingParams(max_tokens=40, seed=5, ignore_eos=True)
+    text = _text(await _chunks(model, plain))
+    stop = text[len(text) // 2 :][:3]
+    params = SamplingParams(max_tokens=40, seed=5, ignore_eos=True, stop=(stop,))
+    for stream in (False, True):
+        chunks = await _chunks(model, params, stream=stream)
+        assert _text(chunks) == text[: text.index(stop)]
+        assert chunks[-1].deltas[-1].finish_reason == "stop"
+
+
+async def test_closing_a_stream_frees_the_slot(model):
+    params = SamplingParams(max_tokens=900, ignore_eos=True)
+    stream = model.generate(60.0, PROMPT, params, True)
+    await anext(stream)
+    assert model._engine.busy
+    await stream.aclose()
+    for _ in range(2000):
+        if not model._engine.busy:
+            break
+        await asyncio.sleep(0.01)
+    assert not model._engine.busy
+
+
+async def test_time_that_runs_out_is_told_naming_the_stage(model):
+    (*_, last) = await _chunks(model, SamplingParams(max_tokens=1000, ignore_eos=True), stream=True, remaining_s=0.05)
+    assert isinstance(last, StageFailure)
+    assert isinstance(last.error, StageTimeout)
+    assert last.error.stage == "model"
+
+
+async def test_errors_of_the_request_come_as_values(model):
+    (failure,) = await _chunks(model, SamplingParams(max_tokens=5000))
+    assert isinstance(failure.error, ContextTooLong)
+    (failure,) = await _chunks(model, SamplingParams(json_schema='{"type": "nonsense"}'))
+    assert isinstance(failure.error, BadRequest)
+
+
+async def test_json_object_is_one(model):
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    chunks = await _chunks(model, SamplingParams(max_tokens=60, json_schema=json.dumps(schema)))
+    assert json.loads(_text(chunks)) in ({"n": 1}, {"n": 2})
+
+
+async def test_healthy_while_it_runs(model):
+    await model.check_health()
