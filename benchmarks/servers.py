@@ -111,7 +111,11 @@ def sluice(
     args: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> OwnServer:
-    """`serve run` with a copy of `config` on a free port. `args`: laid over the file's own `args`."""
+    """`serve run` with a copy of `config` on a free port. `args`: laid over the file's own `args`.
+
+    Ray's workers are told to run at the priority of everything else: by themselves they give way (niceness 15) to the
+    load generator and to the servers that they are compared with.
+    """
 
     def command(port: int, folder: Path) -> Sequence[str]:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -123,7 +127,7 @@ def sluice(
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
 
-    return OwnServer(name, command, "/ready", env or {})
+    return OwnServer(name, command, "/ready", {"RAY_worker_niceness": "0", **(env or {})})
 
 
 def monolith(model: str = "demo") -> OwnServer:
