@@ -1,6 +1,7 @@
 """Answers that follow a JSON schema: llguidance says, token by token, what may come next."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import llguidance.hf
@@ -20,10 +21,16 @@ class Grammars:
     """Turns schemas into constraints over one tokenizer's vocabulary."""
 
     def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int]) -> None:
-        self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=sorted(eos_ids) or None)
+        # Made when first needed: a large vocabulary takes a second, and not every tokenizer can be read.
+        self._read = partial(
+            llguidance.hf.from_tokenizer, tokenizer, n_vocab=vocab_size, eos_token=sorted(eos_ids) or None
+        )
+        self._tokenizer: Any = None
 
     def compile(self, json_schema: str) -> Callable[[], TokenConstraint]:
-        """A factory of constraints, one a choice; takes milliseconds. Raises `BadRequest` for schemas it can't keep."""
+        """A factory of constraints, one a choice. Takes milliseconds, the first time longer. Raises `BadRequest` for schemas it can't keep."""
+        if self._tokenizer is None:
+            self._tokenizer = self._read()
         schema = _ANY_OBJECT if json_schema.strip() == "{}" else json_schema
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE))
         if matcher.is_error():
