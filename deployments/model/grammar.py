@@ -28,7 +28,7 @@ class Grammars:
         self._tokenizer: Any = None
 
     def compile(self, json_schema: str) -> Callable[[], TokenConstraint]:
-        """A factory of constraints, one a choice. Takes milliseconds, the first time longer. Raises `BadRequest` for schemas it can't keep."""
+        """A factory of constraints, one a choice. Raises `BadRequest` for schemas that can't be followed."""
         if self._tokenizer is None:
             self._tokenizer = self._read()
         schema = _ANY_OBJECT if json_schema.strip() == "{}" else json_schema
