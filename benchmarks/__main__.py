@@ -15,6 +15,8 @@ from benchmarks.report import write_report
 BENCHMARKS = (
     "serve",
     "overload",
+    "faults",
+    "fuzz",
     "fetch",
     "media",
     "preprocess",

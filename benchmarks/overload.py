@@ -36,7 +36,7 @@ _GAUGES = {
     "tokens in the KV cache": r"ray_sluice_kv_tokens",
     "tensors alive, bytes": r"ray_sluice_multimodal_bytes",
     "object store, bytes": r"ray_object_store_used_memory",
-    "spilled, bytes": r"ray_spill_manager_objects_bytes",
+    "spilled, bytes": r'ray_spill_manager_objects_bytes(?={[^}]*State="Spilled")',
 }
 """What to look for in `/metrics`, summed over replicas."""
 
