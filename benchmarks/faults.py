@@ -15,9 +15,11 @@ whole again      seconds from the fault until every stage has all of its replica
 
 import argparse
 import asyncio
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,11 +41,18 @@ _WITH_A_REASON = ("http 4", "http 502", "stream error")
 
 @dataclass(slots=True)
 class Run:
-    """One fault. Instants are seconds since the load began; of the fault: when it had happened."""
+    """One fault. Instants are seconds since the load began."""
 
     outcomes: list[Outcome] = field(default_factory=list)
+    start_s: float = 0.0
+    """On `time.perf_counter`'s clock."""
     fault_s: float = 0.0
     whole_s: float | None = None
+    started: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def now_s(self) -> float:
+        return time.perf_counter() - self.start_s
 
     def figures(self) -> dict[str, Any]:
         verdicts = Counter(_verdict(outcome) for outcome in self.outcomes)
@@ -75,38 +84,47 @@ class Trial:
         self._runs = 0
 
     def run(self, fault: str) -> Run:
-        return asyncio.run(self._run(fault))
-
-    async def _run(self, fault: str) -> Run:
-        run, self._runs = Run(), self._runs + 1
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2)) as session:
-            model = await served_model(session, self._cluster.url, {})
-            workload = Workload(self._spec, model, self._cluster.add_media, self._runs * _REQUESTS_APART)
-            started = time.perf_counter()
-            client = ChatClient(session, self._cluster.url, started, self._args.timeout)
-            breaking = asyncio.create_task(self._break(fault, run, started))
-            asked = []
-            due = OpenLoop(self._args.rate, 3600.0).due_s(self._bench.seed)
-            for due_s in self._bench.progress(due, fault, total=0):
-                await asyncio.sleep(started + due_s - time.perf_counter())
-                if breaking.done() and due_s > self._args.settle + (run.whole_s or run.fault_s):
-                    break
-                asked.append(asyncio.create_task(client.ask(workload.next(), due_s)))
-            await breaking
-            run.outcomes = list(await asyncio.gather(*asked))
+        """Load on a thread of its own; harm is done on this one: Ray starts nodes on no other."""
+        self._runs += 1
+        run = Run()
+        with ThreadPoolExecutor(1) as thread:
+            load = thread.submit(asyncio.run, self._load(run, fault))
+            try:
+                run.started.wait(60)
+                time.sleep(self._args.before)
+                run.fault_s = run.now_s()
+                getattr(self._cluster, fault)()
+                self._wait_until_whole(run)
+                time.sleep(self._args.settle)
+            finally:
+                run.ended.set()
+            run.outcomes = load.result()
         return run
 
-    async def _break(self, fault: str, run: Run, started: float) -> None:
-        """Do harm, mend what only we can mend, and wait until all replicas are there."""
-        await asyncio.sleep(self._args.before)
-        run.fault_s = time.perf_counter() - started
-        await asyncio.to_thread(getattr(self._cluster, fault))
-        give_up = time.perf_counter() + self._args.patience
-        while time.perf_counter() < give_up:
-            if await asyncio.to_thread(self._cluster.is_whole):
-                run.whole_s = time.perf_counter() - started
+    def _wait_until_whole(self, run: Run) -> None:
+        give_up = run.now_s() + self._args.patience
+        while run.now_s() < give_up:
+            if self._cluster.is_whole():
+                run.whole_s = run.now_s()
                 return
-            await asyncio.sleep(_POLL_S)
+            time.sleep(_POLL_S)
+
+    async def _load(self, run: Run, label: str) -> list[Outcome]:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
+        async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+            model = await served_model(session, self._cluster.url, {})
+            workload = Workload(self._spec, model, self._cluster.add_media, self._runs * _REQUESTS_APART)
+            run.start_s = time.perf_counter()
+            run.started.set()
+            client = ChatClient(session, self._cluster.url, run.start_s, self._args.timeout)
+            asked: list[asyncio.Task[Outcome]] = []
+            due = OpenLoop(self._args.rate, 3600.0).due_s(self._bench.seed)
+            for due_s in self._bench.progress(due, label):
+                await asyncio.sleep(due_s - run.now_s())
+                if run.ended.is_set():
+                    break
+                asked.append(asyncio.create_task(client.ask(workload.next(), due_s)))
+            return list(await asyncio.gather(*asked))
 
 
 FAULTS = {
