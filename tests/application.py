@@ -101,6 +101,7 @@ def ray_environment() -> dict[str, str]:
     path = os.environ.get("PYTHONPATH")
     return {
         "RAY_metrics_report_interval_ms": "500",
+        "RAY_worker_niceness": "0",  # by default everything else on the machine goes before Ray's workers
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # a busy machine takes longer than Serve's 5 s
         "PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root,
     }
