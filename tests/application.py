@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 SERVE_CONFIG = Path(__file__).parent.parent / "serve_config.yaml"
-START_TIMEOUT_S = 180
+START_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True)
