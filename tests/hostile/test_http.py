@@ -83,7 +83,7 @@ def test_odd_but_whole_media_are_answered_or_refused(unharmed: httpx.Client, nam
 
 def test_headers_that_make_no_sense_are_answered_or_refused(unharmed: httpx.Client) -> None:
     chance = random.Random(0)
-    odd = ("", "-1", "nan", "inf", "1e999", "0", "x" * 5000, "1,2", "\t")
+    odd = ("", "-1", "nan", "inf", "1e999", "0", "x" * 5000, "1,2", ";")
     names = ("x-request-timeout-s", "x-request-id", "authorization", "content-type", "x-request-timeout-seconds")
     body = {"model": "demo", "max_tokens": 2, "messages": user("hi")}
     for _ in range(40):
