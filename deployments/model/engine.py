@@ -36,6 +36,8 @@ from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, S
 
 WEDGED_AFTER_S = 60.0
 """A step that takes longer than this makes the replica unhealthy."""
+IDLE_REPORT_S = 1.0
+"""Gauges that are not set again and again go missing from the metrics page."""
 
 
 class Engine:
@@ -150,7 +152,7 @@ class Engine:
         with self._wake:
             while not self.busy and not self._closing:
                 self._gauges.report(now=True)
-                self._wake.wait()
+                self._wake.wait(IDLE_REPORT_S)
         return self.busy
 
     def _take_in(self) -> None:
