@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge
+from deployments.media.mp4 import check_sample_counts
 
 DEMUXERS = {
     "mp4": "mov",
@@ -65,6 +66,8 @@ def open_container(
     `TooLarge`. At `deadline` the file seems to end: check it after the last packet. Raises as `ffmpeg_errors` does,
     also from the body of the `with`.
     """
+    if container == "mp4":
+        check_sample_counts(data, label)
     with ffmpeg_errors(label):
         with _open(data, container, label, deadline, {"codec_whitelist": "none"}, []) as opened:
             deadline.check()

@@ -64,6 +64,12 @@ BOMBS = {
     "MP4 of 4096 x 4096": large_video,
     "FLAC of ten minutes": lambda: make_sound("flac", seconds=600, rate=8000, tones_hz=(0.0,)),
     "WAV that claims 4 GiB": lambda: patched(make_sound("wav"), b"data", 4, b"\xff\xff\xff\xff"),
+    "MP4 whose fragment claims 2^26 frames": lambda: patched(
+        make_video(30, muxer_options={"movflags": "frag_keyframe+empty_moov"}), b"trun", 4, struct.pack(">II", 1, 2**26)
+    ),
+    "MP4 whose frames are all of one size, 2^28 of them": lambda: patched(
+        make_video(30), b"stsz", 8, struct.pack(">II", 1, 2**28)
+    ),
     "MP4 whose tables claim 2^31 samples": lambda: patched(make_video(30), b"stsz", 12, struct.pack(">I", 2**31 - 1)),
 }
 
