@@ -27,7 +27,7 @@ from deployments.demo.training.visuals import Visual, random_visual
 MODEL_SEED, POOL_SEED = 20260, 7
 CLIPS, PICTURES, SOUNDS = 1600, 800, 1600
 """In the pools of one process."""
-STEPS = {"vision": 1000, "audio": 600, "language": 1600, "joint": 200}
+STEPS = {"vision": 1000, "audio": 1000, "language": 3000, "joint": 200}
 
 
 @dataclass(frozen=True, slots=True)
