@@ -11,6 +11,8 @@ from deployments.errors import BadMedia
 _INDEX_BOXES = frozenset({b"moov", b"moof"})
 _COUNT_AFTER = {b"trun": 8, b"stsz": 12}
 """Boxes that count samples, and where the count stands after the box's name."""
+_LONG_SIZE = b"\0\0\0\1"
+"""Instead of a box's size: eight bytes after its name hold it."""
 _MAX_SAMPLES_PER_BYTE = 8
 """Old QuickTime files count up to six samples of compressed sound in a byte; everything else has a byte for each."""
 
@@ -25,8 +27,8 @@ def check_sample_counts(data: NDArray[np.uint8], label: str) -> None:
         for name, after in _COUNT_AFTER.items():
             at = index.find(name)
             while at >= 0:
-                count = index[at + after : at + after + 4]
-                samples += int.from_bytes(count, "big") if len(count) == 4 else 0
+                start = at + after + (8 if index[at - 4 : at] == _LONG_SIZE else 0)
+                samples += int.from_bytes(index[start : start + 4], "big")
                 at = index.find(name, at + 4)
         if samples > _MAX_SAMPLES_PER_BYTE * len(data):
             raise BadMedia("the file is damaged: it counts more samples than its bytes can hold", param=label)

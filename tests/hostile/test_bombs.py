@@ -67,6 +67,9 @@ BOMBS = {
     "MP4 whose fragment claims 2^26 frames": lambda: patched(
         make_video(30, muxer_options={"movflags": "frag_keyframe+empty_moov"}), b"trun", 4, struct.pack(">II", 1, 2**26)
     ),
+    "MP4 whose fragment's box has the long form and so other numbers": lambda: patched(
+        make_video(30, muxer_options={"movflags": "frag_keyframe+empty_moov"}), b"trun", -4, struct.pack(">I", 1)
+    ),
     "MP4 whose frames are all of one size, 2^28 of them": lambda: patched(
         make_video(30), b"stsz", 8, struct.pack(">II", 1, 2**28)
     ),
