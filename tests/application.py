@@ -21,6 +21,14 @@ START_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster of the tests. Serve runs on it from the start: whoever starts Serve decides its port for good."""
+
+    address: str
+    http_port: int
+
+
+@dataclass(frozen=True)
 class RunningApp:
     """`serve run`, answering."""
 
@@ -56,20 +64,19 @@ def merged(base: Any, changes: Any) -> Any:
 
 
 @contextmanager
-def run_app(folder: Path, ray_address: str, args: dict[str, Any]) -> Iterator[RunningApp]:
-    """Run the shipped configuration on a free port, with `args` laid over its own; stops it at the end."""
-    port = free_port()
+def run_app(folder: Path, cluster: Cluster, args: dict[str, Any]) -> Iterator[RunningApp]:
+    """Run the shipped configuration on the cluster's port, with `args` laid over its own; stops it at the end."""
     config = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
-    config["http_options"]["port"] = port
+    config["http_options"]["port"] = cluster.http_port
     application = config["applications"][0]
     application["args"] = merged(application["args"], args)
     path, log = folder / "serve_config.yaml", folder / "serve.log"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", ray_address, str(path)]
+    command = [sys.executable, "-m", "ray.serve.scripts", "run", "--address", cluster.address, str(path)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=SERVE_CONFIG.parent)
     try:
-        app = RunningApp(f"http://127.0.0.1:{port}", Path(args["media"]["local_root"]), log)
+        app = RunningApp(f"http://127.0.0.1:{cluster.http_port}", Path(args["media"]["local_root"]), log)
         _wait_until_ready(app, process)
         yield app
     finally:

@@ -9,8 +9,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import ray
+import yaml
+from ray import serve
 
-from tests.application import RunningApp, ray_environment, run_app
+from tests.application import SERVE_CONFIG, Cluster, RunningApp, free_port, ray_environment, run_app
 from tests.media_server import MediaServer
 
 OBJECT_STORE_BYTES = 1024 * 2**20
@@ -20,8 +22,8 @@ hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
-    """The address of a Ray cluster of this session, whose driver this process is."""
+def ray_cluster() -> Iterator[Cluster]:
+    """A Ray cluster of this session, whose driver this process is, with Serve as the shipped file starts it."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets' paths must be short
     os.environ.update(ray_environment())
     context = ray.init(
@@ -32,13 +34,18 @@ def ray_cluster() -> Iterator[str]:
         log_to_driver=False,
         _temp_dir=folder,
     )
-    yield context.address_info["gcs_address"]
+    shipped = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+    cluster = Cluster(context.address_info["gcs_address"], free_port())
+    serve.start(
+        proxy_location=shipped["proxy_location"], http_options={**shipped["http_options"], "port": cluster.http_port}
+    )
+    yield cluster
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def app(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+def app(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """The application as `serve run serve_config.yaml` brings it up, allowed to fetch from loopback."""
     folder = tmp_path_factory.mktemp("app")
     media_root: Path = tmp_path_factory.mktemp("media")

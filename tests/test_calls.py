@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.calls import Stage, put, stage_method
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable
+from tests.application import Cluster
 
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
 
@@ -103,7 +104,7 @@ class Root:
 
 
 @pytest.fixture(scope="module")
-def stages(ray_cluster: str) -> Iterator[dict[str, Any]]:
+def stages(ray_cluster: Cluster) -> Iterator[dict[str, Any]]:
     root = Root.bind(worker=Worker.bind(), narrow=Narrow.bind(), mortal=Mortal.bind())
     serve.run(root, name="calls", route_prefix=None)
     yield {n: serve.get_deployment_handle(n.capitalize(), "calls") for n in ("worker", "narrow", "mortal")}

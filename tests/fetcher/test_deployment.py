@@ -17,6 +17,7 @@ from deployments.errors import BadMedia, MediaNotReachable, StageTimeout
 from deployments.fetcher.deployment import MediaFetcher
 from deployments.types import Fetched, MediaItem, MediaKind
 from tests import media_server as host
+from tests.application import Cluster
 from tests.media_files import make_picture
 
 PICTURE = make_picture()
@@ -29,7 +30,7 @@ class Root:
 
 
 @pytest.fixture(scope="module")
-def fetcher(ray_cluster: str) -> Iterator[Stage]:
+def fetcher(ray_cluster: Cluster) -> Iterator[Stage]:
     config = AppConfig.model_validate({"media": {"allowed_networks": ["127.0.0.1/32"]}})
     options: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
     serve.run(Root.bind(MediaFetcher.options(**options).bind(config)), name="fetching", route_prefix=None)
