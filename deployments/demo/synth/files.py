@@ -44,7 +44,7 @@ def encode_clip(
 ) -> bytes:
     """The file's bytes of a clip with even sides, in the codec's usual container, with a mono sound `track` if given.
 
-    MP4 holds AAC, WebM holds Opus. Encoders run on one thread: the bytes depend on the arguments alone.
+    MP4 holds AAC, WebM holds Opus. Encoders run on one thread, which makes the same bytes nearly always, not always.
     """
     file = io.BytesIO()
     with av.open(file, "w", format=CONTAINER[codec]) as container:
