@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+import uvloop
 from tqdm import tqdm
 
 from benchmarks.harness import in_subprocess
@@ -49,7 +50,7 @@ def run_load(plan: LoadPlan) -> dict[str, Any]:
 
 
 def _run(plan: LoadPlan) -> dict[str, Any]:
-    outcomes, probes = asyncio.run(drive(plan))
+    outcomes, probes = uvloop.run(drive(plan))
     return summary(outcomes, probes, plan.slo, plan.arrivals.duration_s)
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 from multiprocessing.connection import Connection
 from types import TracebackType
 
+import uvloop
 from aiohttp import web
 
 from benchmarks.load.media import MIME_TYPES, MediaKind
@@ -36,7 +37,7 @@ class MediaHost:
 
 
 def _serve(pipe: Connection) -> None:
-    asyncio.run(_serve_until_killed(pipe))
+    uvloop.run(_serve_until_killed(pipe))
 
 
 async def _serve_until_killed(pipe: Connection) -> None:
