@@ -3,6 +3,7 @@
 Shape legend: T prompt tokens, Q tokens of a chunk, R rows of a decode step, V vocabulary, N placeholders, D width.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from deployments.model.pixels import normalised
 from deployments.model.sequence import Sequence
 from deployments.model.spans import DecodeSpan, PrefillSpan
 from deployments.types import MediaKind
+
+# Payloads are views of shared memory, hence read-only; nothing here writes to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 WIDTH_STEP = 64
 """Decode steps look at a multiple of so many positions, so that their shapes repeat."""
@@ -194,8 +198,7 @@ class ModelRunner:
             hook.remove()
 
     def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
-        # Views of shared memory are read-only; torch wants to be told that nobody will write.
-        tensor = self._to_device(torch.from_numpy(array if array.flags.writeable else array.view()))
+        tensor = self._to_device(torch.from_numpy(array))
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
