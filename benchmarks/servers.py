@@ -69,7 +69,7 @@ class OwnServer(Server):
         self._start()
 
     def _start(self) -> None:
-        port = _free_port()
+        port = free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         env |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
         env |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"} | self._env  # a busy machine may start slowly
@@ -122,7 +122,7 @@ def sluice(
         settings["http_options"]["port"] = port
         application = settings["applications"][0]
         changes = {"model": model, "media": {"allowed_networks": ["127.0.0.0/8"]}}
-        application["args"] = _merged(_merged(application["args"], changes), args or {})
+        application["args"] = merged(merged(application["args"], changes), args or {})
         path = folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
@@ -139,14 +139,14 @@ def monolith(model: str = "demo") -> OwnServer:
     return OwnServer("monolith", command, "/health", {})
 
 
-def _merged(base: Any, changes: Any) -> Any:
+def merged(base: Any, changes: Any) -> Any:
     """`base` with the keys of `changes` laid over it, dictionaries joined at every depth."""
     if isinstance(base, dict) and isinstance(changes, Mapping):
-        return {**base, **{key: _merged(base.get(key), value) for key, value in changes.items()}}
+        return {**base, **{key: merged(base.get(key), value) for key, value in changes.items()}}
     return changes
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 import httpx
 import psutil
 import yaml
+
+from benchmarks.servers import merged
 
 SERVE_CONFIG = Path(__file__).parent.parent / "serve_config.yaml"
 START_TIMEOUT_S = 240
@@ -48,19 +49,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def merged(base: Any, changes: Any) -> Any:
-    """`base` with the keys of `changes` laid over it, dictionaries joined at every depth."""
-    if isinstance(base, dict) and isinstance(changes, dict):
-        return {**base, **{key: merged(base.get(key), value) for key, value in changes.items()}}
-    return changes
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import ray
 import yaml
 from ray import serve
 
-from tests.application import SERVE_CONFIG, Cluster, RunningApp, free_port, ray_environment, run_app
+from benchmarks.servers import free_port
+from tests.application import SERVE_CONFIG, Cluster, RunningApp, ray_environment, run_app
 from tests.media_server import MediaServer
 
 OBJECT_STORE_BYTES = 1024 * 2**20
