@@ -16,10 +16,12 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
+from deployments.tracing import check_packages
 
 
 def build(args: AppConfig) -> Application:
     """The five stages bound to each other. `args` is what stands below `args:` in the Serve config file."""
+    check_packages(args.tracing)
     return _bound(
         Ingress,
         args,

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec
 
 import ray
 from numpy.typing import NDArray
+from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -30,15 +31,20 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from deployments.config import TracingConfig
 from deployments.deadline import Deadline
 from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
 from deployments.metrics import METRICS
+from deployments.tracing import NO_SPAN, Tracer, current_carrier, describe, open_tracer
 from deployments.types import StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
 
+
+_CARRIER = "trace_carrier"
+"""Keyword of a stage call under which the trace of the request travels, if it has one."""
 
 P = ParamSpec("P")
 
@@ -50,17 +56,46 @@ class StageFailure:
     error: SluiceError
 
 
+def replica_tracer(config: TracingConfig) -> Tracer:
+    """A tracer whose spans say which replica made them; for a deployment's `tracer`."""
+    replica = serve.get_replica_context()
+    own = {
+        "service.instance.id": replica.replica_id.unique_id,
+        "sluice.deployment": replica.deployment,
+        "ray.node.id": ray.get_runtime_context().get_node_id(),
+    }
+    return open_tracer(config, own)
+
+
 def stage_method(method: Callable[P, AsyncGenerator[Any, None]]) -> Callable[P, AsyncGenerator[Any, None]]:
-    """Every method that a `Stage` calls wears this: a `SluiceError` that it raises is yielded as a `StageFailure`."""
+    """Every method that a `Stage` calls wears this.
+
+    A `SluiceError` that it raises is yielded as a `StageFailure`. When the request is traced, its work is a span of the
+    deployment's `tracer`.
+    """
 
     @functools.wraps(method)
-    async def yielding_errors(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
+        carrier: Any = kwargs.pop(_CARRIER, None)
+        deployment: Any = args[0]
+        span = NO_SPAN if carrier is None else deployment.tracer.begin(method.__qualname__, carrier)
         try:
             async with aclosing(method(*args, **kwargs)) as values:
                 async for value in values:
+                    if carrier is not None:
+                        describe(span, value)
                     yield value
         except SluiceError as error:
+            span.fail(error.code)
             yield StageFailure(error)
+        except (asyncio.CancelledError, GeneratorExit):
+            span.fail(WorkCancelled.code)
+            raise
+        except Exception as error:
+            span.fail(type(error).__name__)
+            raise
+        finally:
+            span.end()
 
     return yielding_errors
 
@@ -131,7 +166,9 @@ class Stage:
 
     def _send(self, method: str, deadline: Deadline, args: tuple[object, ...], payloads: Sequence[TensorRef]) -> Any:
         deadline.check()
-        return getattr(self._handle, method).remote(deadline.remaining_s(), *args, *payloads)
+        carrier = current_carrier()
+        trace = {} if carrier is None else {_CARRIER: carrier}
+        return getattr(self._handle, method).remote(deadline.remaining_s(), *args, *payloads, **trace)
 
     def _raise_ours(self, error: BaseException) -> None:
         """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""

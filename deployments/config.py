@@ -19,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1)]
 
 _DOMAIN = re.compile(r"\.?(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*")
+_HTTP_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
 
 class Section(BaseModel):
@@ -76,7 +77,9 @@ class IngressConfig(Section):
     playground: bool = True
     """Serve the page at `/`; off, it answers with the server's name."""
     api_keys: tuple[SecretStr, ...] = ()
-    """Clients must send one of these as `Authorization: Bearer`; empty: everyone may come in."""
+    """Clients must send one of these as `Authorization: Bearer`; empty, and no file: everyone may come in."""
+    api_keys_file: Path | None = None
+    """File with further API keys, one a line; read again when it changes."""
     client_address_header: str | None = None
     """Header of a trusted proxy which holds the client's address, such as `x-forwarded-for`; None: the peer's own."""
 
@@ -218,6 +221,24 @@ class AppConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
     trust_remote_code: bool = False
+class TracingConfig(Section):
+    """OpenTelemetry traces, a span for each stage of a request; needs `pip install 'sluice[tracing]'`."""
+
+    otlp_endpoint: str | None = None
+    """Base URL of a collector that takes OTLP over HTTP, such as `http://collector:4318`; None: no tracing."""
+    sample_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the requests that are traced, where the client's `traceparent` does not decide it."""
+    service_name: str = "sluice"
+    """What traces call this application (`service.name`)."""
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _base_url(cls, url: str | None) -> str | None:
+        if url is not None and not _HTTP_URL.fullmatch(url):
+            raise ValueError(f"{url!r} is not the base URL of a collector, like http://collector:4318")
+        return url
+
+
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
     ingress: IngressConfig = IngressConfig()
     media: MediaConfig = MediaConfig()
@@ -233,3 +254,4 @@ class AppConfig(Section):
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments of every `from_pretrained` call."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+    tracing: TracingConfig = TracingConfig()

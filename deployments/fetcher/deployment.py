@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
-from deployments.calls import ServeMetricSink, stage_method
+from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
 from deployments.fetcher.fetcher import STAGE, Fetcher
@@ -19,6 +19,7 @@ class MediaFetcher:
     """Serve makes it, and ends it, on the event loop that its methods run on."""
 
     def __init__(self, config: AppConfig) -> None:
+        self.tracer = replica_tracer(config.tracing)
         self._fetcher = Fetcher(config.media, ServeMetricSink())
 
     @stage_method
@@ -35,3 +36,4 @@ class MediaFetcher:
 
     async def __del__(self) -> None:
         await self._fetcher.close()
+        self.tracer.close()

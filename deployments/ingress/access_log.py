@@ -1,4 +1,4 @@
-"""One line of JSON for each request that mattered: id, status, times by stage. Payloads never come here."""
+"""What is kept of a request that mattered: one line of JSON, and its span. Payloads never come here."""
 
 import logging
 
@@ -7,6 +7,16 @@ import orjson
 from deployments.ingress.exchange import Exchange
 
 logger = logging.getLogger("sluice.access")
+
+GONE = 499
+"""In place of a status, of a request whose client left before the answer began."""
+SPAN_FACTS = {
+    "prompt_tokens": "gen_ai.usage.input_tokens",
+    "completion_tokens": "gen_ai.usage.output_tokens",
+    "items": "sluice.items",
+    "stream": "sluice.stream",
+}
+"""Facts of an exchange that its span shows, and under which name."""
 
 
 def log_exchange(exchange: Exchange, route: str) -> None:
@@ -19,7 +29,23 @@ def log_exchange(exchange: Exchange, route: str) -> None:
         "stages_ms": exchange.timings.milliseconds(),
         **exchange.facts,
     }
+    if exchange.span.traceparent is not None:
+        line["trace_id"] = exchange.span.traceparent.split("-")[1]
     logger.info(orjson.dumps(line, default=str).decode())
+
+
+def end_span(exchange: Exchange, route: str) -> None:
+    """Named and attributed as OpenTelemetry's conventions for HTTP servers and generative models have it."""
+    span, facts, status = exchange.span, exchange.facts, exchange.status or GONE
+    method = exchange.scope["method"]
+    span.note({"http.request.method": method, "http.route": route, "http.response.status_code": status})
+    span.note({"sluice.request_id": exchange.id})
+    span.note({name: facts[fact] for fact, name in SPAN_FACTS.items() if fact in facts})
+    if status >= 500:
+        span.fail(facts.get("error", str(status)))
+    elif "error" in facts:
+        span.note({"error.type": facts["error"]})
+    span.end(f"{method} {route}")
 
 
 def log_defect(exchange: Exchange, error: BaseException) -> None:

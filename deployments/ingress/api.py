@@ -32,7 +32,7 @@ from deployments.errors import (
     WorkCancelled,
     shown,
 )
-from deployments.ingress.access_log import log_defect, log_exchange
+from deployments.ingress.access_log import GONE, end_span, log_defect, log_exchange
 from deployments.ingress.admission import Admission
 from deployments.ingress.chat import ChatCompletions
 from deployments.ingress.clients import Clients
@@ -42,6 +42,7 @@ from deployments.ingress.pipeline import Pipeline, Stages
 from deployments.ingress.playground import playground_routes
 from deployments.ingress.responses import error_response, http_error_response, json_response
 from deployments.metrics import MetricSink
+from deployments.tracing import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.types import TensorRef
 
 READY_TIMEOUT_S = 5.0
@@ -66,15 +67,17 @@ class Api:
         metrics_text: MetricsText,
         media_bytes: int,
         *,
+        tracer: Tracer = NO_TRACER,
         set_request_id: bool = True,
     ) -> None:
         """`set_request_id`: answers get the header `x-request-id`; False where the server around this sets it."""
         self._config = config
         self._metrics = metrics
         self._metrics_text = metrics_text
+        self._tracer = tracer
         self._set_request_id = set_request_id
         self._created_s = int(time.time())
-        self._clients = Clients(config.ingress)
+        self.clients = Clients(config.ingress)
         self.pipeline = Pipeline(config, stages, put)
         self.admission = Admission(config.ingress, media_bytes, metrics)
         self._routes = self._build()
@@ -86,10 +89,12 @@ class Api:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        exchange = Exchange(request_id(Headers(scope=scope)), scope, send, self._set_request_id)
+        headers = Headers(scope=scope)
+        exchange = Exchange(request_id(headers), scope, send, self._set_request_id, self._span(scope, headers))
         scope["sluice.exchange"] = exchange
         try:
-            await self._router(scope, receive, exchange.send)
+            with within(exchange.span):
+                await self._router(scope, receive, exchange.send)
         except HTTPException as error:
             await _http_error(scope, error)(scope, receive, exchange.send)
         except SluiceError as error:
@@ -101,6 +106,12 @@ class Api:
             let_go(error)
         finally:
             self._close(exchange)
+
+    def _span(self, scope: Scope, headers: Headers) -> Span:
+        if not scope["path"].startswith("/v1/"):
+            return NO_SPAN
+        carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        return self._tracer.begin(scope["method"], carrier, "server")
 
     async def _fail(self, exchange: Exchange, error: SluiceError, receive: Receive) -> None:
         exchange.facts |= {"error": error.code, "said": shown(error.message)}
@@ -118,15 +129,16 @@ class Api:
 
     def _close(self, exchange: Exchange) -> None:
         route = self._paths.get(exchange.scope.get("endpoint"), "other")
-        self._metrics.count("sluice_requests", route=route, status=str(exchange.status or 499))
+        self._metrics.count("sluice_requests", route=route, status=str(exchange.status or GONE))
         self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
         for stage, seconds in exchange.timings.seconds.items():
             self._metrics.observe("sluice_stage_seconds", seconds, stage=stage)
         if route not in QUIET_ROUTES:
             log_exchange(exchange, route)
+        end_span(exchange, route)
 
     def _build(self) -> list[Route]:
-        chat = ChatCompletions(self._config, self.pipeline, self.admission, self._clients, self._metrics)
+        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics)
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [
             *front,
@@ -159,11 +171,11 @@ class Api:
         return Response(await self._metrics_text(), headers={"content-type": METRICS_CONTENT_TYPE})
 
     async def _models(self, request: Request) -> Response:
-        self._clients.identify(request.scope)
+        self.clients.identify(request.scope)
         return json_response({"object": "list", "data": [self._model_card()]})
 
     async def _model(self, request: Request) -> Response:
-        self._clients.identify(request.scope)
+        self.clients.identify(request.scope)
         asked = request.path_params["model"]
         if asked != self._config.model_name:
             raise ModelNotFound(f"the model {shown(asked)!r} does not exist", param="model")

@@ -76,7 +76,9 @@ class ChatCompletions:
         plan = await self._pipeline.plan(job, deadline)
         asked_at = time.monotonic()
         with await self._admission.admit(client, plan.media_bytes, deadline) as lease:
-            exchange.timings.note("admission", time.monotonic() - asked_at)
+            waited_s = time.monotonic() - asked_at
+            exchange.timings.note("admission", waited_s)
+            exchange.span.phase("admission", waited_s)
             self._admission.report()
             prompt = await self._pipeline.prepare(job, plan, Progress(deadline, exchange.timings, lease))
             if body_lease is not None:

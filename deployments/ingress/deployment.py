@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put
+from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
 from deployments.config import AppConfig
 from deployments.exposition import ApplicationMetrics
 from deployments.ingress.api import Api
@@ -41,8 +41,16 @@ class Ingress:
         )
         self._config = config
         self._page = ApplicationMetrics(metrics_endpoints)
+        self.tracer = replica_tracer(config.tracing)
         self._api = Api(
-            config, stages, put, ServeMetricSink(), self._page.text, self._media_bytes(), set_request_id=False
+            config,
+            stages,
+            put,
+            ServeMetricSink(),
+            self._page.text,
+            self._media_bytes(),
+            tracer=self.tracer,
+            set_request_id=False,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -50,10 +58,12 @@ class Ingress:
 
     async def check_health(self) -> None:
         self._api.pipeline.check_health()
+        await asyncio.to_thread(self._api.clients.keys.reload)
         self._api.admission.media.set_max_bytes(await asyncio.to_thread(self._media_bytes))
 
     async def __del__(self) -> None:
         await self._page.close()
+        self.tracer.close()
 
     def _media_bytes(self) -> int:
         """This replica's share of the bytes that the requests of all ingress replicas may hold."""

@@ -14,6 +14,7 @@ from deployments.config import IngressConfig
 from deployments.deadline import Deadline
 from deployments.errors import BadRequest, WorkCancelled
 from deployments.ingress.timing import Timings
+from deployments.tracing import NO_SPAN, Span
 
 STAGE = "ingress"
 
@@ -33,6 +34,8 @@ class Exchange:
     scope: Scope
     send_raw: Send
     set_request_id: bool
+    span: Span = NO_SPAN
+    """The request's part in a trace."""
     timings: Timings = field(default_factory=Timings)
     started_at: float = field(default_factory=time.monotonic)
     status: int | None = None
@@ -47,6 +50,8 @@ class Exchange:
             headers = MutableHeaders(scope=message)
             if self.set_request_id:
                 headers["x-request-id"] = self.id
+            if self.span.traceparent is not None:
+                headers["traceresponse"] = headers["traceparent"] = self.span.traceparent
             if self.timings.seconds:
                 headers["server-timing"] = self.timings.header()
         elif message["type"] == "http.response.body" and not message.get("more_body", False):

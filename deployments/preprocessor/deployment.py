@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from ray import serve
 
-from deployments.calls import ServeMetricSink, stage_method
+from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
 from deployments.preprocessor.loading import load_checkpoint
 from deployments.preprocessor.preparation import Tensors
@@ -17,6 +17,7 @@ class Preprocessor:
     """Text and media to token ids and tensors, by the model's own processor."""
 
     def __init__(self, config: AppConfig) -> None:
+        self.tracer = replica_tracer(config.tracing)
         self._stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
 
     @stage_method
@@ -39,3 +40,4 @@ class Preprocessor:
 
     def __del__(self) -> None:
         self._stage.close()
+        self.tracer.close()
