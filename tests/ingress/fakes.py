@@ -14,6 +14,7 @@ from deployments.deadline import Deadline
 from deployments.ingress.api import Api
 from deployments.ingress.pipeline import Stages
 from deployments.metrics import RecordingSink
+from deployments.tracing import NO_TRACER, Carrier, Tracer, current_carrier
 from deployments.types import (
     Chat,
     DecodedVideo,
@@ -54,6 +55,8 @@ class Call:
     args: tuple[Any, ...]
     payloads: list[Any]
     remaining_s: float
+    carrier: Carrier | None = field(default_factory=current_carrier)
+    """What the call was told of the request's trace."""
 
 
 @dataclass
@@ -141,7 +144,9 @@ def hello() -> list[GenerateChunk | Exception]:
 class FakeApplication:
     """An `Api` over fake stages, with what they were asked."""
 
-    def __init__(self, config: AppConfig | None = None, *, media_bytes: int = 2**30) -> None:
+    def __init__(
+        self, config: AppConfig | None = None, *, media_bytes: int = 2**30, tracer: Tracer = NO_TRACER
+    ) -> None:
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
         self.decoder = FakeStage(
@@ -152,7 +157,7 @@ class FakeApplication:
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
         stages = Stages(self.fetcher, self.decoder, self.preprocessor, self.model)
-        self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes)
+        self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes, tracer=tracer)
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
