@@ -97,7 +97,7 @@ def stage_method(method: Callable[P, AsyncGenerator[Any, None]]) -> Callable[P, 
         finally:
             span.end()
 
-    return yielding_errors
+    return answering
 
 
 def put(array: NDArray[Any]) -> TensorRef:
@@ -182,6 +182,8 @@ class Stage:
             raise WorkCancelled(f"the {self._name} stage's work was cancelled") from error
         if isinstance(cause, SluiceError):
             raise cause from None
+        if isinstance(cause, _REPLICA_LOST):  # a payload with the node that kept it, or a stage behind this one
+            raise StageUnavailable(f"what the {self._name} stage works with was lost") from error
         if isinstance(cause, RayError) or isinstance(error, RayTaskError):
             raise InternalError(f"the {self._name} stage failed") from error
         raise error

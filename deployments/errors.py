@@ -31,7 +31,8 @@ def shown(text: str, limit: int = MAX_SHOWN_CHARS) -> str:
     if text[:5].lower() == "data:":
         head, _, payload = text.partition(",")
         text = f"{head[:60]},<{len(payload)} characters>"
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1])
+    if not (text := text[: limit + 1]).isprintable():
+        text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -38,6 +38,9 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_refused": MetricSpec("counter", "Requests refused before any work.", ("reason",)),
     "sluice_requests_running": MetricSpec("gauge", "Requests admitted and not yet answered."),
     "sluice_requests_waiting": MetricSpec("gauge", "Requests that wait for admission."),
+    "sluice_requests_allowed": MetricSpec(
+        "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind",)
+    ),
     "sluice_admitted_bytes": MetricSpec("gauge", "Bytes of media that admitted requests may hold."),
     "sluice_loop_lag_seconds": MetricSpec("gauge", "Longest pause of the ingress's event loop in the last period."),
     "sluice_prompt_tokens": MetricSpec("counter", "Prompt tokens.", ("modality",)),

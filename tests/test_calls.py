@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from numpy.typing import NDArray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -215,6 +216,14 @@ async def test_a_call_is_made_again_when_its_replica_dies(stages: dict[str, Any]
 async def test_a_call_that_kills_every_replica_ends_as_unavailable(stages: dict[str, Any]) -> None:
     with pytest.raises(StageUnavailable, match="mortal"):
         await Stage(stages["mortal"], "mortal").call("die", Deadline(60, "t"))
+
+
+async def test_a_payload_that_was_lost_with_its_node_makes_the_stage_unavailable(worker: Stage) -> None:
+    produced = await worker.call("produce", Deadline(30, "t"), 5_000_000)
+    assert produced.payload is not None
+    ray.internal.free([produced.payload])
+    with pytest.raises(StageUnavailable):
+        await worker.call("consume", Deadline(30, "t"), payloads=[produced.payload])
 
 
 async def test_a_death_after_the_first_value_is_told_and_not_hidden_by_a_second_try(stages: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from deployments.config import IngressConfig
 from deployments.deadline import Deadline
+from deployments.errors import Overloaded
 from deployments.ingress.lanes import Lane, LaneLimits, Lease
 from deployments.metrics import MetricSink
 
@@ -31,28 +32,39 @@ class Admission:
         bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s)
         self.bodies = Lane("large", bodies, config.max_body_bytes_in_flight, clock)
 
+    def check(self, client: str, deadline: Deadline) -> None:
+        """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""
+        try:
+            self.text.check(client, 0, deadline)
+        except Overloaded:
+            self.check_media(client, deadline)
+
+    def check_media(self, client: str, deadline: Deadline) -> None:
+        """Raise `Overloaded` when even the smallest request with media would be refused."""
+        self.media.check(client, 1, deadline)
+
     async def admit(self, client: str, media_bytes: int, deadline: Deadline) -> Lease:
         """A lease for a whole request; `media_bytes` is 0 for text only. Raises `Overloaded` or `StageTimeout`."""
         lane = self.media if media_bytes else self.text
-        return await self._acquire(lane, client, media_bytes, deadline)
+        return await lane.acquire(client, media_bytes, deadline)
 
     async def admit_body(self, client: str, declared_bytes: int | None, deadline: Deadline) -> Lease | None:
         """A lease for a body that is about to be read, None for a small one; undeclared ones count as the largest."""
         size_bytes = self._config.max_body_bytes if declared_bytes is None else declared_bytes
         if size_bytes <= self._config.max_text_bytes:
             return None
-        return await self._acquire(self.bodies, client, size_bytes, deadline)
+        return await self.bodies.acquire(client, size_bytes, deadline)
 
     def report(self) -> None:
         """Tell the gauges how many run and wait, and what is held."""
-        self._metrics.gauge("sluice_requests_running", self.text.running + self.media.running)
+        self._metrics.gauge("sluice_requests_running", self.text.admitted + self.media.admitted)
+        for lane in (self.text, self.media):
+            self._metrics.gauge("sluice_requests_allowed", lane.max_running, kind=lane.name)
         self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting + self.bodies.waiting)
         self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)
 
-    @staticmethod
-    async def _acquire(lane: Lane, client: str, size_bytes: int, deadline: Deadline) -> Lease:
-        return await lane.acquire(client, size_bytes, deadline)
-
     def _limits(self, max_running: int) -> LaneLimits:
         ours = self._config
-        return LaneLimits(max_running, ours.max_waiting, ours.max_wait_s, ours.max_running_per_client)
+        return LaneLimits(
+            max_running, ours.max_waiting, ours.max_wait_s, ours.max_running_per_client, ours.target_ttft_s
+        )

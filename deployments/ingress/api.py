@@ -120,7 +120,7 @@ class Api:
             return
         if isinstance(error, WorkCancelled):
             error = StageUnavailable("the work was cancelled before it was done")
-        if isinstance(error, Overloaded):
+        if isinstance(error, Overloaded | StageUnavailable):
             error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
         if isinstance(error, REFUSALS):
             self._metrics.count("sluice_refused", reason=error.code)

@@ -11,7 +11,7 @@ not the value of a key `text` or `content`. In valid JSON an unescaped quote bef
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +61,11 @@ class Body:
 class BodyScanner:
     """Fed with chunks, gives a `Body`. The longest pause is that of one chunk, and of parsing what is not media."""
 
-    def __init__(self, max_body_bytes: int, max_text_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, max_text_bytes: int, on_media: Callable[[], None] = lambda: None) -> None:
+        """`on_media()` is called when the first media text begins; what it raises ends the reading."""
         self._max_body_bytes = max_body_bytes
         self._max_text_bytes = max_text_bytes
+        self._on_media = on_media
         self._size_bytes = 0
         self._text = bytearray()
         self._unscanned = b""
@@ -167,6 +169,8 @@ class BodyScanner:
     def _move_to_cut(self, length: int) -> None:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
+            if not self._cuts:
+                self._on_media()
             bare = self._is_key_data and not self._string.startswith(b"data:")
             self._cut = bytearray(AUDIO_PREFIX if bare else b"")
         if self._string.find(b"\\", 0, length) < 0:
@@ -176,9 +180,8 @@ class BodyScanner:
         del self._string[:length]
 
 
-async def read_body(chunks: AsyncIterator[bytes], max_body_bytes: int, max_text_bytes: int) -> Body:
-    """The body that `chunks` make up. Raises `TooLarge` at the first byte too many, and `BadRequest`."""
-    scanner = BodyScanner(max_body_bytes, max_text_bytes)
+async def read_body(chunks: AsyncIterator[bytes], scanner: BodyScanner) -> Body:
+    """The body that `chunks` make up. Raises what `scanner` does, at the first byte that is too many or not JSON."""
     since_yield = 0
     async for chunk in chunks:
         for start in range(0, len(chunk), BYTES_BETWEEN_YIELDS):

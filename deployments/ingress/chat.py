@@ -15,7 +15,7 @@ from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarg
 from deployments.ingress import sse
 from deployments.ingress.admission import Admission
 from deployments.ingress.answers import Answer
-from deployments.ingress.body import Body, read_body
+from deployments.ingress.body import Body, BodyScanner, read_body
 from deployments.ingress.clients import Clients
 from deployments.ingress.conversation import Job, read_job
 from deployments.ingress.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
@@ -46,10 +46,11 @@ class ChatCompletions:
         headers = Headers(scope=scope)
         deadline = request_deadline(headers, self._config.ingress)
         with ExitStack() as held:
+            self._admission.check(client, deadline)
             body_lease = await self._admission.admit_body(client, self._declared_bytes(headers), deadline)
             if body_lease is not None:
                 held.enter_context(body_lease)
-            job = read_job(await self._read(receive, deadline), self._config)
+            job = read_job(await self._read(receive, client, deadline), self._config)
             exchange.facts |= {"client": client, "stream": job.stream, "items": len(job.items)}
             await unless_gone(receive, exchange, self._answer(exchange, client, job, deadline, send, body_lease))
 
@@ -62,11 +63,14 @@ class ChatCompletions:
             raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
         return int(declared)
 
-    async def _read(self, receive: Receive, deadline: Deadline) -> Body:
+    async def _read(self, receive: Receive, client: str, deadline: Deadline) -> Body:
         limits = self._config.ingress
+        scanner = BodyScanner(
+            limits.max_body_bytes, limits.max_text_bytes, lambda: self._admission.check_media(client, deadline)
+        )
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                return await read_body(_chunks(receive), limits.max_body_bytes, limits.max_text_bytes)
+                return await read_body(_chunks(receive), scanner)
         except TimeoutError as error:
             raise StageTimeout(STAGE) from error
 
@@ -86,8 +90,7 @@ class ChatCompletions:
             async with aclosing(self._pipeline.generate(job, prompt, deadline)) as chunks:
                 first = await _first(chunks)
                 prompt.tensors.clear()
-                if job.items:
-                    lease.release()
+                lease.first_token()
                 answer = Answer(
                     f"chatcmpl-{exchange.id}", int(time.time()), self._config.model_name, job.params.n, prompt
                 )

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -91,7 +92,11 @@ class ItemLoader:
         assumed_bytes = source_bytes(source, self._config)
         limited = progress.deadline.capped(self._config.media.total_timeout_s, "fetcher")
         payloads = [await self._shared(source, limited)] if source.data is not None else []
-        result: StageResult[Fetched] = await self._fetcher.call("fetch", limited, source.item, payloads=payloads)
+        started = time.monotonic()
+        try:
+            result: StageResult[Fetched] = await self._fetcher.call("fetch", limited, source.item, payloads=payloads)
+        finally:
+            progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
         progress.timings.note("fetch", result.seconds)
         progress.lease.resize(progress.lease.size_bytes - assumed_bytes + result.meta.size_bytes)
         return result

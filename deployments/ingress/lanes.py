@@ -1,4 +1,4 @@
-"""A lane: a bounded number of requests and bytes at once, and a bounded, fair queue before it.
+"""A lane: a bounded number of requests and bytes on their way to a first token, and a short, fair queue before it.
 
 Knows nothing of HTTP. A request gets all it needs at once or waits; so no two requests can hold half of what the other
 lacks. Clients take turns, whatever the length of their queues. The head of the queue is never passed by a smaller
@@ -6,20 +6,21 @@ request, so a large one is not starved. Must be used from one event loop.
 """
 
 import asyncio
-import itertools
 import time
-from collections import OrderedDict, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
 from deployments.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
+from deployments.ingress.limit import PaceLimit
 from deployments.ingress.pace import Pace
+from deployments.ingress.turns import Turns
 
 STAGE = "admission"
-SLACK = 1.5
-"""How much longer than allowed a wait must look before one who waits already is sent away."""
+SLACK = 3.0
+"""How much longer than expected a wait may become before one who waits already is sent away."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -27,32 +28,47 @@ LONGEST_RETRY_S = 120.0
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
     max_running: int
+    """Ceiling of the requests without a first token; `PaceLimit` finds out how many of them it shall be."""
     max_waiting: int
     max_wait_s: float
     max_running_per_client: int | None = None
+    """Answers under way included."""
+    target_s: float | None = None
+    """Of the time to a first token; None: as many as `max_running` may run however long they take."""
 
 
 class Lease:
-    """The right to run; given back by `release()` or at the end of a `with` block, once."""
+    """The right to run, in a `with` block: its place is given back at the first token, and all of it at the end."""
 
-    def __init__(self, lane: "Lane", client: str, size_bytes: int) -> None:
+    def __init__(self, lane: "Lane", client: str, size_bytes: int, running: int) -> None:
         self._lane = lane
         self.client = client
         self.size_bytes = size_bytes
         self.granted_at = lane.clock()
-        self._released = False
+        self.running_then = running
+        self.outside_s = 0.0
+        """Time of media hosts: no measure of how fast this application is."""
+        self._answering = self._released = False
 
     def resize(self, size_bytes: int) -> None:
         """What was estimated is now counted. Growing never waits: the bytes are there already."""
-        if not self._released:
+        if not (self._answering or self._released):
             size_bytes = max(size_bytes, 0)
             self._lane.recount(size_bytes - self.size_bytes)
             self.size_bytes = size_bytes
 
+    def first_token(self) -> None:
+        """The place and the bytes are the next one's from now on; the client's share is kept until `release()`."""
+        if not (self._answering or self._released):
+            self._answering = True
+            self._lane.leave_place(self, served=True)
+
     def release(self) -> None:
         if not self._released:
             self._released = True
-            self._lane.take_back(self)
+            self._lane.leave_client(self)
+            if not self._answering:
+                self._lane.leave_place(self, served=False)
 
     def __enter__(self) -> "Lease":
         return self
@@ -80,26 +96,48 @@ class Lane:
         self._limits = limits
         self._max_bytes = max_bytes
         self._held_bytes = 0
-        self._running: dict[Lease, str] = {}
-        self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # the client whose turn is next stands first
+        self._running: set[Lease] = set()
+        self._clients: Counter[str] = Counter()
+        self._queue: Turns[_Waiter] = Turns()
         self._pace = Pace()
+        self._limit = None if limits.target_s is None else PaceLimit(limits.max_running, limits.target_s)
 
     @property
     def running(self) -> int:
+        """Requests that have no first token yet."""
         return len(self._running)
 
     @property
+    def admitted(self) -> int:
+        """Requests that have not ended."""
+        return self._clients.total()
+
+    @property
     def waiting(self) -> int:
-        return sum(len(queue) for queue in self._queues.values())
+        return len(self._queue)
 
     @property
     def held_bytes(self) -> int:
         return self._held_bytes
 
+    @property
+    def max_running(self) -> int:
+        """How many may run at present."""
+        return self._limits.max_running if self._limit is None else self._limit.now
+
     def set_max_bytes(self, max_bytes: int) -> None:
         """The share of this replica has changed; takes effect for whoever comes next."""
         self._max_bytes = max_bytes
         self._admit()
+
+    def check(self, client: str, size_bytes: int, deadline: Deadline) -> None:
+        """Raise `Overloaded` when a request that comes now has no place in the queue or in the time that it has."""
+        wait_s = self.expected_wait_s(client, size_bytes)
+        stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
+        if wait_s > self._limits.max_wait_s or wait_s + stay_s > deadline.remaining_s():
+            raise self._overloaded(f"would reach this request in about {wait_s:.2g} s only")
+        if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
+            raise self._overloaded("is full")
 
     async def acquire(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
         """A lease for `size_bytes`, at once or after waiting; more than the lane may hold counts as all of it.
@@ -107,13 +145,14 @@ class Lane:
         Raises `Overloaded` when the queue is full or is not expected to come to this request in time, `StageTimeout`
         when `deadline` ends meanwhile.
         """
-        patience_s = min(deadline.remaining_s(), self._limits.max_wait_s)
-        waiter = _Waiter(client, min(size_bytes, self._max_bytes), self.clock() + patience_s)
-        self._check_queue(waiter, patience_s)
-        self._queues.setdefault(client, deque()).append(waiter)
+        size_bytes = min(size_bytes, self._max_bytes)
+        self.check(client, size_bytes, deadline)
+        patience_s = min(deadline.remaining_s(), SLACK * self._limits.max_wait_s)
+        waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
+        self._queue.join(waiter)
         self._admit()
-        if not waiter.lease.done():
-            self._shorten_longest_queue()
+        if self.waiting > self._limits.max_waiting:
+            self._refuse(self._queue.last_of_the_longest(), "is full")
         try:
             async with asyncio.timeout(patience_s):
                 return await waiter.lease
@@ -128,24 +167,36 @@ class Lane:
 
     def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
         """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
-        place = len(self._queues.get(client, ())) + 1
-        before = sum(min(len(queue), place) for name, queue in self._queues.items() if name != client) + place - 1
+        before = self._queue.before(client)
         if before == 0 and self._fits(size_bytes):
             return 0.0
         return (before + 1) * self._seconds_per_departure()
 
     def recount(self, more_bytes: int) -> None:
+        """A lease holds so many bytes more."""
         self._held_bytes += more_bytes
         if more_bytes < 0:
             self._admit()
 
-    def take_back(self, lease: Lease) -> None:
-        del self._running[lease]
-        full = bool(self._queues) or self.running + 1 >= self._limits.max_running
-        self._pace.left(self.clock() - lease.granted_at, full=full)
+    def leave_place(self, lease: Lease, *, served: bool) -> None:
+        """`lease` no longer counts as running. `served`: it has its first token."""
+        now, full = self.clock(), bool(self._queue) or self.running >= self.max_running
+        self._running.remove(lease)
         self._held_bytes -= lease.size_bytes
+        self._pace.left(now - lease.granted_at, now, full=full)
+        stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
+        # What failed quickly would make the stages look faster than they are.
+        if self._limit is not None and (served or stayed_s > self._limit.target_s):
+            self._limit.observe(stayed_s, lease.granted_at, now, running=lease.running_then, full=full)
         self._admit()
         self._send_hopeless_away()
+
+    def leave_client(self, lease: Lease) -> None:
+        """`lease` no longer counts as its client's."""
+        self._clients[lease.client] -= 1
+        if not self._clients[lease.client]:
+            del self._clients[lease.client]
+        self._admit()
 
     def retry_after_s(self) -> float:
         """When the queue as it is now will have drained."""
@@ -156,43 +207,21 @@ class Lane:
         now = self.clock()
         return self._pace.seconds_per_departure([now - lease.granted_at for lease in self._running])
 
-    def _check_queue(self, waiter: _Waiter, patience_s: float) -> None:
-        expected_s = self.expected_wait_s(waiter.client, waiter.size_bytes)
-        if expected_s > patience_s:
-            raise self._overloaded(f"would reach this request in about {expected_s:.0f} s only")
-        own = len(self._queues.get(waiter.client, ()))
-        if self.waiting >= self._limits.max_waiting and own >= len(self._longest_queue()):
-            raise self._overloaded("is full")
-
     def _send_hopeless_away(self) -> None:
         """The lane may have become slower since they came: better they hear it now than at the end of their wait."""
-        if not self._queues:
+        if not self._queue:
             return
         now, step_s, place = self.clock(), self._seconds_per_departure(), 0
-        for waiter in self._in_turn():
-            if (place + 1) * step_s > SLACK * (waiter.gives_up_at - now):
+        for waiter in self._queue.in_order():
+            if (place + 1) * step_s > waiter.gives_up_at - now:
                 self._refuse(waiter, "will not reach this request in time")
             else:
                 place += 1
 
-    def _in_turn(self) -> list[_Waiter]:
-        rounds = itertools.zip_longest(*self._queues.values())
-        return [waiter for in_round in rounds for waiter in in_round if waiter is not None]
-
     def _refuse(self, waiter: _Waiter, why: str) -> None:
-        self._queues[waiter.client].remove(waiter)
-        self._forget_if_empty(waiter.client)
+        self._queue.leave(waiter)
         if not waiter.lease.done():
             waiter.lease.set_exception(self._overloaded(why))
-
-    def _longest_queue(self) -> deque[_Waiter]:
-        return max(self._queues.values(), key=len)
-
-    def _shorten_longest_queue(self) -> None:
-        """Keep the bound: the client that fills the queue loses its last request to one that has fewer in it."""
-        if self.waiting <= self._limits.max_waiting:
-            return
-        self._refuse(self._longest_queue()[-1], "is full")
 
     def _overloaded(self, what: str) -> Overloaded:
         said = f"the server is busy: the queue for {self.name} requests {what}"
@@ -200,31 +229,27 @@ class Lane:
 
     def _admit(self) -> None:
         """Grant leases in turn until the next in line does not fit."""
-        while (client := self._next_client()) is not None:
-            waiter = self._queues[client][0]
-            if not waiter.lease.done() and not self._fits(waiter.size_bytes):
+        while (waiter := self._queue.next(self._may_run)) is not None:
+            gone = waiter.lease.done()
+            if not gone and not self._fits(waiter.size_bytes):
                 return
-            self._queues[client].popleft()
-            self._queues.move_to_end(client)
-            self._forget_if_empty(client)
-            if not waiter.lease.done():
+            self._queue.serve(waiter)
+            if not gone:
                 self._grant(waiter)
 
     def _grant(self, waiter: _Waiter) -> None:
-        lease = Lease(self, waiter.client, waiter.size_bytes)
-        self._running[lease] = waiter.client
+        lease = Lease(self, waiter.client, waiter.size_bytes, self.running + 1)
+        self._running.add(lease)
+        self._clients[waiter.client] += 1
         self._held_bytes += waiter.size_bytes
         waiter.lease.set_result(lease)
 
-    def _next_client(self) -> str | None:
-        return next((client for client in self._queues if self._may_run(client)), None)
-
     def _may_run(self, client: str) -> bool:
         limit = self._limits.max_running_per_client
-        return limit is None or sum(1 for name in self._running.values() if name == client) < limit
+        return limit is None or self._clients[client] < limit
 
     def _fits(self, size_bytes: int) -> bool:
-        if self.running >= self._limits.max_running:
+        if self.running >= self.max_running:
             return False
         return size_bytes == 0 or self._held_bytes == 0 or self._held_bytes + size_bytes <= self._max_bytes
 
@@ -235,11 +260,6 @@ class Lane:
                 waiter.lease.result().release()
             return
         waiter.lease.cancel()
-        if waiter in self._queues.get(waiter.client, ()):
-            self._queues[waiter.client].remove(waiter)
-            self._forget_if_empty(waiter.client)
+        if waiter in self._queue:
+            self._queue.leave(waiter)
         self._admit()
-
-    def _forget_if_empty(self, client: str) -> None:
-        if not self._queues[client]:
-            del self._queues[client]

@@ -111,7 +111,7 @@ async def test_a_body_is_refused_at_the_first_byte_too_many() -> None:
             yield b"A" * 1000
 
     with pytest.raises(TooLarge, match="5000"):
-        await read_body(endless(), 5000, LIMIT)
+        await read_body(endless(), BodyScanner(5000, LIMIT))
     assert sent == 6000
 
 
@@ -119,16 +119,16 @@ async def test_text_has_a_limit_of_its_own() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield json.dumps({"url": LONG, "text": "x" * 5000}).encode()
 
-    assert (await read_body(body(), LIMIT, 6000)).size_bytes > 6000
+    assert (await read_body(body(), BodyScanner(LIMIT, 6000))).size_bytes > 6000
     with pytest.raises(TooLarge, match="without its media"):
-        await read_body(body(), LIMIT, 5000)
+        await read_body(body(), BodyScanner(LIMIT, 5000))
 
 
 async def read(raw: bytes) -> Body:
     async def body() -> AsyncIterator[bytes]:
         yield raw
 
-    return await read_body(body(), LIMIT, LIMIT)
+    return await read_body(body(), BodyScanner(LIMIT, LIMIT))
 
 
 @pytest.mark.parametrize("value", [b"[]", b"1", b'"a"', b'"\\""', b'{"a":1}', b"[[],[]]"])
@@ -161,6 +161,6 @@ async def test_others_get_their_turn_while_a_large_body_is_read() -> None:
         yield b'{"url": "data:video/mp4;base64,' + b"A" * 8_000_000 + b'"}'
 
     other = asyncio.create_task(others())
-    await read_body(body(), LIMIT, LIMIT)
+    await read_body(body(), BodyScanner(LIMIT, LIMIT))
     other.cancel()
     assert turns >= 8_000_000 // (512 * 1024)
