@@ -102,7 +102,7 @@ class Benchmark:
 
     def plot(
         self,
-        kind: Literal["bars", "lines"],
+        kind: Literal["bars", "stacked", "lines"],
         title: str,
         x: Sequence[object],
         series: Mapping[str, Sequence[float | None]],

@@ -1,4 +1,4 @@
-"""Plots as small SVG files that read well on light and dark pages: lines or bars, linear or logarithmic axes."""
+"""Plots as small SVG files that read well on light and dark pages: lines, bars side by side, or bars stacked."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,14 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 720, 380
+BESIDE = 210
+"""Of a stacked plot's width, for its legend."""
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 50, 62
-PALETTE = ("#2f7ed8", "#e07b00", "#2a9d5c", "#c2408f", "#8a6fd1", "#8a8a2a")
+PALETTE = ("#2f7ed8", "#e07b00", "#2a9d5c", "#c2408f", "#8a6fd1", "#8a8a2a", "#c94f4f", "#2f97a8", "#a5713c", "#7d7d85")
 """Readable on white and on near-black."""
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600 } .axis { stroke: #57606a }
-.grid { stroke: #57606a; stroke-opacity: .2 } .frame { fill: none }
+.grid { stroke: #57606a; stroke-opacity: .2 } text.within { fill: #fff } .frame { fill: none }
 @media (prefers-color-scheme: dark) { text { fill: #d0d7de } .axis { stroke: #8b949e } .grid { stroke: #8b949e } }
 """
 
@@ -25,8 +27,9 @@ def svg(plot: Mapping[str, Any]) -> str:
     ]
     values = [value for numbers in plot["series"].values() for value in numbers if value is not None]
     if values:
-        parts += _bars(plot, values) if plot["kind"] == "bars" else _lines(plot, values)
-        parts += _legend(list(plot["series"]))
+        parts += _KINDS[plot["kind"]](plot, values)
+        names = list(plot["series"])
+        parts += _legend_beside(names) if plot["kind"] == "stacked" else _legend(names)
     parts.append(_text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 10, plot["x_label"], "middle"))
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     parts.append(_text(16, middle, plot["y_label"], "middle", turned=True))
@@ -102,6 +105,29 @@ def _bars(plot: Mapping[str, Any], values: Sequence[float]) -> list[str]:
     return parts
 
 
+def _stacked(plot: Mapping[str, Any], values: Sequence[float]) -> list[str]:
+    """One bar for each `x`, made of the series from below to above."""
+    heights = [sum(numbers[place] or 0.0 for numbers in plot["series"].values()) for place in range(len(plot["x"]))]
+    y_axis = Axis(heights, HEIGHT - BOTTOM, TOP, log=False, from_zero=True)
+    parts = _y_grid(y_axis)
+    group_px = (WIDTH - LEFT - BESIDE) / len(plot["x"])
+    bar_px = min(90.0, group_px * 0.7)
+    for place, name in enumerate(plot["x"]):
+        middle = LEFT + (place + 0.5) * group_px
+        parts.append(_text(middle, HEIGHT - BOTTOM + 18, str(name), "middle"))
+        below = 0.0
+        for number, numbers in enumerate(plot["series"].values()):
+            value = numbers[place] or 0.0
+            top, bottom = y_axis.px(below + value), y_axis.px(below)
+            size = f'width="{bar_px:.1f}" height="{bottom - top:.1f}"'
+            colour = PALETTE[number % len(PALETTE)]
+            parts.append(f'<rect x="{middle - bar_px / 2:.1f}" y="{top:.1f}" {size} fill="{colour}"/>')
+            if bottom - top > 16:
+                parts.append(_text(middle, (top + bottom) / 2 + 5, _number(value), "middle", "within"))
+            below += value
+    return parts
+
+
 def _y_grid(axis: Axis) -> list[str]:
     parts = []
     for tick in axis.ticks:
@@ -123,10 +149,23 @@ def _legend(names: Sequence[str]) -> list[str]:
     return parts
 
 
+def _legend_beside(names: Sequence[str]) -> list[str]:
+    """In the order of the stack, its top first."""
+    parts, left = [], WIDTH - BESIDE + 14
+    for place, (number, name) in enumerate(reversed(list(enumerate(names)))):
+        y = TOP + 22 * place
+        parts.append(f'<rect x="{left}" y="{y}" width="12" height="12" fill="{PALETTE[number % len(PALETTE)]}"/>')
+        parts.append(_text(left + 17, y + 11, name, "start"))
+    return parts
+
+
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "", *, turned: bool = False) -> str:
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
     css = f' class="{kind}"' if kind else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{css}{turn}>{escape(text)}</text>'
+
+
+_KINDS = {"lines": _lines, "bars": _bars, "stacked": _stacked}
 
 
 def _number(value: float) -> str:

@@ -1,9 +1,11 @@
 """A server's processes seen from outside: memory, CPU time, threads and descriptors of the whole tree."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -47,12 +49,33 @@ def _proportional_bytes(pid: int) -> dict[str, int]:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds that the tree has used so far."""
-    total = 0.0
+    return sum(cpu_by_process(pid).values())
+
+
+def cpu_by_process(pid: int) -> dict[psutil.Process, float]:
+    """CPU seconds so far of each process of the tree, its ended children included."""
+    used = {}
     for process in tree(pid):
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+            used[process] = times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+def cpu_s_by_name(pid: int) -> dict[str, float]:
+    """CPU seconds of the tree's live processes by what they are: a Ray actor by its class, others by their program."""
+    seconds: dict[str, float] = defaultdict(float)
+    for process in tree(pid):
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds[_what(process)] += times.user + times.system
+    return dict(seconds)
+
+
+def _what(process: psutil.Process) -> str:
+    title = (process.cmdline() or [process.name()])[0]
+    actor = re.match(r"ray::(?:ServeReplica:\w+:)?(\w+)", title)
+    return actor[1] if actor else Path(title).name
 
 
 def tree(pid: int) -> list[psutil.Process]:

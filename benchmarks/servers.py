@@ -47,11 +47,16 @@ class OwnServer(Server):
     """A server that lives as long as the `with` block; its output is in `log`."""
 
     def __init__(
-        self, name: str, command: Callable[[int, Path], Sequence[str]], ready_path: str, env: Mapping[str, str]
+        self,
+        name: str,
+        command: Callable[[int, Path], Sequence[str]],
+        ready_path: str,
+        env: Mapping[str, str],
+        root: Path = ROOT,
     ) -> None:
-        """`command(port, folder)`: how it is started. `ready_path`: answers 200 once it can work."""
+        """`command(port, folder)`: how it is started from the source in `root`. `ready_path`: 200 once it can work."""
         super().__init__(name, "")
-        self._command, self._ready_path, self._env = command, ready_path, dict(env)
+        self._command, self._ready_path, self._env, self._root = command, ready_path, dict(env), root
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "OwnServer":
@@ -71,12 +76,12 @@ class OwnServer(Server):
     def _start(self) -> None:
         port = free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        env |= {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
+        env |= {"PYTHONPATH": str(self._root), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
         env |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"} | self._env  # a busy machine may start slowly
         with self.log.open("ab") as log:
             command = self._command(port, self._folder)
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=self._root, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
         self.url, self.pid = f"http://127.0.0.1:{port}", self._process.pid
         try:
@@ -107,27 +112,33 @@ def sluice(
     model: str = "demo",
     *,
     name: str = "Sluice",
-    config: Path = SERVE_CONFIG,
+    config: Path | None = None,
+    import_path: str | None = None,
     args: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
+    root: Path = ROOT,
 ) -> OwnServer:
     """`serve run` with a copy of `config` on a free port. `args`: laid over the file's own `args`.
+
+    `root`: where Sluice's source lies; `config` is its `serve_config.yaml` unless given. `import_path`: of another
+    builder than the file's.
 
     Ray's workers are told to run at the priority of everything else: by themselves they give way (niceness 15) to the
     load generator and to the servers that they are compared with.
     """
 
     def command(port: int, folder: Path) -> Sequence[str]:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        settings = yaml.safe_load((config or root / "serve_config.yaml").read_text(encoding="utf-8"))
         settings["http_options"]["port"] = port
         application = settings["applications"][0]
+        application["import_path"] = import_path or application["import_path"]
         changes = {"model": model, "media": {"allowed_networks": ["127.0.0.0/8"]}}
         application["args"] = merged(merged(application["args"], changes), args or {})
         path = folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
 
-    return OwnServer(name, command, "/ready", {"RAY_worker_niceness": "0", **(env or {})})
+    return OwnServer(name, command, "/ready", {"RAY_worker_niceness": "0", **(env or {})}, root)
 
 
 def monolith(model: str = "demo") -> OwnServer:

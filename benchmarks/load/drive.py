@@ -58,7 +58,7 @@ async def drive(plan: LoadPlan) -> tuple[list[Outcome], list[Probe]]:
     """Make the media, send the requests, wait for the last answer."""
     with contextlib.ExitStack() as stack:
         url_maker = stack.enter_context(MediaHost()).add if plan.workload.transport == "url" else None
-        async with _session() as session:
+        async with client_session() as session:
             model = plan.model or await served_model(session, plan.url, plan.headers)
             workload = Workload(plan.workload, model, url_maker, plan.first_request)
             gc.freeze()  # what exists by now stays: no collection walks over it while latencies are taken
@@ -83,7 +83,8 @@ async def served_model(session: aiohttp.ClientSession, url: str, headers: dict[s
 
 
 @contextlib.asynccontextmanager
-async def _session() -> AsyncIterator[aiohttp.ClientSession]:
+async def client_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """As many connections as there are requests under way."""
     # Servers close idle connections after 5 s at the earliest: this side must do so first, or requests are lost.
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:

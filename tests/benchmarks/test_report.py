@@ -14,6 +14,7 @@ def run_benchmark(results, name="fetch", value=1.25, **more):
     )
     bench.plot("lines", "Over size", [0.1, 1, 10], {"ours": [1, 2.5, 9], "theirs": [3, None, 40]}, log_x=True)
     bench.plot("bars", "At once", ["ours", "a & b"], {"ms": [value, 0.0]}, y_label="ms")
+    bench.plot("stacked", "In parts", ["ours", "theirs"], {"read": [2, 1], "wait": [3, None]}, y_label="ms")
     return bench.finish(f"It takes {value} ms.", {"ms": value})
 
 
@@ -42,6 +43,17 @@ def test_plots_are_well_formed_and_show_each_point(tmp_path):
     assert "a & b" in [text.text for text in bars.findall(".//{*}text")]
 
 
+def test_stacked_parts_stand_on_each_other(tmp_path):
+    results = tmp_path / "results"
+    run_benchmark(results)
+    write_report(results, [])
+    drawn = ElementTree.parse(results / "fetch-3.svg").findall(".//{*}rect")
+    bars = [{name: float(rect.get(name)) for name in ("x", "y", "width", "height")} for rect in drawn]
+    read, wait = (bar for bar in bars if bar["x"] == bars[0]["x"])
+    assert wait["y"] + wait["height"] == pytest.approx(read["y"], abs=0.1)
+    assert wait["height"] == pytest.approx(1.5 * read["height"], abs=0.2)
+
+
 def test_the_last_run_counts_and_sections_follow_the_order(tmp_path):
     results = tmp_path / "results"
     run_benchmark(results, "late", 1.0)
@@ -58,7 +70,7 @@ def test_a_plot_that_is_no_longer_made_does_not_stay(tmp_path):
     run_benchmark(results)
     (results / "gone-1.svg").write_text("<svg/>")
     write_report(results, [])
-    assert sorted(path.name for path in results.glob("*.svg")) == ["fetch-1.svg", "fetch-2.svg"]
+    assert sorted(path.name for path in results.glob("*.svg")) == ["fetch-1.svg", "fetch-2.svg", "fetch-3.svg"]
 
 
 def test_results_without_tables_are_shown_flat(tmp_path):
