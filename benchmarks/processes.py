@@ -41,6 +41,15 @@ def footprint(pid: int) -> Footprint:
     return Footprint(count, memory, shared, cpu_s(pid), threads, descriptors)
 
 
+def memory_by_name(pid: int) -> dict[str, int]:
+    """Proportional bytes of the tree's processes by what they are; see `cpu_s_by_name`."""
+    held: dict[str, int] = defaultdict(int)
+    for process in tree(pid):
+        with contextlib.suppress(psutil.Error, OSError):
+            held[_what(process)] += _proportional_bytes(process.pid)["Pss"]
+    return dict(held)
+
+
 def _proportional_bytes(pid: int) -> dict[str, int]:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     fields = (line.split() for line in lines)
@@ -65,10 +74,9 @@ def cpu_by_process(pid: int) -> dict[psutil.Process, float]:
 def cpu_s_by_name(pid: int) -> dict[str, float]:
     """CPU seconds of the tree's live processes by what they are: a Ray actor by its class, others by their program."""
     seconds: dict[str, float] = defaultdict(float)
-    for process in tree(pid):
+    for process, used in cpu_by_process(pid).items():
         with contextlib.suppress(psutil.Error):
-            times = process.cpu_times()
-            seconds[_what(process)] += times.user + times.system
+            seconds[_what(process)] += used
     return dict(seconds)
 
 
