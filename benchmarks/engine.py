@@ -1,4 +1,4 @@
-"""The engine alone, on a CPU: what batching gains, and what a long prefill costs those who decode.
+"""The engine alone, on a CPU: what batching gains, and what a long prompt costs those who decode meanwhile.
 
     python -m benchmarks.engine [--quick] [--threads 1]
 
@@ -7,52 +7,33 @@ batch until arithmetic, not reading and Python, takes the time. Both tables use 
 """
 
 import argparse
-import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.engine_load import Clock, Prompt, clip_prompt, submit, text_prompt
 from benchmarks.harness import Benchmark
 from deployments.config import AppConfig, EngineConfig
-from deployments.deadline import Deadline
-from deployments.errors import SluiceError
 from deployments.metrics import RecordingSink
-from deployments.model.engine import Engine
-from deployments.model.loading import build_engine, load_model, pick_device
-from deployments.model.sequence import EngineRequest, Timing, Token
-from deployments.types import FinishReason, SamplingParams
+from deployments.model.loading import build_engine, freeze_heap, load_model, pick_device
+
+RUNNING = 8
+"""Answers under way while a long prompt comes in."""
 
 
-class Clock:
-    """A listener that notes when each token came."""
+@dataclass(frozen=True)
+class Beside:
+    """Times between tokens (ms) of running answers without and with a long prompt beside them, and its own time."""
 
-    def __init__(self) -> None:
-        self.instants: list[float] = []
-
-    def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
-        self.instants.append(time.perf_counter())
-
-    def on_end(self, timing: Timing) -> None: ...
-
-    def on_error(self, error: SluiceError) -> None:
-        raise error
-
-    def gaps_ms(self, start: float, end: float) -> list[float]:
-        """Times between two tokens, the later of which came inside a window."""
-        return [1e3 * (b - a) for a, b in itertools.pairwise(self.instants) if start <= b <= end]
-
-
-def submit(engine: Engine, rng: np.random.Generator, prompt_tokens: int, answer_tokens: int) -> Clock:
-    clock = Clock()
-    ids = rng.integers(20, 250, size=prompt_tokens).astype(np.int32)
-    params = SamplingParams(max_tokens=answer_tokens, temperature=0.0)
-    engine.submit(EngineRequest(ids, params, Deadline(3600.0, "model")), {}, clock)
-    return clock
+    idle_ms: list[float]
+    beside_ms: list[float]
+    first_token_s: float
 
 
 def decode_rate(model: Any, batch: int, steps: int, seed: int) -> tuple[float, float]:
@@ -60,7 +41,7 @@ def decode_rate(model: Any, batch: int, steps: int, seed: int) -> tuple[float, f
     config = EngineConfig(max_running=batch, kv_cache_gib=0.2, max_context_tokens=1024)
     engine = build_engine(model, config, RecordingSink())
     rng = np.random.default_rng(seed)
-    clocks = [submit(engine, rng, 40, steps + 8) for _ in range(batch)]
+    clocks = [submit(engine, text_prompt(rng, 40), steps + 8) for _ in range(batch)]
     while min(len(clock.instants) for clock in clocks) < 4:
         engine.step()
     began = time.perf_counter()
@@ -70,29 +51,38 @@ def decode_rate(model: Any, batch: int, steps: int, seed: int) -> tuple[float, f
     return batch * steps / elapsed, 1e3 * elapsed / steps
 
 
-def gaps_beside_prefill(model: Any, prompt_tokens: int, seed: int, *, whole: bool) -> tuple[list[float], list[float]]:
-    """ITL (ms) of eight running answers, alone and while a long prompt is prefilled; `whole`: in a single chunk."""
-    config = EngineConfig(max_running=10, kv_cache_gib=0.4, max_context_tokens=prompt_tokens + 1024)
-    config = config.model_copy(update={"prefill_chunk_tokens": prompt_tokens}) if whole else config
+def beside_prompt(model: Any, prompt: Prompt, seed: int, *, slowdown: float | None, running: int = RUNNING) -> Beside:
+    """`running` answers decode; then a long prompt comes. `slowdown` None: it is encoded and prefilled at once."""
+    tokens = len(prompt[0])
+    config = EngineConfig(
+        max_running=running + 1,
+        kv_cache_gib=0.4,
+        max_context_tokens=tokens + 64,
+        prefill_slowdown=slowdown,
+        prefill_chunk_tokens=512 if slowdown else tokens,
+    )
     engine = build_engine(model, config, RecordingSink())
-    if whole:
-        engine._pace.budget = lambda *, decoding: prompt_tokens  # type: ignore[method-assign]
+    freeze_heap()
     rng = np.random.default_rng(seed)
-    clocks = [submit(engine, rng, 40, 900) for _ in range(8)]
-    while min(len(clock.instants) for clock in clocks) < 10:
+    clocks = [submit(engine, text_prompt(rng, 40), tokens) for _ in range(running)]
+    while min((len(clock.instants) for clock in clocks), default=10) < 10:
         engine.step()
     idle_from = time.perf_counter()
-    for _ in range(100):
+    for _ in range(150 if running else 0):
         engine.step()
     idle_to = time.perf_counter()
-    long = submit(engine, rng, prompt_tokens, 1)
+    long = submit(engine, prompt, 1)
     while not long.instants:
         engine.step()
-    engine.step()
-    ends = time.perf_counter()
-    idle = [gap for clock in clocks for gap in clock.gaps_ms(idle_from, idle_to)]
-    beside = [gap for clock in clocks for gap in clock.gaps_ms(idle_to, ends)]
-    return idle, beside
+    if running:
+        engine.step()
+    return Beside(
+        _gaps(clocks, idle_from, idle_to), _gaps(clocks, idle_to, time.perf_counter()), long.instants[0] - idle_to
+    )
+
+
+def _gaps(clocks: list[Clock], start: float, end: float) -> list[float]:
+    return [gap for clock in clocks for gap in clock.gaps_ms(start, end)]
 
 
 def p99(values: Sequence[float]) -> float:
@@ -104,38 +94,70 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    bench = Benchmark("engine", "What does batching gain, and what does a long prefill cost?", argv, _options)
+    bench = Benchmark("engine", "What does batching gain, and what does a long prompt cost?", argv, _options)
     torch.set_num_threads(bench.args.threads)
     model = load_model(AppConfig(), pick_device("cpu"))
+    rounds = 3 if bench.quick else 7
+    rates = _batches(bench, model, rounds)
+    ratios = _prompts(bench, model, rounds)
+    text, clip = ratios["text"], ratios["clip"]
+    bench.finish(
+        f"Batch 16 decodes {rates[16] / rates[1]:.1f} times the tokens/s of batch 1; beside a long prompt the p99 ITL "
+        f"is {text:.1f} (text) and {clip:.1f} (clip) times its idle value.",
+        {"tokens_per_s": {str(batch): rate for batch, rate in rates.items()}, "itl_p99_ratio": ratios},
+    )
+
+
+def _batches(bench: Benchmark, model: Any, rounds: int) -> dict[int, float]:
     batches = (1, 4, 16) if bench.quick else (1, 2, 4, 8, 16, 32)
-    steps, rounds = (40, 3) if bench.quick else (100, 5)
-    rates: dict[int, list[tuple[float, float]]] = {batch: [] for batch in batches}
+    steps = 40 if bench.quick else 100
+    runs: dict[int, list[tuple[float, float]]] = {batch: [] for batch in batches}
     for _ in tqdm(range(rounds), desc="batch scaling"):
         for batch in batches:
-            rates[batch].append(decode_rate(model, batch, steps, bench.seed))
-    medians = {batch: statistics.median(rate for rate, _ in runs) for batch, runs in rates.items()}
+            runs[batch].append(decode_rate(model, batch, steps, bench.seed))
+    rates = {batch: statistics.median(rate for rate, _ in found) for batch, found in runs.items()}
     rows = [
-        [batch, medians[batch], statistics.median(ms for _, ms in runs), medians[batch] / medians[1]]
-        for batch, runs in rates.items()
+        [batch, rates[batch], statistics.median(ms for _, ms in found), rates[batch] / rates[1]]
+        for batch, found in runs.items()
     ]
     bench.table("Decode by batch size", ["batch", "tokens/s", "ms/step", "x batch 1"], rows)
+    return rates
 
-    prompt_tokens = 1000 if bench.quick else 4000
+
+def _prompts(bench: Benchmark, model: Any, rounds: int) -> dict[str, float]:
+    rng = np.random.default_rng(bench.seed)
+    tokens, frames = (1000, 16) if bench.quick else (4000, 64)
+    prompts = {"text": text_prompt(rng, tokens), "clip": clip_prompt(model.config, rng, (frames, 12, 12))}
+    paced = EngineConfig().prefill_slowdown
+    ways: dict[str, dict[str, Any]] = {
+        "in portions": {"slowdown": paced},
+        "at once": {"slowdown": None},
+        "nobody decodes": {"slowdown": paced, "running": 0},
+    }
+    runs: dict[tuple[str, str], list[Beside]] = {(kind, way): [] for kind in prompts for way in ways}
+    for _ in tqdm(range(rounds), desc="long prompts"):
+        for (kind, way), found in runs.items():
+            found.append(beside_prompt(model, prompts[kind], bench.seed, **ways[way]))
     rows, ratios = [], {}
-    for name, whole in tqdm((("in chunks", False), ("at once", True)), desc="prefill beside decode"):
-        runs = [gaps_beside_prefill(model, prompt_tokens, bench.seed, whole=whole) for _ in range(rounds)]
-        values = [
-            statistics.median(measure(gaps[i]) for gaps in runs) for i in (0, 1) for measure in (statistics.median, p99)
-        ]
-        ratios[name] = statistics.median(p99(beside) / p99(idle) for idle, beside in runs)
-        rows.append([name, *values, ratios[name]])
-    columns = ["prefill", "idle p50 ms", "idle p99 ms", "beside p50 ms", "beside p99 ms", "p99 beside / idle"]
-    bench.table(f"ITL of eight answers beside a {prompt_tokens}-token prefill", columns, rows)
-    bench.finish(
-        f"Batch 16 decodes {medians[16] / medians[1]:.1f} times the tokens/s of batch 1; "
-        f"beside a {prompt_tokens}-token prefill the p99 ITL is {ratios['in chunks']:.1f} times its idle value.",
-        {"tokens_per_s": {str(batch): rate for batch, rate in medians.items()}, "itl_p99_ratio": ratios},
+    for (kind, way), found in runs.items():
+        figures: list[float | None] = [None] * 5
+        if ways[way].get("running", RUNNING):
+            ratio = statistics.median(p99(run.beside_ms) / p99(run.idle_ms) for run in found)
+            sides = [[run.idle_ms for run in found], [run.beside_ms for run in found]]
+            figures = [statistics.median(map(measure, side)) for side in sides for measure in (statistics.median, p99)]
+            figures.append(ratio)
+            ratios[kind if way == "in portions" else f"{kind}, {way}"] = ratio
+        seconds = statistics.median(run.first_token_s for run in found)
+        rows.append([f"{kind}, {way}", *figures, 1e3 * seconds, len(prompts[kind][0]) / seconds])
+    bench.table(
+        f"ITL of {RUNNING} answers beside a prompt of {tokens} tokens, or with a clip of {2 * frames} frames",
+        ["prompt", "idle p50 ms", "idle p99 ms", "beside p50 ms", "beside p99 ms", "p99 beside / idle"]
+        + ["first token ms", "prompt tokens/s"],
+        rows,
+        f"In portions: no step takes more than {paced} steps of decoding alone. The clip's prompt has "
+        f"{len(prompts['clip'][0])} tokens, and {frames} x 144 patches to encode.",
     )
+    return ratios
 
 
 if __name__ == "__main__":

@@ -196,7 +196,10 @@ class EngineConfig(Section):
     kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Share of the GPU memory left by the weights."""
     prefill_chunk_tokens: Count = 512
-    """Prompt tokens computed between two decode steps."""
+    """Prompt tokens computed in one step when nobody decodes, and at most when somebody does."""
+    prefill_slowdown: Annotated[float, Field(gt=1)] | None = 2.0
+    """How many times as long a decode step may take while prompts are encoded and prefilled beside it: less keeps
+    running answers smoother, more prefills faster. None: whole portions, whatever it costs."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
     reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0

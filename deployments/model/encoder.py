@@ -1,65 +1,28 @@
 """Media to encoder outputs: items of several requests together where shapes allow, seen ones from a bounded store.
 
-An item is one picture, clip or sound. Families that do not tell their items apart have one item a request and modality.
-
 Shape legend: N placeholder tokens of one item, D hidden size.
 """
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from deployments.metrics import MetricSink
 from deployments.model.family import Family
+from deployments.model.items import Item
 from deployments.model.multimodal import EncodedRows, joined_rows
+from deployments.model.pixels import normalised
+from deployments.model.uploads import Uploads
 from deployments.types import MediaKind
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One thing to encode, with the feature function's arguments for it alone."""
-
-    kind: MediaKind
-    tensors: Mapping[str, torch.Tensor]
-
-    @property
-    def form(self) -> object:
-        """Items of equal form can be joined along their first axis."""
-        return self.kind, tuple(sorted((n, t.shape[1:], t.dtype) for n, t in self.tensors.items()))
-
-    def digest(self) -> bytes:
-        """Over kind, names, shapes, types and content."""
-        digest = hashlib.sha256(str(self.kind).encode())
-        for name, tensor in sorted(self.tensors.items()):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().data)
-        return digest.digest()
-
-
-def split_items(kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> list[Item]:
-    """A request's items of one modality: by grids, or by equal first axes; one item where neither tells."""
-    grid = tensors.get(f"{kind}_grid_thw")
-    firsts = {tensor.shape[0] for tensor in tensors.values()}
-    if grid is not None:
-        sizes = [int(size) for size in grid.prod(1)]
-        parts = {name: torch.split(t, 1 if t.shape[0] == len(sizes) else sizes) for name, t in tensors.items()}
-        count = len(sizes)
-    elif len(firsts) == 1:
-        count = firsts.pop()
-        parts = {name: torch.split(tensor, 1) for name, tensor in tensors.items()}
-    else:
-        return [Item(kind, tensors)]
-    return [Item(kind, {name: pieces[i] for name, pieces in parts.items()}) for i in range(count)]
 
 
 class Encoder:
     """Runs the model's towers. Belongs to the engine's thread."""
 
-    def __init__(self, family: Family, store_bytes: int, sink: MetricSink) -> None:
+    def __init__(self, family: Family, uploads: Uploads, store_bytes: int, sink: MetricSink) -> None:
         self._family = family
+        self._uploads = uploads
         self._store = EncodedStore(store_bytes)
         self._sink = sink
 
@@ -86,14 +49,32 @@ class Encoder:
             results.update(zip(numbers, self._together([items[number] for number in numbers]), strict=True))
         return [results[number] for number in range(len(items))]
 
+    def upload(self, items: Iterable[Item]) -> None:
+        """Begin to bring items to the device which will be encoded soon."""
+        for item in items:
+            if not item.uploads:
+                item.uploads = {name: self._uploads.begin(tensor) for name, tensor in item.tensors.items()}
+
     def _together(self, items: list[Item]) -> list[EncodedRows]:
-        if len(items) > 1 and items[0].kind is not MediaKind.AUDIO:  # sounds come back without borders
-            names = items[0].tensors
-            joined = {name: torch.cat([item.tensors[name] for item in items]) for name in names}
-            results = self._family.encode(items[0].kind, joined)
+        """Results of items of one form."""
+        if len(items) > 1 and items[0].kind is not MediaKind.AUDIO:  # sounds come back without borders between them
+            results = self._features(items)
             if len(results) == len(items):
                 return results
-        return [joined_rows(self._family.encode(item.kind, item.tensors)) for item in items]
+        return [joined_rows(self._features([item])) for item in items]
+
+    def _features(self, items: list[Item]) -> list[EncodedRows]:
+        self.upload(items)
+        first, dtype = items[0], self._family.model.dtype
+        joined = {name: _joined([item.uploads[name].tensor() for item in items]) for name in first.tensors}
+        if first.pixels is not None:
+            joined[first.pixels] = normalised(joined[first.pixels], first.norm, dtype)
+        given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in joined.items()}
+        return self._family.encode(first.kind, given)
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 class EncodedStore:

@@ -1,14 +1,12 @@
 """The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
 
-A step: let go of what nobody waits for, admit, prefill one chunk's worth of prompts, decode every running sequence by
-one token. It knows no tokenizer, no HTTP and no Ray.
+A step: let go of what nobody waits for, admit, encode or prefill a portion of the prompts, decode every running
+sequence by one token. It knows no tokenizer, no HTTP and no Ray.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +23,10 @@ from deployments.errors import (
     WorkCancelled,
 )
 from deployments.metrics import MetricSink
-from deployments.model.encoder import Item
 from deployments.model.gauges import Gauges
-from deployments.model.multimodal import EncodedRows, Ledger, Media
-from deployments.model.pace import PrefillPace
+from deployments.model.multimodal import Ledger, Media
+from deployments.model.pace import Pace
+from deployments.model.prompts import Prompts
 from deployments.model.runner import ModelRunner, Row
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
@@ -44,13 +42,20 @@ class Engine:
     """`submit` and `abort` may be called from any thread; listeners are called from the engine's own."""
 
     def __init__(
-        self, runner: ModelRunner, ledger: Ledger, sink: MetricSink, *, chunk_tokens: int, max_waiting: int
+        self,
+        runner: ModelRunner,
+        ledger: Ledger,
+        sink: MetricSink,
+        *,
+        pace: Pace,
+        max_waiting: int,
     ) -> None:
         self.family = runner.family
         self._runner = runner
         self._ledger = ledger
         self._scheduler = Scheduler(runner.cache, ledger)
-        self._pace = PrefillPace(chunk_tokens)
+        self._pace = pace
+        self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
         self._sampler = Sampler(runner.device)
         self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache)
         self._max_waiting = max_waiting
@@ -125,15 +130,16 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> None:
         """One round. Errors of one request end that request; an error of the batch ends the engine."""
+        began = time.monotonic()
         self._take_in()
         self._reap()
-        for job in self._scheduler.admit():
-            job.sequence.stamps.admitted = time.monotonic()
-        self._prefill_chunk()
+        self._scheduler.admit()
+        decoding = self._scheduler.decoding
+        work = None if self._pace.rests(decoding=decoding) else self._prompts.advance()
         if self._scheduler.decoding:
-            began = time.monotonic()
             self._decode()
-            self._pace.decoded(time.monotonic() - began)
+        if decoding:
+            self._pace.stepped(time.monotonic() - began, work)
         self._gauges.report()
 
     def _run(self) -> None:
@@ -184,68 +190,6 @@ class Engine:
                 self._fail(job, WorkCancelled("the request was stopped"))
             elif deadline.remaining_s() <= 0:
                 self._fail(job, StageTimeout("model"))
-
-    def _prefill_chunk(self) -> None:
-        """One chunk's worth of prompt tokens, of one request or several; those that begin are encoded first."""
-        decoding = self._scheduler.decoding
-        plan = self._scheduler.prefill_plan(self._pace.budget(decoding=decoding))
-        self._encode([job for job, _ in plan if job.sequence.num_prefilled == 0])
-        began, tokens = time.monotonic(), 0
-        for job, end in plan:
-            if job.sequence.phase is Phase.PREFILL:
-                tokens += end - job.sequence.num_prefilled
-                self._prefill(job, job.media.chunk_end(job.sequence.num_prefilled, end))
-        if decoding and tokens:
-            self._pace.prefilled(tokens, time.monotonic() - began)
-
-    def _encode(self, jobs: list[Job]) -> None:
-        """Start requests: all their media in one go; one by one when that fails, so that the guilty one fails alone."""
-        began = time.monotonic()
-        parts = [(job, items) for job in jobs if (items := self._started(job))]
-        together = [item for _, items in parts for item in items]
-        try:
-            encoded = self._runner.encode(together) if together else []
-        except Exception:
-            for job, items in parts:
-                self._attempt(job, partial(self._encode_alone, job, items))
-        else:
-            for job, items in parts:
-                mine, encoded = encoded[: len(items)], encoded[len(items) :]
-                self._attempt(job, partial(self._hand_over, job, items, mine))
-        seconds = time.monotonic() - began
-        for job, _ in parts:
-            job.sequence.stamps.encode_s = seconds
-
-    def _started(self, job: Job) -> list[Item]:
-        """A request's items to encode; none for text, and for a request that has just failed."""
-        items: list[Item] = []
-        self._attempt(job, lambda: items.extend(self._runner.start(job.sequence, job.media)))
-        return items
-
-    def _encode_alone(self, job: Job, items: list[Item]) -> None:
-        self._hand_over(job, items, self._runner.encode(items))
-
-    def _hand_over(self, job: Job, items: list[Item], encoded: list[EncodedRows]) -> None:
-        self._runner.hand_over(job.sequence, job.media, items, encoded)
-        job.media.count()
-
-    def _prefill(self, job: Job, end: int) -> None:
-        def chunk() -> None:
-            logits_1V = self._runner.prefill(job.sequence, job.media, end)
-            job.media.count()
-            if logits_1V is not None:
-                self._begin_decode(job, logits_1V)
-
-        self._attempt(job, chunk)
-
-    def _attempt(self, job: Job, work: Callable[[], object]) -> None:
-        """Do one request's own work; what goes wrong there ends that request."""
-        try:
-            work()
-        except SluiceError as error:
-            self._fail(job, error)
-        except Exception as error:
-            self._fail(job, _request_error(error))
 
     def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
         """The prompt is in the first choice's slot: copy it for the others and choose everyone's first token."""
@@ -328,12 +272,3 @@ def _row(job: Job, choice: Choice) -> Row:
     if sequence.phase is Phase.DECODE and choice.token_ids:
         return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, active=True)
     return Row(0, sequence.num_prefilled, (0, 0, 0), active=False)
-
-
-def _request_error(error: Exception) -> SluiceError:
-    """What a client is told when its own prompt or media made the model fail."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return InternalError("the model's device has no memory left for this request")
-    failure = InternalError(f"the model failed on this request ({type(error).__name__})")
-    failure.__cause__ = error
-    return failure

@@ -40,14 +40,18 @@ class Quirk:
     """Frames of a video stand in the prompt as picture placeholders."""
     whole_media: bool = False
     """Tokens of one picture attend to each other both ways: a prefill chunk may not cut through it."""
+    frames_apart: bool = False
+    """The vision tower looks at one frame (or pair of frames) of a clip at a time: they can be encoded apart."""
     refused: str | None = None
     """Why the family can not be served."""
 
 
+_QWEN = Quirk(frames_apart=True)
+_GLM = Quirk(video_token_is_image_token=True, frames_apart=True)
 _QUIRKS = {
-    "glm4v": Quirk(video_token_is_image_token=True),
-    "glm4v_moe": Quirk(video_token_is_image_token=True),
-    "glm46v": Quirk(video_token_is_image_token=True),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), _QWEN),
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), _QWEN),
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), _GLM),
     "gemma3": Quirk(whole_media=True),
     "gemma4": Quirk(whole_media=True),
     "paligemma": Quirk(refused="its whole prompt attends both ways, so that a prefill can not be cut into chunks"),
@@ -101,6 +105,11 @@ class Family:
         return masks if self._masks_by_kind else masks["full_attention"]
 
     @property
+    def frames_apart(self) -> bool:
+        """Whether the frames of a clip may be encoded one after the other."""
+        return self._quirk.frames_apart
+
+    @property
     def num_axes(self) -> int:
         """Of rotary positions: three where they are those of time, height and width."""
         return 1 if self._rope_index is None else 3
@@ -116,7 +125,9 @@ class Family:
             if kind not in self.features:
                 raise BadRequest(f"the model takes no {kind} input")
         if self._quirk.video_token_is_image_token and {MediaKind.IMAGE, MediaKind.VIDEO} <= set(kinds):
-            raise BadRequest("the model takes pictures or videos, not both in one request")
+            raise BadRequest(
+                "the model takes pictures or videos, not both in one request: its prompts mark them by the same token"
+            )
         return kinds
 
     def placeholders_T(self, token_ids_T: torch.Tensor, kind: MediaKind) -> torch.Tensor:
@@ -157,7 +168,7 @@ class Family:
     def positions(
         self, token_ids_T: torch.Tensor, tensors: Mapping[str, torch.Tensor], use_audio_in_video: bool
     ) -> torch.Tensor | None:
-        """Rotary positions [A, T] of a prompt; None for 0, 1, 2, ..."""
+        """Rotary positions [A, T] of a prompt; None for 0, 1, 2, ... All of it happens on the host, grid by grid."""
         if self._rope_index is None or not any(name.endswith("grid_thw") for name in tensors):
             return None
         wanted = inspect.signature(self._rope_index).parameters

@@ -9,6 +9,7 @@ from deployments.model.scheduler import Scheduler
 from deployments.model.sequence import Phase
 
 REPORT_EVERY_S = 0.25
+_PROMPTS = (Phase.ENCODE, Phase.PREFILL)
 
 
 class Gauges:
@@ -36,7 +37,7 @@ class Gauges:
             for job, choice in self._scheduler.slots
         )
         waiting = self._scheduler.waiting
-        prefilling = [job.sequence for job in self._scheduler.running if job.sequence.phase is Phase.PREFILL]
+        prefilling = [job.sequence for job in self._scheduler.running if job.sequence.phase in _PROMPTS]
         left = sum(s.num_prompt - s.num_prefilled for s in [*prefilling, *(job.sequence for job in waiting)])
         gauge = self._sink.gauge
         gauge("sluice_sequences_running", len(self._scheduler.slots))

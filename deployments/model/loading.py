@@ -1,6 +1,9 @@
 """From a configuration to a model that is ready to serve: weights, cache, checks, warm-up. Knows no Ray."""
 
+import atexit
+import gc
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +22,9 @@ from deployments.model.engine import Engine
 from deployments.model.family import Family
 from deployments.model.kv_cache import CachePlan, SlotCache
 from deployments.model.multimodal import Ledger
+from deployments.model.pace import Pace
 from deployments.model.runner import ModelRunner
+from deployments.model.uploads import Uploads
 
 GIB = 2**30
 MIB = 2**20
@@ -44,20 +49,39 @@ def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
         torch.set_num_threads(config.engine.threads)
     model = load_model(config, device)
     engine = build_engine(model, config.engine, sink)
+    freeze_heap()
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
 
 
 def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
+    if model.device.type == "cpu":
+        # Attention over a long context otherwise copies every key for each head that shares it.
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     family = Family(model)
     cache = allocate_cache(family, config)
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
-    encoder = Encoder(family, int(config.reuse_cache_mib * MIB), sink)
-    runner = ModelRunner(family, cache, encoder)
+    uploads = Uploads(model.device)
+    encoder = Encoder(family, uploads, int(config.reuse_cache_mib * MIB), sink)
+    runner = ModelRunner(family, cache, encoder, uploads)
     check_text(runner)
     warn_unverified(family)
     warm_up(runner)
-    return Engine(runner, ledger, sink, chunk_tokens=config.prefill_chunk_tokens, max_waiting=config.max_waiting)
+    return Engine(
+        runner,
+        ledger,
+        sink,
+        pace=Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
+        max_waiting=config.max_waiting,
+    )
+
+
+def freeze_heap() -> None:
+    """Take what has been loaded out of the garbage collector's sight: else it would look through all of torch and
+    transformers again and again, and every running answer would wait for it."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries report what is still there at the end as leaks
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -1,12 +1,13 @@
 """A request's multimodal tensors from arrival to the end of its prefill, and how many bytes of them are alive.
 
-processor tensors (host) -> the same on the device -> encoder outputs (device) -> gone with the prefill chunk that used
-them. A sequence that decodes holds nothing of this. The ledger counts what is alive; the scheduler asks it before it
-lets a request's media be encoded.
+processor tensors (host) -> items, encoded one part after the other -> encoder outputs (device) -> gone with the prefill
+chunk that used them. A sequence that decodes holds nothing of this. The ledger counts what is alive; the scheduler asks
+it before it lets a request's media be encoded.
 
 Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 
+from deployments.model.items import Item
 from deployments.types import MediaKind
 
 Place = Literal["host", "device"]
@@ -85,22 +87,42 @@ class Media:
 
     def __init__(self, tensors: dict[str, NDArray[Any]], ledger: Ledger) -> None:
         self.tensors = tensors
-        """Processor tensors, on the host; empty once encoded."""
+        """Processor tensors, on the host; empty once there are items of them."""
+        self.items: deque[Item] = deque()
+        """What is still to be encoded, modality after modality in the prompt's order."""
+        self.parts: dict[MediaKind, list[EncodedRows]] = {}
+        """Outputs of the items that have been encoded, until all have."""
         self.encoded: dict[MediaKind, EncodedRows] = {}
         """By modality; a modality leaves when its last placeholder has been prefilled."""
         self.types_T: torch.Tensor | None = None
         """int64 (T,), on the device: what each prompt token stands for; None for text alone."""
+        self.counts_T: dict[MediaKind, torch.Tensor] = {}
+        """int64 (T + 1,), on the host: placeholders of the modality before each prompt token."""
         self.blocks: list[tuple[int, int]] = []
         """Spans of prompt tokens which a prefill chunk may not cut, in order."""
         self._ledger = ledger
         self._counted: dict[Place, int] = {"host": 0, "device": 0}
 
+    def ahead(self, values: int) -> list[Item]:
+        """The next items to encode, of so many values in all."""
+        found: list[Item] = []
+        for item in self.items:
+            values -= item.values
+            if values < 0:
+                break
+            found.append(item)
+        return found
+
+    def take(self, values: int, *, at_least_one: bool) -> list[Item]:
+        """The next items to encode, of so many values in all, which are encoded now."""
+        number = len(self.ahead(values)) or min(len(self.items), int(at_least_one))
+        return [self.items.popleft() for _ in range(number)]
+
     def count(self) -> None:
         """Tell the ledger what is held now."""
-        held: dict[Place, int] = {
-            "host": sum(array.nbytes for array in self.tensors.values()),
-            "device": sum(rows.nbytes for rows in self.encoded.values()),
-        }
+        waiting = sum(array.nbytes for array in self.tensors.values()) + sum(item.nbytes for item in self.items)
+        encoded = [*self.encoded.values(), *(rows for parts in self.parts.values() for rows in parts)]
+        held: dict[Place, int] = {"host": waiting, "device": sum(rows.nbytes for rows in encoded)}
         for place, num_bytes in held.items():
             self._ledger.alive[place] += num_bytes - self._counted[place]
         self._counted = held
@@ -108,7 +130,9 @@ class Media:
     def drop(self) -> None:
         """Let go of everything: the prefill is done, or will never be."""
         self.tensors.clear()
-        self.encoded, self.types_T, self.blocks = {}, None, []
+        self.items.clear()
+        self.parts, self.encoded, self.counts_T = {}, {}, {}
+        self.types_T, self.blocks = None, []
         self.count()
 
     def chunk_end(self, start: int, end: int) -> int:

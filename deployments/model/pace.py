@@ -1,35 +1,97 @@
-"""How many prompt tokens go between two decode steps: so many that those who decode are held up a little, no more.
+"""How much work on prompts goes between two decode steps: so much that those who decode are held up a little, no more.
 
-The time of a chunk depends on machine, model and context, so that it is measured, not configured: the chunk grows while
-it takes less than `STALL` decode steps and shrinks while it takes more. With nobody decoding it is the configured one.
+What a portion costs depends on machine, model, batch and context, so that it is measured, not configured: whole steps,
+with and without such work, by the clock. Portions grow while a step stays within `slowdown` steps of decoding alone and
+shrink as soon as one does not. Prefill has a portion for each length of context, since attention costs more the longer
+it is. With nobody decoding, or without a `slowdown`, a portion is as large as it may be.
 """
 
-STALL = 1.0
-"""A chunk's time in units of a decode step's: the time between two tokens stays below 1 + STALL steps."""
-SMALLEST_CHUNK = 16
-_FIRST_CHUNK = 64
+from dataclasses import dataclass
+
+SMALLEST_CHUNK = 8
+_FIRST_CHUNK = 32
+_FIRST_PART = 1 << 16
+_LARGEST_PART = 1 << 26
+"""Values of encoder inputs: two hundred frames of 360p. Bounds how long an abort waits for its step."""
+_GROWTH, _SHRINKAGE = 1.1, 0.6
 _MEMORY = 0.9
+_REST_EVERY = 32
+"""So many steps with work are followed by one without, to see again what decoding takes alone."""
+_CONTEXT_STEP = 256
 
 
-class PrefillPace:
+class Portion:
+    """One kind of work's share of a step, in its own unit."""
+
+    def __init__(self, first: float, smallest: int, largest: int) -> None:
+        self._smallest = min(smallest, largest)
+        self._largest = largest
+        self.exact = min(first, float(largest))
+
+    @property
+    def size(self) -> int:
+        return int(self.exact)
+
+    def took(self, amount: int, seconds: float, allowed_s: float) -> None:
+        """A step with so much of the work took so long; a remainder can be too much but never too little."""
+        if seconds > allowed_s:
+            wanted = min(self.exact, amount) * max(_SHRINKAGE, allowed_s / seconds)
+        elif amount >= self.size:
+            wanted = self.exact * min(_GROWTH, allowed_s / seconds)
+        else:
+            return
+        self.exact = min(float(self._largest), max(float(self._smallest), wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step did for prompts."""
+
+    portion: Portion
+    amount: int
+
+
+class Pace:
     """Belongs to the engine's thread. Durations in seconds."""
 
-    def __init__(self, chunk_tokens: int) -> None:
-        self._largest = chunk_tokens
-        self._beside_decode = float(min(_FIRST_CHUNK, chunk_tokens))
-        self._decode_s: float | None = None
+    def __init__(self, chunk_tokens: int, slowdown: float | None) -> None:
+        """`slowdown`: longest step with work on prompts, in steps that only decode; None: as long as it takes."""
+        self._chunk_tokens = chunk_tokens
+        self._slowdown = slowdown
+        self._alone_s: float | None = None
+        self._since_rest = 0
+        self._chunks: dict[int, Portion] = {}
+        self._part = Portion(_FIRST_PART, 1, _LARGEST_PART)
+        self._all_tokens = Portion(chunk_tokens, chunk_tokens, chunk_tokens)
+        self._all_values = Portion(_LARGEST_PART, _LARGEST_PART, _LARGEST_PART)
 
-    def budget(self, *, decoding: bool) -> int:
-        """Prompt tokens of the coming step."""
-        return int(self._beside_decode) if decoding else self._largest
+    def rests(self, *, decoding: bool) -> bool:
+        """Whether the coming step should only decode, so that its time can be measured."""
+        if not decoding or self._slowdown is None:
+            return False
+        return self._alone_s is None or self._since_rest >= _REST_EVERY
 
-    def decoded(self, seconds: float) -> None:
-        """A decode step took so long."""
-        self._decode_s = seconds if self._decode_s is None else _MEMORY * self._decode_s + (1 - _MEMORY) * seconds
+    def chunk(self, context: int, *, decoding: bool) -> Portion:
+        """Prompt tokens of the coming step, the first of which has so many tokens before it."""
+        if not decoding or self._slowdown is None:
+            return self._all_tokens
+        length = (context // _CONTEXT_STEP).bit_length()
+        if length not in self._chunks:
+            shorter = [known for known in self._chunks if known < length]
+            first = self._chunks[max(shorter)].exact if shorter else _FIRST_CHUNK
+            self._chunks[length] = Portion(first, SMALLEST_CHUNK, self._chunk_tokens)
+        return self._chunks[length]
 
-    def prefilled(self, tokens: int, seconds: float) -> None:
-        """A step's prefill of so many tokens beside running answers took so long."""
-        if self._decode_s is None or tokens < SMALLEST_CHUNK:
-            return
-        wanted = tokens * min(1.5, max(0.5, STALL * self._decode_s / seconds))
-        self._beside_decode = min(float(self._largest), max(float(min(SMALLEST_CHUNK, self._largest)), wanted))
+    def part(self, *, decoding: bool) -> Portion:
+        """Values of encoder inputs of the coming step."""
+        return self._part if decoding and self._slowdown is not None else self._all_values
+
+    def stepped(self, seconds: float, work: Work | None) -> None:
+        """A step that decoded took so long in all, with some work on prompts or without."""
+        if work is None:
+            self._since_rest = 0
+            known = self._alone_s
+            self._alone_s = seconds if known is None else _MEMORY * known + (1 - _MEMORY) * min(seconds, 2 * known)
+        elif self._alone_s is not None and self._slowdown is not None:
+            self._since_rest += 1
+            work.portion.took(work.amount, seconds, self._slowdown * self._alone_s)

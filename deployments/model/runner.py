@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from deployments.errors import BadRequest
-from deployments.model.encoder import Encoder, Item, split_items
+from deployments.model.encoder import Encoder
 from deployments.model.family import Family
+from deployments.model.items import Item, split_items
 from deployments.model.kv_cache import SlotCache
 from deployments.model.multimodal import EncodedRows, Media, joined_rows
-from deployments.model.pixels import normalised
 from deployments.model.sequence import Sequence
 from deployments.model.spans import DecodeSpan, PrefillSpan
+from deployments.model.uploads import Uploads
 from deployments.types import MediaKind
 
 # Payloads are views of shared memory, hence read-only; nothing here writes to them.
@@ -45,59 +45,63 @@ class Row:
 class ModelRunner:
     """Runs one model over one cache. All methods belong to the engine's thread."""
 
-    def __init__(self, family: Family, cache: SlotCache, encoder: Encoder) -> None:
+    def __init__(self, family: Family, cache: SlotCache, encoder: Encoder, uploads: Uploads) -> None:
         self.family = family
         self.cache = cache
         self.device: torch.device = family.model.device
         self.dtype: torch.dtype = family.model.dtype
         self._encoder = encoder
+        self._uploads = uploads
         self._embedding = family.model.get_input_embeddings()
 
     @torch.inference_mode()
-    def start(self, sequence: Sequence, media: Media) -> list[Item]:
-        """Bring a request's prompt and media to the device and find its positions; what is to be encoded.
+    def start(self, sequence: Sequence, media: Media) -> None:
+        """Bring a request's prompt to the device, find its positions, and turn the processor's tensors into items.
 
-        The processor's tensors are dropped. Raises `BadRequest` for modalities that the model does not take.
+        Raises `BadRequest` for modalities that the model does not take.
         """
-        request = sequence.request
-        sequence.prompt_T = self._to_device(sequence.prompt_T)
-        tensors = {name: self._on_device(array) for name, array in media.tensors.items()}
-        media.tensors.clear()
+        request, ids_T = sequence.request, sequence.prompt_T
+        tensors = {name: torch.from_numpy(array) for name, array in media.tensors.items()}
         kinds = self.family.kinds_in(tensors)
         if kinds:
-            media.types_T = self.family.token_types_T(sequence.prompt_T, tensors)
-            media.blocks = self.family.blocks(media.types_T)
-        sequence.positions = self.family.positions(sequence.prompt_T, tensors, request.use_audio_in_video)
-        if sequence.positions is not None:
+            types_T = self.family.token_types_T(ids_T, tensors)
+            media.types_T = self._uploads.put(types_T)
+            media.blocks = self.family.blocks(types_T)
+        positions = self.family.positions(ids_T, tensors, request.use_audio_in_video)
+        if positions is not None:
             # An answer goes on from its prompt's last position, as transformers' `generate` does.
-            last = sequence.positions[:, -1] + 1 - sequence.num_prompt
-            sequence.position_offsets = tuple(last.tolist())
-        items = []
+            sequence.position_offsets = tuple((positions[:, -1] + 1 - sequence.num_prompt).tolist())
+            sequence.positions = self._uploads.put(positions)
         for kind in kinds:
             feature = self.family.features[kind]
+            places_T = self.family.placeholders_T(ids_T, kind)
+            media.counts_T[kind] = torch.nn.functional.pad(places_T.cumsum(0), (1, 0))
             arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
-            if kind is not MediaKind.AUDIO:
-                pixels = arguments[feature.main_tensor]
-                arguments[feature.main_tensor] = normalised(pixels, request.pixel_norm, self.dtype)
-            items += split_items(kind, arguments)
-        return items
+            pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
+            by_frame = self.family.frames_apart
+            media.items += split_items(kind, arguments, pixels, request.pixel_norm, by_frame=by_frame)
+        media.tensors.clear()
+        sequence.prompt_T = self._uploads.put(ids_T)
+
+    def upload(self, items: list[Item]) -> None:
+        """Begin to bring items to the device which will be encoded soon."""
+        self._encoder.upload(items)
 
     @torch.inference_mode()
     def encode(self, items: list[Item]) -> list[EncodedRows]:
-        """Encoder outputs of the items of one request or of several."""
+        """Encoder outputs of items of one request or of several."""
         return self._encoder.encode(items)
 
     @torch.inference_mode()
-    def hand_over(self, sequence: Sequence, media: Media, items: list[Item], encoded: list[EncodedRows]) -> None:
-        """Give a request its items' outputs. Raises `BadRequest` when they do not fit its prompt."""
-        for kind in dict.fromkeys(item.kind for item in items):
-            pieces = [rows for item, rows in zip(items, encoded, strict=True) if item.kind is kind]
-            rows = joined_rows(pieces)
-            expected = int(self.family.placeholders_T(sequence.prompt_T, kind).sum())
-            if len(rows.rows_ND) != expected:
-                found = len(rows.rows_ND)
+    def hand_over(self, media: Media) -> None:
+        """Make a request's parts its encoder outputs. Raises `BadRequest` when they do not fit its prompt."""
+        for kind, parts in media.parts.items():
+            rows = joined_rows(parts)
+            expected, found = int(media.counts_T[kind][-1]), len(rows.rows_ND)
+            if found != expected:
                 raise BadRequest(f"the prompt has room for {expected} {kind} tokens, its {kind} inputs make {found}")
             media.encoded[kind] = rows
+        media.parts = {}
 
     @torch.inference_mode()
     def prefill(self, sequence: Sequence, media: Media, end: int) -> torch.Tensor | None:
@@ -130,10 +134,10 @@ class ModelRunner:
         """One more token for each of the cache's first R slots; logits [R, V], meaningless where a row idles."""
         axes = self.family.num_axes
         columns = torch.tensor([(row.token_id, row.length, row.active) for row in rows])
-        ids_R, lengths_R, active_R = self._to_device(columns).T
+        ids_R, lengths_R, active_R = self._uploads.put(columns).T
         places = [[row.length + row.position_offsets[axis] for row in rows] for axis in range(axes)]
-        positions = self._to_device(torch.tensor(places))[:, :, None]
-        longest = max(row.length for row in rows) + 1
+        positions = self._uploads.put(torch.tensor(places))[:, :, None]
+        longest = max(row.length for row in rows if row.active) + 1
         width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.cache.max_length)
         span = DecodeSpan(lengths_R, width, active_R.bool(), all(row.active for row in rows))
         self.cache.at(span)
@@ -164,8 +168,8 @@ class ModelRunner:
         outputs: dict[str, Any] = {}
         embedded = []
         for kind, encoded in list(media.encoded.items()):
-            places_T = self.family.placeholders_T(sequence.prompt_T, kind)
-            first, stop = (int(count) for count in (places_T[:start].sum(), places_T[:end].sum()))
+            counts_T = media.counts_T[kind]
+            first, stop = int(counts_T[start]), int(counts_T[end])
             if stop == len(encoded.rows_ND):
                 del media.encoded[kind]
             if first == stop:
@@ -173,7 +177,8 @@ class ModelRunner:
             if self.family.features[kind].by_forward:
                 outputs[str(kind)] = encoded.output(first, stop)
             else:
-                embedded.append((places_T[start:end], encoded.rows_ND[first:stop]))
+                places_Q = self.family.placeholders_T(sequence.prompt_T[start:end], kind)
+                embedded.append((places_Q, encoded.rows_ND[first:stop]))
         return outputs, embedded
 
     @contextmanager
@@ -196,12 +201,3 @@ class ModelRunner:
             yield
         finally:
             hook.remove()
-
-    def _on_device(self, array: NDArray[Any]) -> torch.Tensor:
-        tensor = self._to_device(torch.from_numpy(array))
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor

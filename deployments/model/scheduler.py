@@ -39,9 +39,8 @@ class Scheduler:
         """Who owns each slot in use, by the slot's number."""
         return self._owners
 
-    def admit(self) -> list[Job]:
+    def admit(self) -> None:
         """Give slots to waiting requests, in their order, while slots and the encoders' budget last."""
-        admitted = []
         while self.waiting:
             job = self.waiting[0]
             if len(self._owners) + len(job.sequence.choices) > self._cache.num_slots:
@@ -53,15 +52,23 @@ class Scheduler:
                 choice.slot = len(self._owners)
                 self._owners.append((job, choice))
             self._ledger.reserved_bytes += job.device_bytes
-            job.sequence.phase = Phase.PREFILL
+            job.sequence.phase = Phase.ENCODE
             self.running.append(job)
-            admitted.append(job)
-        return admitted
 
     @property
     def decoding(self) -> bool:
         """Whether any answer is under way."""
         return any(job.sequence.phase is Phase.DECODE for job in self.running)
+
+    @property
+    def next_prompt(self) -> Job | None:
+        """The first of those whose prompt is not in the cache yet."""
+        return next((job for job in self.running if job.sequence.phase is not Phase.DECODE), None)
+
+    @property
+    def encoding(self) -> list[Job]:
+        """Whose media are to be encoded, in the order of their arrival."""
+        return [job for job in self.running if job.sequence.phase is Phase.ENCODE]
 
     def prefill_plan(self, budget: int) -> list[tuple[Job, int]]:
         """Prefilling requests and up to which prompt token each goes in this step, within `budget` tokens in all."""

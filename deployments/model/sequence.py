@@ -86,6 +86,8 @@ class Listener(Protocol):
 class Phase(Enum):
     WAITING = auto()
     """For slots and for room to encode."""
+    ENCODE = auto()
+    """Of its media; a prompt without any passes through."""
     PREFILL = auto()
     DECODE = auto()
     DONE = auto()
@@ -93,16 +95,21 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Stamps:
-    """Monotonic instants and sums of seconds."""
+    """Monotonic instants of a request's life; those of encoding are equal where there is nothing to encode."""
 
     submitted: float = field(default_factory=time.monotonic)
-    admitted: float = 0.0
+    encoding: float = 0.0
+    """Its turn has come: what it waited for before was slots, memory, and others' prompts."""
+    encoded: float = 0.0
     first_token: float = 0.0
-    encode_s: float = 0.0
 
     def timing(self, now: float) -> Timing:
-        prefill_s = self.first_token - self.admitted - self.encode_s
-        return Timing(self.admitted - self.submitted, self.encode_s, prefill_s, now - self.first_token)
+        return Timing(
+            queue_s=self.encoding - self.submitted,
+            encode_s=self.encoded - self.encoding,
+            prefill_s=self.first_token - self.encoded,
+            decode_s=now - self.first_token,
+        )
 
 
 class Choice:

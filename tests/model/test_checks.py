@@ -11,6 +11,7 @@ from deployments.model.family import Family
 from deployments.model.kv_cache import SlotCache
 from deployments.model.loading import allocate_cache, build_engine
 from deployments.model.runner import ModelRunner
+from deployments.model.uploads import Uploads
 from tests.tiny_families import FAMILIES
 
 
@@ -21,7 +22,8 @@ def test_model_whose_masks_are_not_understood_is_refused(qwen3_vl):
 
     family = Family(qwen3_vl)
     slots = allocate_cache(family, EngineConfig(kv_cache_gib=0.02))
-    runner = ModelRunner(family, slots, Encoder(family, 0, RecordingSink()))
+    uploads = Uploads(qwen3_vl.device)
+    runner = ModelRunner(family, slots, Encoder(family, uploads, 0, RecordingSink()), uploads)
     check_text(runner)
     runner.cache = Blind(slots.layers, slots.num_slots, slots.max_length)
     with pytest.raises(InternalError, match="qwen3_vl"):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from deployments.config import MIB
-from deployments.model.encoder import EncodedStore, split_items
+from deployments.model.encoder import EncodedStore
+from deployments.model.items import split_items
 from deployments.model.multimodal import EncodedRows
 from deployments.types import MediaKind
 from tests.model.conftest import Bench, generate, greedy

@@ -1,0 +1,139 @@
+"""From admission to the first token: media are encoded part by part, prompts prefilled chunk by chunk.
+
+What goes wrong here is one request's own and ends that request alone.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from deployments.errors import InternalError, SluiceError
+from deployments.model.items import Item
+from deployments.model.multimodal import EncodedRows
+from deployments.model.pace import Pace, Work
+from deployments.model.runner import ModelRunner
+from deployments.model.scheduler import Job, Scheduler
+from deployments.model.sequence import Phase
+
+
+class Prompts:
+    """Belongs to the engine's thread."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        pace: Pace,
+        ready: Callable[[Job, torch.Tensor], object],
+        failed: Callable[[Job, SluiceError], object],
+    ) -> None:
+        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token."""
+        self._runner = runner
+        self._scheduler = scheduler
+        self._pace = pace
+        self._ready = ready
+        self._failed = failed
+
+    def advance(self) -> Work | None:
+        """A step's share of the work: a part to encode or a chunk to prefill, both when nobody decodes."""
+        first = self._scheduler.next_prompt
+        if first is None:
+            return None
+        decoding = self._scheduler.decoding
+        if first.sequence.phase is Phase.ENCODE or not decoding:
+            work = self._encode(decoding=decoding)
+            if work.amount and decoding:
+                return work
+        return self._prefill(decoding=decoding)
+
+    def _encode(self, *, decoding: bool) -> Work:
+        """The next items of all who have some, within the portion; whoever has none left can be prefilled."""
+        portion = self._pace.part(decoding=decoding)
+        parts: list[tuple[Job, list[Item]]] = []
+        amount = 0
+        for job in self._scheduler.encoding:
+            if not job.sequence.stamps.encoding:
+                self._attempt(job, partial(self._start, job))
+            items = job.media.take(portion.size - amount, at_least_one=not amount)
+            amount += sum(item.values for item in items)
+            parts.append((job, items))
+            if job.media.items:
+                break
+        self._run([(job, items) for job, items in parts if items])
+        for job, _ in parts:
+            if job.sequence.phase is Phase.ENCODE and not job.media.items:
+                self._attempt(job, partial(self._finish, job))
+            else:
+                self._runner.upload(job.media.ahead(portion.size))
+        return Work(portion, amount)
+
+    def _start(self, job: Job) -> None:
+        job.sequence.stamps.encoding = time.monotonic()
+        self._runner.start(job.sequence, job.media)
+
+    def _run(self, parts: list[tuple[Job, list[Item]]]) -> None:
+        """Encode everybody's items in one go; one by one when that fails, so that the guilty one fails alone."""
+        together = [item for _, items in parts for item in items]
+        try:
+            encoded = self._runner.encode(together) if together else []
+        except Exception:
+            for job, items in parts:
+                self._attempt(job, partial(self._encode_alone, job, items))
+        else:
+            for job, items in parts:
+                mine, encoded = encoded[: len(items)], encoded[len(items) :]
+                self._keep(job, items, mine)
+
+    def _encode_alone(self, job: Job, items: list[Item]) -> None:
+        self._keep(job, items, self._runner.encode(items))
+
+    @staticmethod
+    def _keep(job: Job, items: list[Item], encoded: list[EncodedRows]) -> None:
+        for item, rows in zip(items, encoded, strict=True):
+            job.media.parts.setdefault(item.kind, []).append(rows)
+        job.media.count()
+
+    def _finish(self, job: Job) -> None:
+        self._runner.hand_over(job.media)
+        job.media.count()
+        stamps = job.sequence.stamps
+        stamps.encoded = time.monotonic() if job.media.encoded else stamps.encoding
+        job.sequence.phase = Phase.PREFILL
+
+    def _prefill(self, *, decoding: bool) -> Work | None:
+        """One chunk's worth of prompt tokens, of one request or several."""
+        first = self._scheduler.next_prompt
+        if first is None:
+            return None
+        portion = self._pace.chunk(first.sequence.num_prefilled, decoding=decoding)
+        amount = 0
+        for job, end in self._scheduler.prefill_plan(portion.size):
+            amount += end - job.sequence.num_prefilled
+            self._attempt(job, partial(self._chunk, job, end))
+        return Work(portion, amount)
+
+    def _chunk(self, job: Job, end: int) -> None:
+        logits_1V = self._runner.prefill(job.sequence, job.media, end)
+        job.media.count()
+        if logits_1V is not None:
+            self._ready(job, logits_1V)
+
+    def _attempt(self, job: Job, work: Callable[[], object]) -> None:
+        """Do one request's own work; what goes wrong there ends that request."""
+        try:
+            work()
+        except SluiceError as error:
+            self._failed(job, error)
+        except Exception as error:
+            self._failed(job, _request_error(error))
+
+
+def _request_error(error: Exception) -> SluiceError:
+    """What a client is told when its own prompt or media made the model fail."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return InternalError("the model's device has no memory left for this request")
+    failure = InternalError(f"the model failed on this request ({type(error).__name__})")
+    failure.__cause__ = error
+    return failure
