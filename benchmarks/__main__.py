@@ -15,6 +15,8 @@ from benchmarks.report import write_report
 BENCHMARKS = (
     "serve",
     "overload",
+    "burst",
+    "soak",
     "faults",
     "fuzz",
     "fetch",

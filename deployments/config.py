@@ -161,6 +161,8 @@ class DecoderConfig(Section):
     """Frames delivered for one video."""
     max_audio_s: Seconds = 1800.0
     """Audio track delivered for one video."""
+    target_megapixels: Annotated[float, Field(gt=0)] = 2000.0
+    """Millions of pixels still to decode that one replica should have before it: more of them make more replicas."""
     resize: bool = True
     """Deliver frames at the size that the model's processor would resize them to."""
 
@@ -206,6 +208,10 @@ class EngineConfig(Section):
     """Encoder outputs kept for media that are seen again; 0 keeps none."""
     max_waiting: Count = 256
     """Requests that wait for a slot; more are refused."""
+    target_prefill_tokens: Count = 8192
+    """Prompt tokens that should wait for their prefill at one replica: more of them make more replicas."""
+    target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.02
     """Tokens of a streamed answer are gathered this long after the first one."""
     threads: Count | None = None
@@ -215,20 +221,6 @@ class EngineConfig(Section):
     """
 
 
-class AppConfig(Section):
-    """Everything below `args:`."""
-
-    model: str = "demo"
-    """`demo`, a Hugging Face id, or a local path."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hugging Face id."""
-    served_model_name: str | None = None
-    """The name that clients use; default: `model`."""
-    device: str = "auto"
-    """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
-    trust_remote_code: bool = False
 class TracingConfig(Section):
     """OpenTelemetry traces, a span for each stage of a request; needs `pip install 'sluice[tracing]'`."""
 
@@ -247,12 +239,27 @@ class TracingConfig(Section):
         return url
 
 
+class AppConfig(Section):
+    """Everything below `args:`."""
+
+    model: str = "demo"
+    """`demo`, a Hugging Face id, or a local path."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    served_model_name: str | None = None
+    """The name that clients use; default: `model`."""
+    device: str = "auto"
+    """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
+    trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
     ingress: IngressConfig = IngressConfig()
     media: MediaConfig = MediaConfig()
     decoder: DecoderConfig = DecoderConfig()
     preprocessor: PreprocessorConfig = PreprocessorConfig()
     engine: EngineConfig = EngineConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @property
     def model_name(self) -> str:
@@ -262,4 +269,3 @@ class TracingConfig(Section):
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments of every `from_pretrained` call."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-    tracing: TracingConfig = TracingConfig()

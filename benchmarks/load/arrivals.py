@@ -29,4 +29,16 @@ class ClosedLoop:
     duration_s: float
 
 
-Arrivals = OpenLoop | ClosedLoop
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """`count` requests at regular intervals within `duration_s`, and then no more."""
+
+    count: int
+    duration_s: float
+
+    def due_s(self, seed: int) -> Iterator[float]:
+        """As `OpenLoop.due_s`; the same ones for every seed."""
+        return (number * self.duration_s / self.count for number in range(self.count))
+
+
+Arrivals = OpenLoop | ClosedLoop | Burst

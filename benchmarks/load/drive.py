@@ -14,7 +14,7 @@ import uvloop
 from tqdm import tqdm
 
 from benchmarks.harness import in_subprocess
-from benchmarks.load.arrivals import Arrivals, ClosedLoop, OpenLoop
+from benchmarks.load.arrivals import Arrivals, Burst, ClosedLoop, OpenLoop
 from benchmarks.load.client import ChatClient
 from benchmarks.load.host import MediaHost
 from benchmarks.load.outcome import Outcome, Probe, Slo, summary
@@ -97,7 +97,9 @@ async def _send_all(plan: LoadPlan, workload: Workload, client: ChatClient) -> l
     return await _open_loop(plan.arrivals, workload, client, plan)
 
 
-async def _open_loop(arrivals: OpenLoop, workload: Workload, client: ChatClient, plan: LoadPlan) -> list[Outcome]:
+async def _open_loop(
+    arrivals: OpenLoop | Burst, workload: Workload, client: ChatClient, plan: LoadPlan
+) -> list[Outcome]:
     asked: list[asyncio.Task[Outcome]] = []
     instants = list(arrivals.due_s(plan.workload.seed))
     with tqdm(total=len(instants), desc=plan.label, disable=None, leave=False) as bar:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from deployments.autoscaling import StageLoad
 from deployments.errors import (
     ContextTooLong,
     InternalError,
@@ -23,6 +24,7 @@ from deployments.errors import (
     WorkCancelled,
 )
 from deployments.metrics import MetricSink
+from deployments.model.demand import Demand
 from deployments.model.gauges import Gauges
 from deployments.model.multimodal import Ledger, Media
 from deployments.model.pace import Pace
@@ -49,6 +51,8 @@ class Engine:
         *,
         pace: Pace,
         max_waiting: int,
+        target_prefill_tokens: int,
+        target_kv_usage: float,
     ) -> None:
         self.family = runner.family
         self._runner = runner
@@ -57,7 +61,8 @@ class Engine:
         self._pace = pace
         self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
         self._sampler = Sampler(runner.device)
-        self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache)
+        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_prefill_tokens, target_kv_usage)
+        self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache, self._demand)
         self._max_waiting = max_waiting
         self._inbox: deque[Job] = deque()
         self._wake = threading.Condition()
@@ -70,6 +75,11 @@ class Engine:
     def max_length(self) -> int:
         """Tokens of prompt and answer together that one sequence may have."""
         return self._runner.cache.max_length
+
+    @property
+    def load(self) -> StageLoad | None:
+        """How much of a replica the requests take, a second ago at most; None before the first one."""
+        return self._demand.load
 
     @property
     def busy(self) -> bool:
@@ -167,6 +177,7 @@ class Engine:
             self._inbox.clear()
         for job in arrived:
             job.media.count()
+            self._demand.took(job.sequence)
             self._scheduler.waiting.append(job)
 
     def _room(self, request: EngineRequest) -> int:

@@ -3,6 +3,7 @@
 import time
 
 from deployments.metrics import MetricSink
+from deployments.model.demand import Demand
 from deployments.model.kv_cache import SlotCache
 from deployments.model.multimodal import Ledger
 from deployments.model.scheduler import Scheduler
@@ -15,11 +16,14 @@ _PROMPTS = (Phase.ENCODE, Phase.PREFILL)
 class Gauges:
     """Belongs to the engine's thread."""
 
-    def __init__(self, sink: MetricSink, scheduler: Scheduler, ledger: Ledger, cache: SlotCache) -> None:
+    def __init__(
+        self, sink: MetricSink, scheduler: Scheduler, ledger: Ledger, cache: SlotCache, demand: Demand
+    ) -> None:
         self._sink = sink
         self._scheduler = scheduler
         self._ledger = ledger
         self._cache = cache
+        self._demand = demand
         self._reported = 0.0
 
     def batch(self, sequences: int) -> None:
@@ -32,6 +36,7 @@ class Gauges:
         if not now and instant - self._reported < REPORT_EVERY_S:
             return
         self._reported = instant
+        self._demand.update()
         held = sum(
             job.sequence.length(choice) if choice.token_ids else job.sequence.num_prefilled
             for job, choice in self._scheduler.slots
@@ -45,5 +50,6 @@ class Gauges:
         gauge("sluice_kv_tokens", held)
         gauge("sluice_kv_usage", held / (self._cache.num_slots * self._cache.max_length))
         gauge("sluice_waiting_prefill_tokens", left)
+        gauge("sluice_load", self._demand.load.in_hand if self._demand.load else 0.0)
         for place, num_bytes in self._ledger.alive.items():
             gauge("sluice_multimodal_bytes", num_bytes, place=place)

@@ -73,6 +73,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
         sink,
         pace=Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
         max_waiting=config.max_waiting,
+        target_prefill_tokens=config.target_prefill_tokens,
+        target_kv_usage=config.target_kv_usage,
     )
 
 
