@@ -50,7 +50,10 @@ def app(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The application as `serve run serve_config.yaml` brings it up, allowed to fetch from loopback."""
     folder = tmp_path_factory.mktemp("app")
     media_root: Path = tmp_path_factory.mktemp("media")
-    args = {"media": {"allowed_networks": ["127.0.0.0/8"], "local_root": str(media_root)}}
+    args = {
+        "media": {"allowed_networks": ["127.0.0.0/8"], "local_root": str(media_root)},
+        "ingress": {"max_wait_s": 120},  # a busy machine of many tests is slow, and refuses nobody for it
+    }
     with run_app(folder, ray_cluster, args) as running:
         yield running
 
