@@ -1,32 +1,29 @@
 """How much does a server answer in time, and what happens beyond that? Sluice against any OpenAI-compatible server.
 
     python -m benchmarks.serve                                    Sluice and the monolith, both started here
-    python -m benchmarks.serve --url http://host:8000 --against vllm=http://host:8201
+    python -m benchmarks.serve --model DIR --against monolith transformers vllm=/path/to/bin/vllm
+    python -m benchmarks.serve --url http://host:8000 --against other=http://host:8201
 
 For each mix of requests: what one answer takes at idle, what 16 users get answered (the capacity), and what comes of
-Poisson arrivals at multiples of the first server's capacity. The servers take turns at every step of one run.
+Poisson arrivals at multiples of the first server's capacity. The servers take turns at every step of one run. A mix and
+a server take about two minutes, half a minute with `--quick`; a server that must be started again takes its time.
 """
 
 import argparse
 import contextlib
-import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import Arrivals, ClosedLoop, OpenLoop
-from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.outcome import Slo
 from benchmarks.load.workload import MIXES, WorkloadSpec
-from benchmarks.processes import cpu_s
-from benchmarks.servers import Server, monolith, sluice
+from benchmarks.peers import peer
+from benchmarks.servers import Server, sluice
+from benchmarks.turns import Figures, Turns, for_each
 
 QUESTION = "How many requests are answered in time, below and beyond capacity?"
-_REQUESTS_APART = 1_000_000
-"""Runs against a server number their requests this far apart: no medium is sent twice."""
-
-Figures = dict[str, Any]
+_WARM_UP = ClosedLoop(2, 3.0)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -41,73 +38,48 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 class Session:
-    """The servers under comparison, and what every step of the run does to each of them."""
+    """What every step of the run does to each of the servers."""
 
     def __init__(self, bench: Benchmark, servers: Sequence[Server]) -> None:
+        args = bench.args
         self._bench, self._servers = bench, servers
-        self._duration_s = bench.args.duration or (6.0 if bench.quick else 15.0)
-        self._factors = bench.args.load or ([0.5, 2.0] if bench.quick else [0.5, 1.0, 2.0, 5.0])
-        self._runs = 0
+        self._turns = Turns(servers, args.timeout, Slo(args.slo_ttft, args.slo_itl))
+        self._duration_s = args.duration or (4.0 if bench.quick else 8.0)
+        self._factors = args.load or ([0.5, 3.0] if bench.quick else [0.5, 1.0, 2.0, 5.0])
+        self._idle_cpu = self._turns.idle_cpu()
 
     def measure(self, mix: str) -> dict[str, Any]:
         """Idle, capacity, and each multiple of it; tables and plots on the way."""
-        for server in self._servers:
-            self._run(server, mix, ClosedLoop(2, 3.0), "warm-up")
-        idle = {
-            server.name: self._run(server, mix, ClosedLoop(1, self._duration_s), "idle") for server in self._servers
-        }
-        users = self._bench.args.users
-        full = {s.name: self._run(s, mix, ClosedLoop(users, self._duration_s), "capacity") for s in self._servers}
+        workload, duration_s = _workload(self._bench.args, mix), self._duration_s
+
+        def step(arrivals: Arrivals, label: str) -> dict[str, Figures]:
+            return for_each(self._servers, lambda s: self._turns.run(s, workload, arrivals, f"{mix}, {label}"))
+
+        step(_WARM_UP, "warm-up")
+        idle = step(ClosedLoop(1, duration_s), "idle")
+        full = step(ClosedLoop(self._bench.args.users, duration_s), "capacity")
         self._show_idle(mix, idle, full)
         capacity = full[self._servers[0].name]["answered_rate"]
         rates = self._bench.args.rate or [factor * capacity for factor in self._factors]
-        loaded: dict[str, list[Figures]] = {server.name: [] for server in self._servers}
-        for rate in rates:
-            for server in self._servers:
-                loaded[server.name].append(self._run(server, mix, OpenLoop(rate, self._duration_s), f"{rate:.3g}/s"))
+        steps = [step(OpenLoop(rate, duration_s), f"{rate:.3g}/s") for rate in rates]
+        loaded = {server.name: [found[server.name] for found in steps] for server in self._servers}
         self._show_loaded(mix, rates, loaded)
         return {"idle": idle, "capacity": full, "rates": rates, "loaded": loaded}
 
-    def _run(self, server: Server, mix: str, arrivals: Arrivals, label: str) -> Figures:
-        args = self._bench.args
-        self._runs += 1
-        plan = LoadPlan(
-            url=server.url,
-            arrivals=arrivals,
-            workload=_workload(args, mix),
-            timeout_s=args.timeout,
-            slo=Slo(args.slo_ttft, args.slo_itl),
-            first_request=self._runs * _REQUESTS_APART,
-            label=f"{mix}, {server.name}, {label}",
-        )
-        cpu = cpu_s(server.pid) if server.pid else 0.0
-        figures = run_load(plan)
-        if server.pid:
-            used = cpu_s(server.pid) - cpu
-            figures["cpu_s_per_answer"] = used / max(1, figures["verdicts"]["answered"])
-        self._settle(server, figures)
-        return figures
-
-    def _settle(self, server: Server, figures: Figures) -> None:
-        """Let the next run begin on a server that is done with this one: abandoned requests may still cost it time."""
-        if figures["verdicts"]["gave_up"]:
-            server.restart()
-        one_text = LoadPlan(server.url, OpenLoop(2.0, 1.0), WorkloadSpec(mix="text"), timeout_s=120, label="settling")
-        give_up = time.monotonic() + 120
-        while time.monotonic() < give_up:
-            settled = run_load(one_text)
-            if settled["sent"] and settled["goodput"]:
-                return
-
     def _show_idle(self, mix: str, idle: dict[str, Figures], full: dict[str, Figures]) -> None:
         kinds = sorted({kind for figures in idle.values() for kind in figures["kinds"]})
-        columns = ["server", *(f"{kind} e2e p50 s" for kind in kinds), "answered /s at capacity", "CPU s an answer"]
+        columns = ["server", *(f"{kind}: e2e p50 s, prompt tokens" for kind in kinds)]
         rows: list[list[object]] = []
         for name, figures in idle.items():
-            latencies = [figures["kinds"].get(kind, {}).get("e2e_s", {}).get("p50") for kind in kinds]
-            rows.append([name, *latencies, full[name]["answered_rate"], full[name].get("cpu_s_per_answer")])
-        tokens = [f"{kind} {found['prompt_tokens']:.0f}" for kind, found in _first(idle)["kinds"].items()]
-        note = f"One request at a time, then {self._bench.args.users} users. Prompt tokens: {', '.join(tokens)}."
+            seen = [_seen_at_idle(figures["kinds"].get(kind)) for kind in kinds]
+            rows.append(
+                [name, *seen, full[name]["answered_rate"], full[name].get("cpu_s_per_answer"), self._idle_cpu.get(name)]
+            )
+        columns += ["answered /s at capacity", "CPU s an answer", "CPU s/s when idle"]
+        note = (
+            f"One request at a time, then {self._bench.args.users} users. All of the servers run all the time, so each"
+            " also pays for what the others use when idle."
+        )
         self._bench.table(f"{mix}: at idle and at capacity", columns, rows, note)
 
     def _show_loaded(self, mix: str, rates: Sequence[float], loaded: dict[str, list[Figures]]) -> None:
@@ -166,6 +138,14 @@ def _loaded_row(name: str, rate: float, figures: Figures) -> list[object]:
     ]
 
 
+def _seen_at_idle(kind: Figures | None) -> str:
+    """A dash for a kind of which none was answered; no tokens for a server that does not tell them."""
+    if kind is None:
+        return "–"
+    tokens = f", {kind['prompt_tokens']:.0f}" if kind["prompt_tokens"] else ""
+    return f"{kind['e2e_s']['p50']:.3g}{tokens}"
+
+
 def _answer(results: dict[str, Any], names: Sequence[str]) -> str:
     """The best goodput of each server on each mix, in a sentence."""
     sentences = []
@@ -176,10 +156,6 @@ def _answer(results: dict[str, Any], names: Sequence[str]) -> str:
         beyond = ", ".join(f"{name} {goodput:.1f}" for name, goodput in last.items())
         sentences.append(f"{mix}: best goodput {listed} requests/s; at {figures['rates'][-1]:.0f}/s offered {beyond}.")
     return " ".join(sentences)
-
-
-def _first(figures: dict[str, Figures]) -> Figures:
-    return next(iter(figures.values()))
 
 
 def _workload(args: argparse.Namespace, mix: str) -> WorkloadSpec:
@@ -195,21 +171,13 @@ def _workload(args: argparse.Namespace, mix: str) -> WorkloadSpec:
 
 def _servers(args: argparse.Namespace) -> list[Server]:
     env = dict(pair.split("=", 1) for pair in args.env)
-    servers: list[Server] = [_named_url(args.url) if args.url else sluice(args.model, env=env)]
-    others = [monolith(args.model) if other == "monolith" else _named_url(other) for other in args.against]
-    return [*servers, *others]
-
-
-def _named_url(text: str) -> Server:
-    """`name=URL` or `URL`, whose name is then its host and port."""
-    name, separator, url = text.rpartition("=http")
-    url = f"http{url}" if separator else text
-    return Server(name or urlsplit(url).netloc, url.rstrip("/"))
+    first = peer(args.url, args.model) if args.url else sluice(args.model, env=env)
+    return [first, *(peer(other, args.model) for other in args.against)]
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="measure this server ([name=]URL) instead of a Sluice started here")
-    parser.add_argument("--against", nargs="*", default=["monolith"], help="`monolith`, [name=]URL, several, or none")
+    parser.add_argument("--against", nargs="*", default=["monolith"], help="several or none, see peers.py")
     parser.add_argument("--model", default="demo", help="checkpoint of the servers started here")
     parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE", help="for the Sluice started here")
     parser.add_argument("--mix", nargs="+", help=f"{', '.join(MIXES)}, or shares: text=0.5,360p@5s=0.5")
@@ -217,7 +185,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", nargs="+", type=float, help="offered load in requests a second instead")
     parser.add_argument("--users", type=int, default=16, help="concurrency at which capacity is measured")
     parser.add_argument("--duration", type=float, help="seconds of each run")
-    parser.add_argument("--timeout", type=float, default=20.0, help="seconds after which a client gives up")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds after which a client gives up")
     parser.add_argument("--slo-ttft", type=float, default=2.0)
     parser.add_argument("--slo-itl", type=float, default=0.2)
     parser.add_argument("--max-tokens", type=int, default=16)

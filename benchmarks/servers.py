@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import yaml
 
+from benchmarks.load.workload import WorkloadSpec
 from benchmarks.processes import end
 
 ROOT = Path(__file__).parent.parent
@@ -32,12 +33,20 @@ class Server:
     url: str
     pid: int | None = None
     """Root of its processes; None for one that was not started here."""
+    model: str | None = None
+    """The name under which it serves its model; None: the first one of its list."""
+    exact_length: bool = True
+    """Whether it can be told how long an answer must be."""
 
     def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
+
+    def workload(self, spec: WorkloadSpec) -> WorkloadSpec:
+        """`spec` as this server can be asked for it."""
+        return replace(spec, exact_length=spec.exact_length and self.exact_length)
 
     def restart(self) -> None:
         """Begin anew, where that is possible: work that abandoned requests left behind is gone."""

@@ -11,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.load.media import MIME_TYPES, POOL, MediaKind, MediaSpec, distinct, make_pool
 
@@ -64,6 +64,8 @@ class WorkloadSpec:
     distinct_media: bool = True
     """No file is sent twice; else the few files of the pools again and again, which caches may answer."""
     text_words: int = 20
+    options: tuple[tuple[str, Any], ...] = ()
+    """More fields of each request's body."""
 
     def shares(self) -> dict[str, float]:
         """`{"text" or a media spec: share}`, adding up to 1. Raises ValueError for a mix that can't be read."""
@@ -97,9 +99,11 @@ class Workload:
         self._random = random.Random(f"workload {spec.seed} {first}")
         self._media = {name: MediaSpec.parse(name) for name in self._shares if name != "text"}
         self._pools = {name: make_pool(media, spec.seed) for name, media in self._media.items()}
-        options = {"ignore_eos": True} if spec.exact_length else {}
-        fixed = {"model": model, "max_tokens": spec.max_tokens, "temperature": 0, "stream": True, **options}
-        self._head = json.dumps(fixed | {"stream_options": {"include_usage": True}})[:-1].encode()
+        fixed: dict[str, Any] = {"model": model, "max_tokens": spec.max_tokens, "temperature": 0}
+        fixed |= {"stream": True, "stream_options": {"include_usage": True}, **dict(spec.options)}
+        if spec.exact_length:
+            fixed["ignore_eos"] = True
+        self._head = json.dumps(fixed)[:-1].encode()
 
     def next(self) -> Request:
         number = next(self._numbers)

@@ -1,0 +1,66 @@
+"""Other people's servers, started beside Sluice on the same checkpoint: what is installed, and where, is the caller's.
+
+monolith                      the baseline kept here
+transformers[=PROGRAM]        `transformers serve`, by default the one of this environment
+vllm=PROGRAM                  `vllm serve` of another environment, for the CPU
+NAME=URL                      one that runs already
+NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, leading NAME=VALUE words are its
+                              environment; it is ready when `/health` answers 200
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.servers import OwnServer, Server, monolith
+
+_VLLM_OPTIONS = (
+    "--dtype float32 --max-model-len 4096 --max-num-seqs 32 --enforce-eager --mm-processor-cache-gb 0"
+    """ --limit-mm-per-prompt '{"video": 1, "image": 4}'"""
+)
+"""Eager, since nothing compiles for a few minutes; no cache of processed media, as Sluice has none."""
+
+
+def peer(text: str, model: str) -> Server:
+    """What `text` names. `model`: `demo` or a local checkpoint."""
+    name, _, rest = text.partition("=")
+    if re.match(r"https?://", text):
+        return Server(urlsplit(text).netloc, text.rstrip("/"))
+    if re.match(r"https?://", rest):
+        return Server(name, rest.rstrip("/"))
+    if text == "monolith":
+        return monolith(model)
+    if name == "transformers":
+        return _transformers(rest or str(Path(sys.executable).with_name("transformers")), model)
+    if name == "vllm" and " " not in rest:
+        command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest)}"
+        rest = f"{command} serve {{model}} --port {{port}} {_VLLM_OPTIONS}"
+    return _command(name, rest, model)
+
+
+def _transformers(program: str, model: str) -> Server:
+    server = _command("transformers", f"{shlex.quote(program)} serve {{model}} --port {{port}} --device cpu", model)
+    server.model = model  # its list of models shows what was downloaded, not what it serves
+    server.exact_length = False  # it refuses fields that OpenAI's own interface lacks
+    return server
+
+
+def _command(name: str, text: str, model: str) -> Server:
+    words = [word.replace("{model}", model) for word in shlex.split(text)]
+    env = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    program = words[len(env) :]
+    if not program:
+        raise ValueError(f"{name!r} is neither a known server, nor NAME=URL, nor NAME=COMMAND")
+
+    def command(port: int, folder: Path) -> Sequence[str]:
+        return [word.replace("{port}", str(port)) for word in program]
+
+    return OwnServer(name, command, "/health", _apart(env))
+
+
+def _apart(env: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of this project is on a peer's path."""
+    return {"PYTHONPATH": "", **env}

@@ -1,0 +1,78 @@
+"""Servers that take turns: each step of a comparison is done to all of them before the next one."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.load.arrivals import Arrivals, OpenLoop
+from benchmarks.load.drive import LoadPlan, run_load
+from benchmarks.load.outcome import Slo
+from benchmarks.load.workload import WorkloadSpec
+from benchmarks.processes import cpu_s
+from benchmarks.servers import Server
+
+Figures = dict[str, Any]
+
+_REQUESTS_APART = 1_000_000
+"""Runs number their requests this far apart: no medium is sent twice."""
+_SETTLED_WITHIN_S = 15.0
+_IDLE_S = 2.0
+
+
+class Turns:
+    """The servers under comparison, and what a run does to one of them."""
+
+    def __init__(self, servers: Sequence[Server], timeout_s: float, slo: Slo) -> None:
+        self.servers = servers
+        self._timeout_s, self._slo = timeout_s, slo
+        self._runs = 0
+
+    def run(self, server: Server, workload: WorkloadSpec, arrivals: Arrivals, label: str) -> Figures:
+        """`outcome.summary` and, for a server started here, `cpu_s_per_answer`. The server is calm again afterwards."""
+        self._runs += 1
+        plan = LoadPlan(
+            url=server.url,
+            arrivals=arrivals,
+            workload=server.workload(workload),
+            timeout_s=self._timeout_s,
+            slo=self._slo,
+            model=server.model,
+            first_request=self._runs * _REQUESTS_APART,
+            label=f"{server.name}, {label}",
+        )
+        cpu = cpu_s(server.pid) if server.pid else 0.0
+        figures = run_load(plan)
+        if server.pid:
+            figures["cpu_s_per_answer"] = (cpu_s(server.pid) - cpu) / max(1, figures["verdicts"]["answered"])
+        self._settle(server, figures)
+        return figures
+
+    def idle_cpu(self) -> dict[str, float]:
+        """CPU seconds a second of each server started here while nothing is asked: what it takes from the others."""
+        before = {server.name: cpu_s(server.pid) for server in self.servers if server.pid}
+        time.sleep(_IDLE_S)
+        return {s.name: (cpu_s(s.pid) - before[s.name]) / _IDLE_S for s in self.servers if s.pid}
+
+    def _settle(self, server: Server, figures: Figures) -> None:
+        """Let the next run begin on a server that is done with this one: abandoned requests may still cost it time."""
+        if not figures["verdicts"]["gave_up"] or self._answers_at_once(server):
+            return
+        server.restart()
+        self._answers_at_once(server)
+
+    def _answers_at_once(self, server: Server) -> bool:
+        text = server.workload(WorkloadSpec(mix="text", max_tokens=2))
+        plan = LoadPlan(
+            server.url, OpenLoop(4.0, 1.0), text, timeout_s=_SETTLED_WITHIN_S, model=server.model, label="settling"
+        )
+        give_up = time.monotonic() + _SETTLED_WITHIN_S
+        while time.monotonic() < give_up:
+            settled = run_load(plan)
+            if settled["sent"] and settled["goodput"]:
+                return True
+        return False
+
+
+def for_each(servers: Sequence[Server], step: Callable[[Server], Figures]) -> dict[str, Figures]:
+    """`step` of each server, by its name."""
+    return {server.name: step(server) for server in servers}
