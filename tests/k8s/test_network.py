@@ -40,6 +40,7 @@ class Peer:
 
 ENTRY = Peer(namespace={"sluice-access": "entry"})
 PROMETHEUS = Peer(namespace={"sluice-access": "metrics"})
+COLLECTOR = Peer(namespace={"sluice-access": "traces"})
 OPERATOR = Peer({"app.kubernetes.io/component": "kuberay-operator"}, {"kubernetes.io/metadata.name": "kuberay-system"})
 STRANGER = Peer({"app": "stranger"}, {"kubernetes.io/metadata.name": "default"})
 DNS = Peer({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"})
@@ -177,6 +178,15 @@ def test_metrics_are_open_to_prometheus_and_names_are_resolved(name: str) -> Non
         assert allowed(name, "egress", pod, DNS, 53)
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_worker_reaches_the_collector_of_traces_and_nothing_else_in_its_namespace(name: str) -> None:
+    for group in manifests.worker_groups(name):
+        assert allowed(name, "egress", ray_pod(name, group), COLLECTOR, 4318)
+        assert not allowed(name, "egress", ray_pod(name, group), COLLECTOR, 4317)
+        assert not allowed(name, "egress", ray_pod(name, group), STRANGER, 4318)
+        assert not allowed(name, "ingress", ray_pod(name, group), COLLECTOR, 8000)
+
+
 @pytest.mark.parametrize("name", WITH_GPU)
 def test_only_the_head_asks_redis(name: str) -> None:
     for group in ("headgroup", *manifests.worker_groups(name)):
@@ -209,6 +219,7 @@ def test_nothing_publishes_a_port_of_ray(name: str) -> None:
         for rule in document["spec"]["rules"]:
             for path in rule["http"]["paths"]:
                 assert path["backend"]["service"]["port"] == {"number": 8000}
+                assert path["path"] != "/" or path["pathType"] == "Exact"  # what is not named stays inside: /metrics
     for template in manifests.pod_templates(name).values():
         assert "hostNetwork" not in template["spec"]
         assert not any("hostPort" in port for port in ray_container(template).get("ports", []))

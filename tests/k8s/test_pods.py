@@ -1,10 +1,13 @@
 """Each container: what it may do, what it may use, which image it runs."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
 
+from deployments.ingress.keys import ApiKeys
+from tests import serve_files
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, BUILDS, K8S, ROOT, Tree
 
@@ -115,7 +118,33 @@ def test_what_the_image_copies_is_what_the_build_context_lets_in() -> None:
 
 def test_the_example_secrets_are_those_that_pods_ask_for_and_not_part_of_the_build() -> None:
     examples = list(yaml.safe_load_all((K8S / "base/secrets.example.yaml").read_text(encoding="utf-8")))
-    assert {example["metadata"]["name"] for example in examples} == {"sluice-redis", "sluice-hub"}
+    assert {example["metadata"]["name"] for example in examples} == {"sluice-redis", "sluice-hub", "sluice-api-keys"}
     assert not manifests.of_kind(manifests.PLAIN_BASE, "Secret")
     asked = str(manifests.documents(manifests.PLAIN_BASE))
-    assert all(f"'name': '{example['metadata']['name']}', 'key'" in asked for example in examples)
+    for example in examples:
+        name = example["metadata"]["name"]
+        assert f"'name': '{name}', 'key'" in asked or f"'secretName': '{name}'" in asked
+
+
+@pytest.mark.parametrize("name", manifests.WITH_GPU)
+def test_clients_keys_come_from_a_secret_that_only_the_entry_workers_see(name: str, tmp_path: Path) -> None:
+    config = serve_files.arguments_of(manifests.serve_config(name)).ingress
+    assert config.api_keys == ()  # whoever may read the RayService would read them
+    assert config.api_keys_file is not None
+    holders = {owner for owner, template in manifests.pod_templates(name).items() if "sluice-api-keys" in str(template)}
+    assert holders == {"entry"}
+    pod = manifests.pod_templates(name)["entry"]["spec"]
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "api-keys")
+    assert volume["secret"] == {"secretName": "sluice-api-keys", "defaultMode": 0o440}
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "api-keys")
+    assert "subPath" not in mount  # changes of the secret would not come through
+    examples = yaml.safe_load_all((K8S / "base/secrets.example.yaml").read_text(encoding="utf-8"))
+    (example,) = (e for e in examples if e["metadata"]["name"] == "sluice-api-keys")
+    assert str(config.api_keys_file.parent) == mount["mountPath"]
+    mounted = tmp_path / config.api_keys_file.name
+    mounted.write_text(example["stringData"][config.api_keys_file.name], encoding="utf-8")
+    assert ApiKeys(config.model_copy(update={"api_keys_file": mounted})).know(b"change-me")
+
+
+def test_the_images_have_what_traces_need() -> None:
+    assert "['optional-dependencies']['tracing']" in (K8S / "Dockerfile").read_text(encoding="utf-8")

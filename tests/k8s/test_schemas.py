@@ -30,19 +30,19 @@ CUSTOM = {
     "PrometheusRule": "monitoring.coreos.com/v1",
     "RayService": "ray.io/v1",
 }
-SMALL = {"Namespace": 1, "ServiceAccount": 2, "NetworkPolicy": 7, "RayService": 1}
+SMALL = {"Namespace": 1, "ServiceAccount": 2, "NetworkPolicy": 8, "RayService": 1}
 BASE = SMALL | {
     "ConfigMap": 1,
     "Ingress": 1,
     "Job": 1,
-    "NetworkPolicy": 8,
+    "NetworkPolicy": 9,
     "PersistentVolumeClaim": 1,
     "PodDisruptionBudget": 3,
     "Service": 1,
     "StatefulSet": 1,
 }
 PROD = BASE | {"ConfigMap": 2, "PodMonitor": 2, "PrometheusRule": 1}
-INCREMENTAL = {kind: count for kind, count in PROD.items() if kind != "Ingress"} | {"NetworkPolicy": 9}
+INCREMENTAL = {kind: count for kind, count in PROD.items() if kind != "Ingress"} | {"NetworkPolicy": 10}
 EXPECTED = {manifests.PLAIN_BASE: BASE, "base": BASE, "dev": SMALL, "prod": PROD, "incremental": INCREMENTAL}
 
 

@@ -42,7 +42,9 @@ def test_misspelt_keys_on_every_level_are_found() -> None:
 def test_the_application_is_the_shipped_one(name: str) -> None:
     here, there = manifests.serve_config(name)["applications"][0], shipped()["applications"][0]
     assert without(here, {"args", "deployments"}) == without(there, {"args", "deployments"})
-    assert without(here["args"], {"model", "device"}) == without(there["args"], {"model", "device"})
+    own = {"model", "device", "ingress"}
+    assert without(here["args"], own) == without(there["args"], own)
+    assert set(here["args"].get("ingress", {})) <= {"api_keys_file"}
 
 
 @pytest.mark.parametrize("name", ALL)
