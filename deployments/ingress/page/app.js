@@ -49,7 +49,7 @@ async function send(event) {
 function show(usage, body) {
   showWaterfall(at("waterfall"), usage.sluice_timing_ms ?? {});
   showCounts(at("counts"), usage);
-  at("curl").textContent = curlFor(body, media.names(), location.origin);
+  at("curl").textContent = curlFor(body, media.names(), location.origin, at("key").value !== "");
   at("details").hidden = false;
   const clips = media.clips();
   const sampled = Object.values(usage.sluice_videos ?? {});
@@ -93,4 +93,4 @@ for (const name of ["dragleave", "drop"]) {
 drop.addEventListener("drop", (event) => media.add(event.dataTransfer.files));
 
 showModel();
-watchStages(at("stages"), at("refused"));
+watchStages(at("strip"), at("stages"), at("refused"));

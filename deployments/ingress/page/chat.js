@@ -34,14 +34,25 @@ async function* events(stream) {
   }
 }
 
-export function curlFor(body, names, origin) {
+// A command for a shell in the folder that holds the files. The here-document is read by that shell: what it would
+// expand is masked, but for the commands that put the files in.
+export function curlFor(body, names, origin, withKey) {
+  const { messages: [{ content }], stream, stream_options, ...options } = body;
   let item = 0;
-  const shown = JSON.stringify({ ...body, stream: undefined, stream_options: undefined }, (key, value) => {
-    if (key !== "url") return value;
-    const type = value.slice(5, value.indexOf(";"));
-    return `data:${type};base64,$(base64 -w0 ${quoted(names[item++])})`;
-  }, 1);
-  return `curl -s ${origin}${PATH} -H 'content-type: application/json' -d @- <<JSON\n${shown}\nJSON`;
+  const parts = content.map((part) => (part.type === "text" ? masked(part) : withFile(part, names[item++])));
+  const key = withKey ? ` -H "authorization: Bearer $SLUICE_API_KEY"` : "";
+  const head = masked({ ...options, messages: [] }).slice(0, -3);
+  return `curl -s ${origin}${PATH} -H 'content-type: application/json'${key} -d @- <<JSON
+${head}[{"role":"user","content":[
+  ${parts.join(",\n  ")}]}]}
+JSON`;
 }
+
+function withFile({ type, [type]: { url } }, name) {
+  const mediaType = url.slice(5, url.indexOf(";"));
+  return `{"type":"${type}","${type}":{"url":"data:${mediaType};base64,$(base64 -w0 ${quoted(name)})"}}`;
+}
+
+function masked(value) { return JSON.stringify(value).replace(/[\\$`]/g, "\\$&"); }
 
 function quoted(name) { return `'${name.replaceAll("'", "'\\''")}'`; }

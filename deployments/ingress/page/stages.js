@@ -8,11 +8,13 @@ const RUNNING = "ray_serve_num_ongoing_requests_at_replicas";
 const QUEUED = "ray_serve_deployment_queued_queries";
 const REFUSED = "ray_sluice_refused_total";
 
-export function watchStages(body, refused) {
+// Where /metrics is kept inside, as behind a public address, there is nothing to watch: `strip` is hidden.
+export function watchStages(strip, body, refused) {
   const show = async () => {
     if (!document.hidden) {
       try {
         const answer = await fetch("/metrics");
+        strip.hidden = !answer.ok;
         if (answer.ok) render(body, refused, parse(await answer.text()));
       } catch {
         refused.textContent = "the server does not answer";

@@ -1,0 +1,30 @@
+"""The playground of a server that asks for keys, and its strip of stages."""
+
+import pytest
+
+from tests.browser.chromium import browser, find_chromium
+from tests.observed.conftest import KEY, Observed
+
+STAGES = ["Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model"]
+PROGRAM = find_chromium()
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
+async def test_a_person_with_a_key_is_answered_and_sees_every_stage(observed: Observed) -> None:
+    assert PROGRAM is not None
+    async with browser(PROGRAM) as page:
+        await page.open(f"{observed.server.url}/")
+        await page.until("document.getElementById('model').textContent.includes('API key')")
+        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("document.getElementById('key').focus()")
+        await page.write(KEY)
+        await page.press("Tab")
+        await page.until("document.getElementById('model').dataset.id !== undefined")
+        await page.evaluate("document.getElementById('ask').requestSubmit()")
+        await page.until("!document.getElementById('details').hidden")
+        command = await page.text("#curl")
+        assert KEY not in command
+        assert "authorization: Bearer $SLUICE_API_KEY" in command
+        await page.until("[...document.querySelectorAll('#stages tr')].every(row => row.cells[1].innerText >= 1)")
+        assert await page.texts("#stages th") == STAGES
+        assert "requests refused" in await page.text("#refused")
