@@ -35,6 +35,12 @@ METRICS: dict[str, MetricSpec] = {
         ("stage",),
         LATENCY_BUCKETS_S,
     ),
+    "sluice_wait_seconds": MetricSpec(
+        "histogram",
+        "What of a stage's call was not its work: waiting for room, a replica, a thread or a slot, and the hand-off.",
+        ("stage",),
+        LATENCY_BUCKETS_S,
+    ),
     "sluice_refused": MetricSpec("counter", "Requests refused before any work.", ("reason",)),
     "sluice_requests_running": MetricSpec("gauge", "Requests admitted and not yet answered."),
     "sluice_requests_waiting": MetricSpec("gauge", "Requests that wait for admission."),
@@ -54,10 +60,13 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_frames_decoded": MetricSpec("counter", "Frames that the codec had to decode."),
     "sluice_frames_delivered": MetricSpec("counter", "Frames delivered."),
     "sluice_decoded_megapixels": MetricSpec("counter", "Millions of pixels that the codec had to decode."),
+    "sluice_waiting_megapixels": MetricSpec("gauge", "Millions of pixels still to decode of videos in hand."),
     # preprocessor
     "sluice_prepared_bytes": MetricSpec("counter", "Bytes of tensors handed to the model stage."),
     # every stage with threads
     "sluice_threads_busy": MetricSpec("gauge", "Threads of a stage's executor that work.", ("stage",)),
+    # stages that are scaled by their work
+    "sluice_load": MetricSpec("gauge", "Work in hand as a multiple of what one replica should have before it."),
     # model
     "sluice_sequences_running": MetricSpec("gauge", "Sequences that prefill or decode."),
     "sluice_sequences_waiting": MetricSpec("gauge", "Sequences that wait for a slot."),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -36,9 +36,11 @@ def unknown_keys(config: Tree) -> list[str]:
         (application["name"], application, ServeApplicationSchema),
     ]
     for name, entry in deployments_of(config).items():
+        policy = entry.get("autoscaling_config", {}).get("policy", {})
         levels += [
             (name, entry, DeploymentSchema),
             (f"{name}.autoscaling_config", entry.get("autoscaling_config", {}), AutoscalingConfig),
+            (f"{name}.autoscaling_config.policy", policy, AutoscalingPolicy),
             (f"{name}.ray_actor_options", entry.get("ray_actor_options", {}), RayActorOptionsSchema),
         ]
     return [f"{where}.{key}" for where, tree, schema in levels for key in tree if key not in schema.model_fields]

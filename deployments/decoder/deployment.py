@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
-from deployments.calls import ServeMetricSink, stage_method
+from deployments.autoscaling import stats_of
+from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
 from deployments.decoder.stage import DecodeStage
 from deployments.types import VideoTask
@@ -18,6 +19,7 @@ class VideoDecoder:
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(self, config: AppConfig) -> None:
+        self.tracer = replica_tracer(config.tracing)
         self._stage = DecodeStage(config.decoder, ServeMetricSink())
 
     @stage_method
@@ -36,8 +38,13 @@ class VideoDecoder:
         yield read.meta
         yield read.payload
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""
+        return stats_of(self._stage.load())
+
     async def check_health(self) -> None:
         self._stage.check_health()
 
     def __del__(self) -> None:
         self._stage.close()
+        self.tracer.close()

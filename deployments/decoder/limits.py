@@ -1,6 +1,7 @@
 """What one video may cost, checked before the cost is paid. Messages name the limit; errors name the item."""
 
 from deployments.config import DecoderConfig
+from deployments.decoder.backlog import VideoWork
 from deployments.errors import TooLarge
 
 MAX_PACKETS = 2_000_000
@@ -10,9 +11,11 @@ MAX_PACKETS = 2_000_000
 class Limits:
     """The operator's limits, for the item called `label`. Every method raises `TooLarge`."""
 
-    def __init__(self, config: DecoderConfig, label: str) -> None:
+    def __init__(self, config: DecoderConfig, label: str, work: VideoWork | None = None) -> None:
+        """`work`: where to write down what `check_work` allows."""
         self._config = config
         self._label = label
+        self._work = work or VideoWork()
 
     @property
     def max_source_pixels(self) -> int:
@@ -44,6 +47,7 @@ class Limits:
             f"its wanted frames take {megapixels:.0f} megapixels of decoding, the limit is {limit}: "
             "ask for a shorter span or a smaller video",
         )
+        self._work.megapixels = megapixels
 
     def check_output(self, frames: int, height: int, width: int) -> None:
         """Frames that would be delivered."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from deployments.config import DecoderConfig
 from deployments.deadline import Deadline
 from deployments.decoder.backend import Backend, FrameIndex
+from deployments.decoder.backlog import VideoWork
 from deployments.decoder.codec import packet_index, scan_index
 from deployments.decoder.demux import demux
 from deployments.decoder.limits import Limits
@@ -50,24 +51,27 @@ class VideoReader:
         self._config = config
         self._backend = backend_of(config)
 
-    def read(self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline) -> VideoRead:
-        """Decode what `task` wants of the file `data`, uint8 of shape (size,).
+    def read(
+        self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, work: VideoWork | None = None
+    ) -> VideoRead:
+        """Decode what `task` wants of the file `data`, uint8 of shape (size,); `work` is told what it takes.
 
         Raises `BadMedia` for bytes that are no video or of which no wanted frame decodes, `BadRequest` for a span
         without frames, `TooLarge` beyond a limit and before its cost is paid, `InternalError` when this machine lacks
         memory or the codec, `StageTimeout` or `WorkCancelled` between packets.
         """
-        started = time.monotonic()
+        started, work = time.monotonic(), work or VideoWork()
         sniffed = sniff(data[:HEAD_BYTES].tobytes())
         if sniffed.container not in VIDEO_CONTAINERS:
             raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)
-        limits = Limits(self._config, task.label)
+        limits = Limits(self._config, task.label, work)
         with open_container(data, sniffed.container, task.label, limits.max_source_pixels, deadline) as opened:
             video = demux(opened, data, task, self._config.threads, limits, deadline)
             index = packet_index(video) or scan_index(video, limits, deadline)
             wanted = self._choose(index, task, limits)
             resize = task.resize if self._config.resize else None
             stack = FrameStack(len(wanted), resize, limits, task.label)
+            work.share_left = lambda: stack.share_missing
             decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
         frames_THWC, kept = stack.finish()
         if not len(kept):

@@ -29,6 +29,11 @@ class FrameStack:
         return bool(self._filled.all())
 
     @property
+    def share_missing(self) -> float:
+        """1.0 before the first frame, 0.0 after the last."""
+        return 1.0 - float(self._filled.mean())
+
+    @property
     def missing(self) -> NDArray[np.int64]:
         """Slots without a frame, ascending."""
         return np.flatnonzero(~self._filled)

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.autoscaling import StageLoad
 from deployments.config import DecoderConfig
 from deployments.deadline import Deadline
+from deployments.decoder.backlog import Backlog
 from deployments.decoder.picture_list import PictureListReader
 from deployments.decoder.reader import VideoRead, VideoReader
 from deployments.executor import StageExecutor
@@ -25,6 +27,7 @@ class DecodeStage:
         self._videos = VideoReader(config)
         self._pictures = PictureListReader(config)
         self._executor = StageExecutor(STAGE, config.workers)
+        self._backlog = Backlog(config.target_megapixels)
         self._metrics = metrics
 
     @property
@@ -34,13 +37,22 @@ class DecodeStage:
 
     async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> VideoRead:
         """A video file's bytes, uint8 of shape (size,). Raises as `VideoReader.read` does, within `remaining_s`."""
-        return await self._run(remaining_s, self._videos.read, task, data)
+        with self._backlog.video() as work:
+            return await self._run(remaining_s, self._videos.read, task, data, work)
 
     async def decode_pictures(
         self, remaining_s: float, task: VideoTask, pictures: tuple[NDArray[np.uint8], ...]
     ) -> VideoRead:
         """The bytes of picture files in order. Raises as `PictureListReader.read` does, within `remaining_s`."""
-        return await self._run(remaining_s, self._pictures.read, task, pictures)
+        with self._backlog.video():
+            return await self._run(remaining_s, self._pictures.read, task, pictures)
+
+    def load(self) -> StageLoad | None:
+        """What this replica has to do, for autoscaling. Lists of pictures count as much as the videos before them."""
+        load = self._backlog.load()
+        self._metrics.gauge("sluice_waiting_megapixels", self._backlog.megapixels)
+        self._metrics.gauge("sluice_load", load.in_hand if load else 0.0)
+        return load
 
     def check_health(self) -> None:
         """Raise `InternalError` when a thread doesn't stop although it had to."""
@@ -50,10 +62,12 @@ class DecodeStage:
         """Tell running decodes to stop, take no more."""
         self._executor.close()
 
-    async def _run(self, remaining_s: float, read: Callable[..., VideoRead], task: VideoTask, source: Any) -> VideoRead:
+    async def _run(
+        self, remaining_s: float, read: Callable[..., VideoRead], task: VideoTask, source: Any, *more: Any
+    ) -> VideoRead:
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
         try:
-            done = await self._executor.run(deadline, self._measured, read, task, source, deadline)
+            done = await self._executor.run(deadline, self._measured, read, task, source, deadline, *more)
         finally:
             self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
         meta = done.meta

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ray import serve
 from transformers import AutoTokenizer
 
-from deployments.calls import ServeMetricSink, stage_method
+from deployments.autoscaling import stats_of
+from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
@@ -28,6 +29,7 @@ class Model:
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:
+        self.tracer = replica_tracer(config.tracing)
         self._interval_s = config.engine.stream_interval_s
         loaded = load_engine(config, ServeMetricSink())
         self._engine = loaded.engine
@@ -80,6 +82,10 @@ class Model:
         finally:
             self._engine.abort(sequence)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""
+        return stats_of(self._engine.load)
+
     async def check_health(self) -> None:
         """Raises when the engine's thread is dead or stuck, so that Ray replaces the replica."""
         self._engine.check_health()
@@ -87,3 +93,4 @@ class Model:
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""
         self._engine.close(DRAIN_S)
+        self.tracer.close()
