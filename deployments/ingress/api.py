@@ -133,6 +133,8 @@ class Api:
         self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
         for stage, seconds in exchange.timings.seconds.items():
             self._metrics.observe("sluice_stage_seconds", seconds, stage=stage)
+        for stage, seconds in exchange.timings.waits.items():
+            self._metrics.observe("sluice_wait_seconds", seconds, stage=stage)
         if route not in QUIET_ROUTES:
             log_exchange(exchange, route)
         end_span(exchange, route)

@@ -81,7 +81,7 @@ class ChatCompletions:
         asked_at = time.monotonic()
         with await self._admission.admit(client, plan.media_bytes, deadline) as lease:
             waited_s = time.monotonic() - asked_at
-            exchange.timings.note("admission", waited_s)
+            exchange.timings.note("admission", waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
             self._admission.report()
             prompt = await self._pipeline.prepare(job, plan, Progress(deadline, exchange.timings, lease))

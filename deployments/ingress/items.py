@@ -97,7 +97,7 @@ class ItemLoader:
             result: StageResult[Fetched] = await self._fetcher.call("fetch", limited, source.item, payloads=payloads)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
-        progress.timings.note("fetch", result.seconds)
+        progress.timings.note("fetch", result.seconds, worked_s=result.meta.fetch_s)
         progress.lease.resize(progress.lease.size_bytes - assumed_bytes + result.meta.size_bytes)
         return result
 
@@ -113,7 +113,7 @@ class ItemLoader:
         method = "decode_pictures" if task.item.is_list else "decode"
         limited = progress.deadline.capped(self._config.decoder.timeout_s, "decoder")
         result: StageResult[DecodedVideo] = await self._decoder.call(method, limited, video, payloads=refs)
-        progress.timings.note("decode_video", result.seconds)
+        progress.timings.note("decode_video", result.seconds, worked_s=result.meta.decode_s)
         return result
 
 

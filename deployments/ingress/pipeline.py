@@ -94,7 +94,7 @@ class Pipeline:
         result: StageResult[Prepared] = await self._stages.preprocessor.call(
             "prepare", limited, job.chat, inputs, payloads=payloads
         )
-        progress.timings.note("preprocess", result.seconds)
+        progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         return ReadyPrompt(result.meta, [] if result.payload is None else [result.payload], videos)
 

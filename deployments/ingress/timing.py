@@ -8,12 +8,17 @@ class Timings:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.waits: dict[str, float] = {}
+        """What of them was not work: for a replica, a thread or a slot, and the way there and back."""
 
-    def note(self, stage: str, seconds: float) -> None:
+    def note(self, stage: str, seconds: float, *, worked_s: float | None = None) -> None:
+        """`worked_s`: what the stage itself took of it, where it says so."""
         self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
+        if worked_s is not None:
+            self.waits[stage] = max(0.0, seconds - worked_s, self.waits.get(stage, 0.0))
 
     def note_generation(self, times: GenerateTimes) -> None:
-        self.note("queue", times.queue_s)
+        self.note("queue", times.queue_s, worked_s=0.0)
         self.note("encode", times.encode_s)
         self.note("prefill", times.prefill_s)
         self.note("decode", times.decode_s)
