@@ -14,6 +14,10 @@ from benchmarks.report import write_report
 
 BENCHMARKS = (
     "serve",
+    "waterfall",
+    "handoff",
+    "rates",
+    "frame_rates",
     "overload",
     "burst",
     "soak",
@@ -42,20 +46,25 @@ def main() -> None:
         print(write_report(RESULTS_DIR, BENCHMARKS))
         return
     flags = ["--quick"] * args.quick + ["--json"] * args.json
-    failed = [name for name in args.names or _present() if not _run(name, flags)]
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    ended = {name: _run(name, flags) for name in args.names or _present()}
+    for name, (seconds, status) in ended.items():
+        print(f"{seconds:6.0f} s  {name}" + (f": exit status {status}" if status else ""))
+    print(f"{sum(seconds for seconds, _ in ended.values()):6.0f} s  in all")
+    if any(status for _, status in ended.values()):
+        sys.exit(1)
 
 
 def _present() -> list[str]:
     return [name for name in BENCHMARKS if importlib.util.find_spec(f"benchmarks.{name}")]
 
 
-def _run(name: str, flags: list[str]) -> bool:
+def _run(name: str, flags: list[str]) -> tuple[float, int]:
+    """Seconds that it took, and its exit status."""
     started = time.monotonic()
     ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], check=False)
-    print(f"── {name}: {time.monotonic() - started:.0f} s, exit status {ended.returncode} ──\n", flush=True)
-    return ended.returncode == 0
+    seconds = time.monotonic() - started
+    print(f"── {name}: {seconds:.0f} s, exit status {ended.returncode} ──\n", flush=True)
+    return seconds, ended.returncode
 
 
 if __name__ == "__main__":

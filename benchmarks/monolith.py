@@ -30,7 +30,7 @@ from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
 
 FPS = 2.0
-"""Frames a second taken from a video."""
+"""Frames a second taken from a video when a request does not say."""
 
 
 class Monolith:
@@ -44,13 +44,14 @@ class Monolith:
 
     def answer(self, body: dict[str, Any]) -> Iterator[str]:
         """Server-sent events of one chat completion. The media are loaded before the first event is asked for."""
-        inputs = self._prepare(body["messages"])
+        fps = body.get("mm_processor_kwargs", {}).get("fps", FPS)
+        inputs = self._prepare(body["messages"], fps)
         return self._events(inputs, body)
 
-    def _prepare(self, messages: list[dict[str, Any]]) -> Any:
+    def _prepare(self, messages: list[dict[str, Any]], fps: float) -> Any:
         media: dict[str, list[Any]] = {"images": [], "videos": [], "audio": []}
         metadata: list[Any] = []
-        chat = [{"role": said["role"], "content": _parts(said["content"], media, metadata)} for said in messages]
+        chat = [{"role": said["role"], "content": _parts(said["content"], media, metadata, fps)} for said in messages]
         text = self._processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         given = {name: values for name, values in media.items() if values}
         return self._processor(text=[text], return_tensors="pt", **given, **self._options(metadata))
@@ -90,7 +91,7 @@ class Monolith:
         yield "data: [DONE]\n\n"
 
 
-def _parts(content: str | list[dict[str, Any]], media: dict[str, list[Any]], metadata: list[Any]) -> Any:
+def _parts(content: str | list[dict[str, Any]], media: dict[str, list[Any]], metadata: list[Any], fps: float) -> Any:
     """The content as chat templates take it; what it holds is loaded into `media`."""
     if isinstance(content, str):
         return content
@@ -101,7 +102,7 @@ def _parts(content: str | list[dict[str, Any]], media: dict[str, list[Any]], met
         if kind == "image":
             media["images"].append(load_image(part["image_url"]["url"]))
         elif kind == "video":
-            frames, about = _load_video(part["video_url"]["url"])
+            frames, about = _load_video(part["video_url"]["url"], fps)
             media["videos"].append(frames)
             metadata.append(about)
         elif kind == "audio":
@@ -109,13 +110,13 @@ def _parts(content: str | list[dict[str, Any]], media: dict[str, list[Any]], met
     return parts
 
 
-def _load_video(url: str) -> tuple[NDArray[Any], Any]:
+def _load_video(url: str, fps: float) -> tuple[NDArray[Any], Any]:
     if not url.startswith("data:"):
-        return load_video(url, fps=FPS)
+        return load_video(url, fps=fps)
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(_payload(url))
         file.flush()
-        return load_video(file.name, fps=FPS)
+        return load_video(file.name, fps=fps)
 
 
 def _payload(url: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Other people's servers, started beside Sluice on the same checkpoint: what is installed, and where, is the caller's.
+"""Other servers beside Sluice, on the same checkpoint. What `--against` may name:
 
 monolith                      the baseline kept here
 transformers[=PROGRAM]        `transformers serve`, by default the one of this environment
@@ -8,6 +8,7 @@ NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, l
                               environment; it is ready when `/health` answers 200
 """
 
+import argparse
 import re
 import shlex
 import sys
@@ -15,13 +16,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.servers import OwnServer, Server, monolith
+from benchmarks.servers import OwnServer, Server, monolith, sluice
 
 _VLLM_OPTIONS = (
     "--dtype float32 --max-model-len 4096 --max-num-seqs 32 --enforce-eager --mm-processor-cache-gb 0"
     """ --limit-mm-per-prompt '{"video": 1, "image": 4}'"""
 )
-"""Eager, since nothing compiles for a few minutes; no cache of processed media, as Sluice has none."""
+"""Eager, since nothing compiles for a few minutes; no cache of processed media, since every file is a new one."""
+
+
+def server_options(parser: argparse.ArgumentParser, against: Sequence[str]) -> None:
+    """The options that `chosen` reads. `against`: default."""
+    parser.add_argument("--url", help="measure this server ([NAME=]URL) instead of a Sluice started here")
+    parser.add_argument("--against", nargs="*", default=list(against), help="several or none, see peers.py")
+    parser.add_argument("--model", default="demo", help="checkpoint of the servers started here")
+    parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE", help="for the Sluice started here")
+
+
+def chosen(args: argparse.Namespace) -> list[Server]:
+    """Sluice, or what is measured in its place, and then the others."""
+    env = dict(pair.split("=", 1) for pair in args.env)
+    first = peer(args.url, args.model) if args.url else sluice(args.model, env=env)
+    return [first, *(peer(other, args.model) for other in args.against)]
 
 
 def peer(text: str, model: str) -> Server:
@@ -35,7 +51,7 @@ def peer(text: str, model: str) -> Server:
         return monolith(model)
     if name == "transformers":
         return _transformers(rest or str(Path(sys.executable).with_name("transformers")), model)
-    if name == "vllm" and " " not in rest:
+    if name == "vllm" and rest and " " not in rest:
         command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest)}"
         rest = f"{command} serve {{model}} --port {{port}} {_VLLM_OPTIONS}"
     return _command(name, rest, model)

@@ -18,8 +18,8 @@ from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import Arrivals, ClosedLoop, OpenLoop
 from benchmarks.load.outcome import Slo
 from benchmarks.load.workload import MIXES, WorkloadSpec
-from benchmarks.peers import peer
-from benchmarks.servers import Server, sluice
+from benchmarks.peers import chosen, server_options
+from benchmarks.servers import Server
 from benchmarks.turns import Figures, Turns, for_each
 
 QUESTION = "How many requests are answered in time, below and beyond capacity?"
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("serve", QUESTION, argv, _options)
     args = bench.args
     with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(server) for server in _servers(args)]
+        servers = [stack.enter_context(server) for server in chosen(args)]
         session = Session(bench, servers)
         mixes = args.mix or (["mixed"] if bench.quick else ["mixed", "1080p"])
         results = {mix: session.measure(mix) for mix in mixes}
@@ -169,17 +169,8 @@ def _workload(args: argparse.Namespace, mix: str) -> WorkloadSpec:
     )
 
 
-def _servers(args: argparse.Namespace) -> list[Server]:
-    env = dict(pair.split("=", 1) for pair in args.env)
-    first = peer(args.url, args.model) if args.url else sluice(args.model, env=env)
-    return [first, *(peer(other, args.model) for other in args.against)]
-
-
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="measure this server ([name=]URL) instead of a Sluice started here")
-    parser.add_argument("--against", nargs="*", default=["monolith"], help="several or none, see peers.py")
-    parser.add_argument("--model", default="demo", help="checkpoint of the servers started here")
-    parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE", help="for the Sluice started here")
+    server_options(parser, ("monolith",))
     parser.add_argument("--mix", nargs="+", help=f"{', '.join(MIXES)}, or shares: text=0.5,360p@5s=0.5")
     parser.add_argument("--load", nargs="+", type=float, help="offered load in multiples of the first one's capacity")
     parser.add_argument("--rate", nargs="+", type=float, help="offered load in requests a second instead")
