@@ -54,6 +54,12 @@ def parts_of(sent_s: float, ended_s: float, events: Sequence[Event]) -> Parts:
     return dict(parts)
 
 
+def model_phases(events: Sequence[Event]) -> dict[str, float]:
+    """Seconds of `queue`, `encode`, `prefill` and `decode`, as the model stage tells them with its last piece."""
+    told = next(event.detail for event in reversed(events) if event.name == "model.answers" and event.detail)
+    return {phase.removesuffix("_s"): seconds for phase, seconds in told.items()}
+
+
 def _once(events: Sequence[Event]) -> list[Event]:
     """Without the pieces of a streamed answer between the model's beginning and its last piece."""
     last = {event.name: event for event in events}

@@ -24,7 +24,7 @@ from benchmarks.load.drive import client_session, served_model
 from benchmarks.load.workload import Workload, WorkloadSpec
 from benchmarks.processes import cpu_s_by_name
 from benchmarks.servers import Server, sluice
-from benchmarks.timeline import PARTS, Parts, parts_of, read_trace
+from benchmarks.timeline import PARTS, Parts, model_phases, parts_of, read_trace
 
 QUESTION = "Where does the time of a request go: each stage's own work, waiting, hand-offs, HTTP?"
 STAGES = ("HTTP", "Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
@@ -43,6 +43,10 @@ class Case:
     @property
     def title(self) -> str:
         return f"{self.mix}, " + ("one at a time" if self.users == 1 else f"{self.users} at a time")
+
+    @property
+    def short(self) -> str:
+        return self.mix if self.users == 1 else f"{self.users} x {self.mix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             results = {
                 case.title: measure(bench, server, trace, case, number) for number, case in enumerate(cases, start=1)
             }
-    _show_overview(bench, results)
+    _show_overview(bench, cases, results)
     return bench.finish(_answer(cases, results), {"cases": results})
 
 
@@ -82,11 +86,13 @@ def measure(bench: Benchmark, server: Server, trace: Path, case: Case, number: i
     events = read_trace(trace)
     found = [(request, parts_of(request.sent_s, request.ended_s, events[request.id])) for request in sent]
     middle = _middle_half(found)
+    phases = [model_phases(events[request.id]) for request, _ in middle]
     figures = {
         "requests": len(found),
         "e2e_s": statistics.fmean(request.ended_s - request.sent_s for request, _ in middle),
         "e2e_p50_s": statistics.median(request.ended_s - request.sent_s for request, _ in found),
         "parts_s": _means([parts for _, parts in middle]),
+        "model_s": {phase: statistics.fmean(told[phase] for told in phases) for phase in phases[0]},
         "cpu_s": {name: seconds / len(found) for name, seconds in used.items() if seconds / len(found) > 0.0005},
     }
     _show(bench, case, figures)
@@ -147,42 +153,55 @@ def _show(bench: Benchmark, case: Case, figures: dict[str, Any]) -> None:
     rows.append(["share", *(f"{seconds / total:.0%}" for seconds in sums), "", ""])
     cpu = sorted(figures["cpu_s"].items(), key=lambda pair: -pair[1])
     listed = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in cpu[:8])
+    phases = ", ".join(f"{phase} {seconds * 1e3:.1f}" for phase, seconds in figures["model_s"].items())
     note = (
         f"Milliseconds, means of the middle half of {figures['requests']} requests by latency;"
-        f" the median latency of all is {figures['e2e_p50_s'] * 1e3:.1f} ms. CPU ms a request: {listed}."
+        f" the median latency of all is {figures['e2e_p50_s'] * 1e3:.1f} ms. The model: {phases}."
+        f" CPU ms a request: {listed}."
     )
     bench.table(case.title, ["stage", *PARTS, "in all", "share"], rows, note)
 
 
-def _show_overview(bench: Benchmark, results: dict[str, dict[str, Any]]) -> None:
-    shares = {
-        f"{stage}: {part}": [
-            100 * figures["parts_s"].get(stage, {}).get(part, 0.0) / figures["e2e_s"] for figures in results.values()
-        ]
-        for stage in STAGES
-        for part in ("own work",)
-    }
+def _summed(figures: dict[str, Any]) -> tuple[float, float, float]:
+    """Seconds of the model's own work, of the media stages' own, and of all that lies between: HTTP, ingress, hops."""
+    own = {stage: parts.get("own work", 0.0) for stage, parts in figures["parts_s"].items()}
+    media = sum(own.get(stage, 0.0) for stage in STAGES[2:-1])
+    return own["Model"], media, figures["e2e_s"] - own["Model"] - media
+
+
+def _show_overview(bench: Benchmark, cases: Sequence[Case], results: dict[str, dict[str, Any]]) -> None:
+    rows: list[list[object]] = []
+    for title, figures in results.items():
+        rows.append([title, figures["e2e_s"] * 1e3, *(seconds * 1e3 for seconds in _summed(figures))])
+    columns = ["requests", "latency ms", "the model's own", "media stages' own", "between: HTTP, ingress, hand-offs"]
+    bench.table("In short", columns, rows)
+    shares: dict[str, list[float]] = {}
+    for stage in STAGES:
+        name = stage if stage in ("HTTP", "Ingress") else f"{stage}: own work"
+        shares[name] = [figures["parts_s"].get(stage, {}).get("own work", 0.0) for figures in results.values()]
     for part in PARTS[1:]:
         shares[part] = [
-            100 * sum(parts.get(part, 0.0) for parts in figures["parts_s"].values()) / figures["e2e_s"]
-            for figures in results.values()
+            sum(parts.get(part, 0.0) for parts in figures["parts_s"].values()) for figures in results.values()
         ]
-    seen = {name: values for name, values in shares.items() if max(values) >= 0.5}
-    bench.plot("stacked", "Where the time of a request goes", list(results), seen, y_label="% of the latency")
+    latencies = [figures["e2e_s"] for figures in results.values()]
+    percent = {
+        name: [100 * seconds / whole for seconds, whole in zip(values, latencies, strict=True)]
+        for name, values in shares.items()
+    }
+    seen = {name: values for name, values in percent.items() if max(values) >= 0.5}
+    bench.plot(
+        "stacked", "Where the time of a request goes", [case.short for case in cases], seen, y_label="% of the latency"
+    )
 
 
 def _answer(cases: Sequence[Case], results: dict[str, dict[str, Any]]) -> str:
     sentences = []
     for case in cases:
-        if case.users == 1:
-            figures = results[case.title]
-            model = figures["parts_s"]["Model"]["own work"]
-            work = sum(parts.get("own work", 0.0) for parts in figures["parts_s"].values())
-            sentences.append(
-                f"{case.mix}: {figures['e2e_s'] * 1e3:.0f} ms, of which {model * 1e3:.0f} ms are the model's own"
-                f" and {(work - model) * 1e3:.0f} ms the other stages' work"
-            )
-    return "One request at a time: " + "; ".join(sentences) + "."
+        figures = results[case.title]
+        model, media, between = (f"{seconds * 1e3:.0f}" for seconds in _summed(figures))
+        said = f"{case.title}: {figures['e2e_s'] * 1e3:.0f} ms = the model's own {model}"
+        sentences.append(f"{said} + media stages {media} + HTTP, ingress and hand-offs {between}")
+    return "; ".join(sentences) + "."
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

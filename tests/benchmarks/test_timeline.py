@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.timeline import Event, parts_of, read_trace
+from benchmarks.timeline import Event, model_phases, parts_of, read_trace
 
 VIDEO = [
     ("ingress.entered", 1.0, None),
@@ -51,6 +51,10 @@ def test_copies_into_shared_memory_are_hand_offs_and_the_rest_of_the_ingress_is_
     assert parts["Ingress", "hand-off out"] == pytest.approx(0.5)
     assert parts["Ingress", "own work"] == pytest.approx(1.0 + 0.5 + 0.1 + 0.5 + 0.25)
     assert parts["HTTP", "own work"] == pytest.approx(0.75 + 1.0)
+
+
+def test_the_model_tells_its_phases_with_its_last_piece():
+    assert model_phases(EVENTS) == {"queue": 0.4, "encode": 0.6, "prefill": 0.5, "decode": 0.5}
 
 
 def test_a_trace_is_read_by_request_in_the_order_of_time(tmp_path: Path):
