@@ -161,8 +161,9 @@ class DecoderConfig(Section):
     """Frames delivered for one video."""
     max_audio_s: Seconds = 1800.0
     """Audio track delivered for one video."""
-    target_megapixels: Annotated[float, Field(gt=0)] = 2000.0
-    """Millions of pixels still to decode that one replica should have before it: more of them make more replicas."""
+    target_megapixels: Annotated[float, Field(gt=0)] = 500.0
+    """Millions of pixels still to decode that one replica should have before it: more of them make more replicas.
+    Keep it well below what `ingress.target_ttft_s` lets in, or it is never reached."""
     resize: bool = True
     """Deliver frames at the size that the model's processor would resize them to."""
 
@@ -208,8 +209,8 @@ class EngineConfig(Section):
     """Encoder outputs kept for media that are seen again; 0 keeps none."""
     max_waiting: Count = 256
     """Requests that wait for a slot; more are refused."""
-    target_prefill_tokens: Count = 8192
-    """Prompt tokens that should wait for their prefill at one replica: more of them make more replicas."""
+    target_prefill_tokens: Count = 4096
+    """Prompt tokens that should wait for their prefill at one replica: more of them make more replicas; likewise."""
     target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.02
