@@ -10,6 +10,7 @@ the usual way between processes: pickled, through a pipe, unpickled.
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import statistics
 import tempfile
@@ -33,7 +34,11 @@ QUESTION = "What does it cost to hand a tensor to the next stage?"
 _PAGE = 4096
 _MB = 1_000_000
 _STORE_BYTES = 1 << 30
-_OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "max_ongoing_requests": 4}
+_OPTIONS: dict[str, Any] = {
+    "ray_actor_options": {"num_cpus": 0},
+    "max_ongoing_requests": 4,
+    "logging_config": {"enable_access_log": False},
+}
 _APP_NAME = "handoff"
 
 
@@ -127,20 +132,19 @@ def _answer(sizes: Sequence[int], seconds: dict[str, dict[int, float]]) -> str:
 def by_stages(bench: Benchmark, sizes: Sequence[int], rounds: int) -> dict[int, float]:
     """Median seconds of a hop by size."""
     folder = tempfile.mkdtemp(prefix="sb-", dir="/tmp")  # sockets below it need a short path
+    os.environ["RAY_worker_niceness"] = "0"  # the priority of everything else here
     ray.init(
-        num_cpus=2, object_store_memory=_STORE_BYTES, include_dashboard=False, _temp_dir=folder, configure_logging=False
+        num_cpus=2, object_store_memory=_STORE_BYTES, include_dashboard=False, log_to_driver=False, _temp_dir=folder
     )
     try:
         serve.start(http_options={"location": "NoServer", "port": free_port()})
         application = Caller.bind(Producer.bind(sizes), Consumer.bind())
         handle = serve.run(application, name=_APP_NAME, route_prefix=None)
-        return {
-            size: statistics.median(
-                handle.hop.remote(size).result() for _ in bench.progress(range(rounds), f"ours, {size} bytes")
-            )
-            for size in sizes
-            if handle.hop.remote(size).result()  # the first one of a size finds the store's pages untouched
-        }
+        seconds = {}
+        for size in bench.progress(sizes, "ours"):
+            found = [float(handle.hop.remote(size).result()) for _ in range(rounds + 1)]
+            seconds[size] = statistics.median(found[1:])  # the first one finds the store's pages untouched
+        return seconds
     finally:
         serve.shutdown()
         ray.shutdown()
