@@ -10,7 +10,6 @@ the usual way between processes: pickled, through a pipe, unpickled.
 
 import argparse
 import multiprocessing
-import os
 import shutil
 import statistics
 import tempfile
@@ -132,9 +131,13 @@ def _answer(sizes: Sequence[int], seconds: dict[str, dict[int, float]]) -> str:
 def by_stages(bench: Benchmark, sizes: Sequence[int], rounds: int) -> dict[int, float]:
     """Median seconds of a hop by size."""
     folder = tempfile.mkdtemp(prefix="sb-", dir="/tmp")  # sockets below it need a short path
-    os.environ["RAY_worker_niceness"] = "0"  # the priority of everything else here
     ray.init(
-        num_cpus=2, object_store_memory=_STORE_BYTES, include_dashboard=False, log_to_driver=False, _temp_dir=folder
+        num_cpus=2,
+        object_store_memory=_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+        _system_config={"worker_niceness": 0},  # the priority of everything else here
     )
     try:
         serve.start(http_options={"location": "NoServer", "port": free_port()})
