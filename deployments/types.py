@@ -92,6 +92,19 @@ class ResizeRule:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchRule:
+    """How the model's video processor cuts frames into the rows of its tensor; pure data, applied by `media.patches`.
+
+    A row holds `temporal` frames of a square of `patch` pixels, channel after channel; squares of `merge` x `merge`
+    patches stand together.
+    """
+
+    patch: int
+    merge: int
+    temporal: int
+
+
+@dataclass(frozen=True, slots=True)
 class VideoTask:
     """What `VideoDecoder.decode` is asked for, beside the bytes."""
 
@@ -101,13 +114,16 @@ class VideoTask:
     """Deliver frames at this size; None for the source's size."""
     audio_rate_hz: int | None
     """Deliver the audio track at this rate; None when it is not wanted."""
+    patches: PatchRule | None = None
+    """Deliver frames that have the size of `resize` as the model's own tensor; None for frames as such."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedVideo:
     """Of `VideoDecoder`; payload {"frames_THWC": uint8 RGB contiguous, "audio": float32 (samples,) when asked for}.
 
-    A video without an audio track delivers an empty `audio`.
+    With `patch_grid` set "patches", uint8 (rows, values of a row), takes the place of "frames_THWC". A video without an
+    audio track delivers an empty `audio`.
     """
 
     source_fps: float
@@ -127,6 +143,9 @@ class DecodedVideo:
     lost_frames: int
     """Frames wanted which could not be decoded."""
     decode_s: float
+    patch_grid: tuple[int, int, int] | None = None
+    """Rows of patches over time, height and width, when the payload is cut into them; the last frame then stands twice
+    or more where there are too few for the last rows."""
 
 
 # ── prompt: ingress -> preprocessor -> model ─────────────────────────────────────────────────────────────────────────
@@ -163,6 +182,7 @@ class MediaInput:
     """One media item as it reaches the preprocessor; its payload has the same place in the list of payloads.
 
     Pictures and sounds: the payload is the file's bytes. Videos: `video` is set and the payload is the decoder's dict.
+    Items whose `pixels_at_model` is set have no place there: their patches go to the model and nowhere else.
     """
 
     kind: MediaKind
@@ -171,6 +191,7 @@ class MediaInput:
     """Of the file's bytes; of the concatenated digests for a list of pictures."""
     container: str
     video: DecodedVideo | None = None
+    pixels_at_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +250,8 @@ class MediaProfile:
     """Longest sound that the processor takes whole."""
     audio_in_video: bool
     """Whether the model listens to a video's audio track."""
+    patches: PatchRule | None = None
+    """How decoded frames become the model's tensor without the preprocessor; None where only it knows."""
 
 
 # ── answer: model -> ingress ─────────────────────────────────────────────────────────────────────────────────────────

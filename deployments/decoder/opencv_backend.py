@@ -86,7 +86,7 @@ def _scan(
                 height, width = stack.begin(bgr.shape[0], bgr.shape[1], rotation_deg)
                 if bgr.shape[:2] != (height, width):
                     bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
-                cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=stack.slot(slot_of_number[number]))
+                stack.put(slot_of_number[number], bgr[..., ::-1])
         if number == last or not capture.grab():
             return number + 1
     raise AssertionError("the loop returns")

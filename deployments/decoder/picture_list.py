@@ -42,14 +42,14 @@ class PictureListReader:
         times_s = np.arange(len(pictures)) / rate_hz
         wanted = self._choose(times_s, task)
         limits = Limits(self._config, task.label)
-        stack = FrameStack(len(wanted), task.resize if self._config.resize else None, limits, task.label)
+        stack = FrameStack(len(wanted), task.resize if self._config.resize else None, limits, task.label, task.patches)
         for slot, number in enumerate(wanted):
             label = f"{task.label}.video[{number}]"
             picture = decode_picture(pictures[number], label, limits.max_source_pixels, deadline)
             size = stack.begin(*picture.shape[:2])
-            stack.slot(slot)[:] = _resized(picture, *size)
-        frames_THWC, _ = stack.finish()
-        payload: dict[str, NDArray[Any]] = {"frames_THWC": frames_THWC}
+            stack.put(slot, _resized(picture, *size))
+        stacked = stack.finish()
+        payload: dict[str, NDArray[Any]] = {**stacked.payload}
         if task.audio_rate_hz is not None:
             payload["audio"] = np.empty(0, np.float32)
         meta = DecodedVideo(
@@ -64,6 +64,7 @@ class PictureListReader:
             backend="pictures",
             lost_frames=0,
             decode_s=time.monotonic() - started,
+            patch_grid=stacked.patch_grid,
         )
         return VideoRead(meta, payload, len(wanted))
 

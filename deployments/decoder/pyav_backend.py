@@ -2,6 +2,7 @@
 
 import numpy as np
 from av import VideoFrame
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
@@ -93,12 +94,24 @@ class _FrameWriter:
         size = self.stack.begin(*displayed, turns * 90)
         height, width = size[::-1] if sideways else size
         scaled = (height, width) != (frame.height, frame.width)
+        # swscale scales into planes three times as fast as into packed pixels, to the same values.
+        planar = scaled or self.stack.takes_planes
         rgb = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="rgb24",
+            format="gbrp" if planar else "rgb24",
             interpolation=_AREA_FULL_CHROMA if scaled else None,
             threads=self._threads,
         )
-        self.stack.slot(slot)[:] = np.rot90(rgb.to_ndarray(), turns)
+        if planar:
+            green, blue, red = (np.rot90(_plane(plane, height, width), turns) for plane in rgb.planes)
+            self.stack.put_planes(slot, (red, green, blue))
+        else:
+            self.stack.put(slot, np.rot90(rgb.to_ndarray(), turns))
+
+
+def _plane(plane: VideoPlane, height: int, width: int) -> NDArray[np.uint8]:
+    """(H, W), a view; valid as long as its frame."""
+    lines: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return lines[:height, :width]

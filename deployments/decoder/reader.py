@@ -17,7 +17,7 @@ from deployments.decoder.demux import demux
 from deployments.decoder.limits import Limits
 from deployments.decoder.pyav_backend import PyavBackend
 from deployments.decoder.sampling import sample
-from deployments.decoder.stack import FrameStack
+from deployments.decoder.stack import FrameStack, Stacked
 from deployments.errors import BadMedia
 from deployments.media.container import VIDEO_CONTAINERS, open_container
 from deployments.media.sniff import HEAD_BYTES, sniff
@@ -70,14 +70,14 @@ class VideoReader:
             index = packet_index(video) or scan_index(video, limits, deadline)
             wanted = self._choose(index, task, limits)
             resize = task.resize if self._config.resize else None
-            stack = FrameStack(len(wanted), resize, limits, task.label)
+            stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
             work.share_left = lambda: stack.share_missing
             decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
-        frames_THWC, kept = stack.finish()
-        if not len(kept):
+        stacked = stack.finish()
+        if not len(stacked.kept):
             raise BadMedia("no frame of the video could be decoded", param=task.label)
-        meta = _describe(index, wanted[kept], stack, self._backend.name, len(wanted), time.monotonic() - started)
-        payload: dict[str, NDArray[Any]] = {"frames_THWC": frames_THWC}
+        meta = _describe(index, wanted, stack, stacked, self._backend.name, time.monotonic() - started)
+        payload: dict[str, NDArray[Any]] = {**stacked.payload}
         if video.audio is not None:
             payload["audio"] = video.audio
         return VideoRead(meta, payload, decoded)
@@ -95,10 +95,11 @@ def within(sampling: FrameSampling, max_frames: int) -> FrameSampling:
 
 
 def _describe(
-    index: FrameIndex, taken: NDArray[np.int64], stack: FrameStack, backend: str, wanted: int, decode_s: float
+    index: FrameIndex, wanted: NDArray[np.int64], stack: FrameStack, stacked: Stacked, backend: str, decode_s: float
 ) -> DecodedVideo:
     total, last_s = len(index.times_s), float(index.times_s[-1])
     fps = (total - 1) / last_s if last_s > 0 else 1.0
+    taken = wanted[stacked.kept]
     return DecodedVideo(
         source_fps=fps,
         duration_s=total / fps,
@@ -109,6 +110,7 @@ def _describe(
         source_width=stack.source_size[1],
         rotation_deg=stack.rotation_deg,
         backend=backend,
-        lost_frames=wanted - len(taken),
+        lost_frames=len(wanted) - len(taken),
         decode_s=decode_s,
+        patch_grid=stacked.patch_grid,
     )

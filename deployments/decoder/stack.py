@@ -3,23 +3,47 @@
 Shape legend: T frames, H height, W width, C channels (RGB).
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.decoder.limits import Limits
 from deployments.media.geometry import target_size
-from deployments.types import ResizeRule
+from deployments.media.patches import PatchStack, frames_of
+from deployments.types import PatchRule, ResizeRule
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """The frames of one video, all in place."""
+
+    payload: dict[str, NDArray[np.uint8]]
+    """{"frames_THWC": contiguous} or {"patches": (rows, values of a row)}."""
+    kept: NDArray[np.int64]
+    """The slots that the frames stood in."""
+    patch_grid: tuple[int, int, int] | None
+    """Of "patches"."""
 
 
 class FrameStack:
-    """Room for `slots` frames of one size, which the first frame decides."""
+    """Room for `slots` frames of one size, which the first frame decides.
 
-    def __init__(self, slots: int, resize: ResizeRule | None, limits: Limits, label: str) -> None:
+    With `patches`, frames that have the size of `resize` are kept in the order of the model's own tensor.
+    """
+
+    def __init__(
+        self, slots: int, resize: ResizeRule | None, limits: Limits, label: str, patches: PatchRule | None = None
+    ) -> None:
         self._resize = resize
+        self._rule = patches
         self._limits = limits
         self.label = label
         self._filled = np.zeros(slots, np.bool_)
-        self._frames_THWC: NDArray[np.uint8] | None = None
+        self._size: tuple[int, int] | None = None
+        self._frames_THWC = np.empty((0, 0, 0, 3), np.uint8)
+        self._patches: PatchStack | None = None
         self.source_size = (0, 0)
         """(H, W) of a source frame as displayed."""
         self.rotation_deg = 0
@@ -38,36 +62,60 @@ class FrameStack:
         """Slots without a frame, ascending."""
         return np.flatnonzero(~self._filled)
 
+    @property
+    def takes_planes(self) -> bool:
+        """Whether `put_planes` costs less than `put`."""
+        return self._patches is not None
+
     def begin(self, height: int, width: int, rotation_deg: int = 0) -> tuple[int, int]:
         """(H, W) to deliver for source frames displayed at `height` x `width`; the first call decides and allocates.
 
         Frames are never enlarged here: that would only make them heavier to pass on.
         """
-        if self._frames_THWC is None:
+        if self._size is None:
             self.source_size, self.rotation_deg = (height, width), rotation_deg
-            size = (height, width)
-            if self._resize is not None:
-                target = target_size(self._resize, len(self._filled), height, width, self.label)
-                if target[0] <= height and target[1] <= width:
-                    size = target
-            self._limits.check_output(len(self._filled), *size)
-            self._frames_THWC = np.empty((len(self._filled), *size, 3), np.uint8)
-        _, height, width, _ = self._frames_THWC.shape
-        return height, width
+            self._size = self._allocate(height, width)
+        return self._size
 
-    def slot(self, number: int) -> NDArray[np.uint8]:
-        """The place for a frame, (H, W, 3), which the caller fills at once; `begin` comes first."""
-        assert self._frames_THWC is not None
-        self._filled[number] = True
-        frame_HWC: NDArray[np.uint8] = self._frames_THWC[number]
-        return frame_HWC
+    def put(self, slot: int, frame_HWC: NDArray[np.uint8]) -> None:
+        """A frame of the size that `begin` gave."""
+        if self._patches is not None:
+            self.put_planes(slot, [frame_HWC[..., channel] for channel in range(3)])
+            return
+        self._filled[slot] = True
+        self._frames_THWC[slot] = frame_HWC
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """(T, H, W, 3) contiguous, and the slots that its frames stood in; lost ones are left out."""
+    def put_planes(self, slot: int, planes_HW: Sequence[NDArray[np.uint8]]) -> None:
+        """The same as its red, green and blue planes."""
+        self._filled[slot] = True
+        if self._patches is not None:
+            self._patches.put(slot, planes_HW)
+            return
+        for channel, plane in enumerate(planes_HW):
+            self._frames_THWC[slot, :, :, channel] = plane
+
+    def finish(self) -> Stacked:
+        """What was put; lost frames are left out, and patches that lack one become frames again."""
         kept = np.flatnonzero(self._filled)
-        if self._frames_THWC is None:
-            return np.empty((0, 0, 0, 3), np.uint8), kept
+        if self._patches is not None and self.complete:
+            return Stacked({"patches": self._patches.finish()}, kept, self._patches.grid)
+        frames_THWC = self._frames_THWC
+        if self._patches is not None and self._rule is not None:
+            frames_THWC = frames_of(self._patches.finish(), self._patches.grid, self._rule, len(self._filled))
         if not self.complete:
             for place, slot in enumerate(kept):
-                self._frames_THWC[place] = self._frames_THWC[slot]
-        return self._frames_THWC[: len(kept)], kept
+                frames_THWC[place] = frames_THWC[slot]
+        return Stacked({"frames_THWC": frames_THWC[: len(kept)]}, kept, None)
+
+    def _allocate(self, height: int, width: int) -> tuple[int, int]:
+        slots, size, fits = len(self._filled), (height, width), False
+        if self._resize is not None:
+            target = target_size(self._resize, slots, height, width, self.label)
+            if target[0] <= height and target[1] <= width:
+                size, fits = target, True
+        self._limits.check_output(slots, *size)
+        if fits and self._rule is not None:
+            self._patches = PatchStack(self._rule, slots, *size)
+        else:
+            self._frames_THWC = np.empty((slots, *size, 3), np.uint8)
+        return size

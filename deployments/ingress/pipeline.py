@@ -3,8 +3,8 @@
 Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
 """
 
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class ReadyPrompt:
 
     prepared: Prepared
     tensors: list[TensorRef]
-    """One reference or none."""
+    """The preprocessor's, then those of clips whose pixels are not among them; empty for text alone."""
     videos: dict[str, DecodedVideo]
     """By label."""
 
@@ -87,8 +87,10 @@ class Pipeline:
     async def prepare(self, job: Job, plan: Plan, progress: Progress) -> ReadyPrompt:
         """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
         loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
-        inputs: tuple[MediaInput, ...] = tuple(media for media, _ in loaded)
-        payloads = [ref for _, ref in loaded]
+        at_model = _straight_to_model([media for media, _ in loaded])
+        inputs = tuple(replace(media, pixels_at_model=media.label in at_model) for media, _ in loaded)
+        payloads = [ref for media, ref in loaded if media.label not in at_model]
+        clips = [ref for media, ref in loaded if media.label in at_model]
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
         result: StageResult[Prepared] = await self._stages.preprocessor.call(
@@ -96,7 +98,8 @@ class Pipeline:
         )
         progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
-        return ReadyPrompt(result.meta, [] if result.payload is None else [result.payload], videos)
+        tensors = [] if result.payload is None else [result.payload]
+        return ReadyPrompt(result.meta, tensors + clips, videos)
 
     def generate(self, job: Job, prompt: ReadyPrompt, deadline: Deadline) -> AsyncGenerator[GenerateChunk, None]:
         """The answer as it comes. Closing the generator stops the model's work."""
@@ -121,5 +124,14 @@ class Pipeline:
             raise BadRequest("this model does not listen to videos", param="use_audio_in_video")
         # A request's own pixel limits replace the rule that the profile was derived from.
         resize = profile.resize if self._config.decoder.resize and not job.chat.processor_kwargs else None
+        patches = profile.patches if resize is not None and not hears else None
         sampling = frame_sampling(item, job.frames, self._config.decoder, profile)
-        return ItemTask(item, VideoTask(item.label, sampling, resize, profile.audio_rate_hz if hears else None))
+        rate_hz = profile.audio_rate_hz if hears else None
+        return ItemTask(item, VideoTask(item.label, sampling, resize, rate_hz, patches))
+
+
+def _straight_to_model(inputs: Sequence[MediaInput]) -> frozenset[str]:
+    """Labels of the clips that the model can take as they are: all of a request, since they become one tensor."""
+    videos = [item for item in inputs if item.video is not None]
+    whole = all(item.video is not None and item.video.patch_grid is not None for item in videos)
+    return frozenset(item.label for item in videos) if whole else frozenset()

@@ -1,6 +1,11 @@
 """Pixels that arrive as uint8 are normalised here, on the device: a quarter of the bytes travel between the stages."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deployments.types import PixelNorm
 
@@ -16,3 +21,10 @@ def normalised(pixels: torch.Tensor, norm: PixelNorm | None, dtype: torch.dtype)
         pixels = pixels.reshape(*shape[:-1], len(norm.mean), 1, -1)
     mean, std = (torch.tensor(v, device=pixels.device).view(-1, 1, 1) for v in (norm.mean, norm.std))
     return pixels.float().mul_(norm.scale).sub_(mean).div_(std).to(dtype).reshape(shape)
+
+
+def add_clips(tensors: dict[str, NDArray[Any]], clips: Sequence[dict[str, NDArray[Any]]]) -> None:
+    """Move the patches of `clips`, as the decoder delivers them, into the processor's `tensors`: a request's clips are
+    one tensor. A lone clip is not copied. The dicts of `clips` end up without them, so that they hold no memory."""
+    patches = [clip.pop("patches") for clip in clips]
+    tensors["pixel_values_videos"] = patches[0] if len(patches) == 1 else np.concatenate(patches)

@@ -29,7 +29,7 @@ class Preprocessor:
     async def prepare(
         self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], *payloads: Payload
     ) -> AsyncGenerator[Prepared | Tensors, None]:
-        """Yields `Prepared`, then the model's tensors by name when there are any; `payloads[i]` is `inputs[i]`'s."""
+        """Yields `Prepared`, then the model's tensors by name when there are any; see `Preparation.prepare`."""
         prepared, tensors = await self._stage.prepare(remaining_s, chat, inputs, payloads)
         yield prepared
         if tensors is not None:

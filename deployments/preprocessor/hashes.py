@@ -9,7 +9,7 @@ from deployments.types import MediaInput
 def item_hash(item: MediaInput, shape: tuple[int, ...], size: dict[str, int] | None, hears_video: bool) -> str:
     """SHA-256, hexadecimal, over the kind, the file's own SHA-256 and all that decides which pixels are made of it.
 
-    shape: of the payload that arrived. size: the processor's size for this request.
+    shape: of a video's frames, empty for files. size: the processor's size for this request.
 
     The file's digest was computed by the fetcher over the bytes, so that no client chooses it; it stands for them, so
     that frames need not be read again.

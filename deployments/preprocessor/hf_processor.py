@@ -50,7 +50,7 @@ class HfProcessor:
         return np.asarray(ids, np.int32)
 
     def expand(self, prompt: Prompt, media: Media, sizes: Sizes, raw_pixels: bool) -> Expanded:
-        """Tensors of `media` and the prompt with their tokens in place of the placeholders.
+        """Tensors of `media` and the prompt with their tokens in place of the placeholders; none of blank frames.
 
         raw_pixels: leave pixels as uint8. Raises `BadRequest` for what the processor refuses.
         """
@@ -68,7 +68,9 @@ class HfProcessor:
         except (MemoryError, torch.OutOfMemoryError) as exc:
             raise InternalError("not enough memory to prepare the request") from exc
         self._tell_seconds(outputs, media)
-        tensors = {name: _array(value) for name, value in outputs.items() if name not in _NOT_TENSORS}
+        tensors = {
+            name: _array(value) for name, value in outputs.items() if name not in _NOT_TENSORS and not _is_blank(value)
+        }
         ids = outputs["input_ids"][0]
         return Expanded(np.asarray(ids, np.int32), tensors, tuple(outputs.get("text_replacement_offsets", [[]])[0]))
 
@@ -121,6 +123,11 @@ class HfProcessor:
 
 def _with_size(size: dict[str, int] | None) -> dict[str, Any]:
     return {} if size is None else {"size": size}
+
+
+def _is_blank(value: Any) -> bool:
+    """Made of frames without content."""
+    return torch.is_tensor(value) and value.is_meta
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -16,11 +16,12 @@ from deployments.config import PreprocessorConfig
 from deployments.deadline import Deadline
 from deployments.errors import BadRequest
 from deployments.media.geometry import target_size
+from deployments.media.patches import frames_of
 from deployments.media.pictures import decode_picture
 from deployments.media.sound import decode_sound
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.limits import Sizes
-from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, Payload, ResizeRule
+from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, PatchRule, Payload, ResizeRule
 
 # Frames are mapped read-only from shared memory, and nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
@@ -29,7 +30,7 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 @dataclass(frozen=True, slots=True)
 class Clip:
     frames_TCHW: torch.Tensor
-    """uint8 RGB; a view of the decoder's frames, whose channels are the innermost in memory."""
+    """uint8 RGB; a view of the decoder's frames, whose channels are the innermost in memory; or `blank_frames`."""
     video: DecodedVideo
     at_target: bool
     """They have the size already that the processor would resize the source's frames to."""
@@ -55,6 +56,8 @@ class MediaReader:
 
     config: PreprocessorConfig
     family: Family
+    patches: PatchRule | None
+    """How frames that come as patches were cut."""
 
     def read(
         self,
@@ -64,13 +67,14 @@ class MediaReader:
         sizes: Sizes,
         deadline: Deadline,
     ) -> Media:
-        """`payloads[i]` belongs to `inputs[i]`.
+        """`payloads`: one for each of `inputs`, in their order, but for those whose pixels are at the model.
 
         Raises `BadRequest` for a kind that the model does not take, `BadMedia` and `TooLarge` naming the item.
         """
         self._check_kinds(chat, inputs)
-        media = Media()
-        for item, payload in zip(inputs, payloads, strict=True):
+        media, left = Media(), iter(payloads)
+        for item in inputs:
+            payload = {} if item.pixels_at_model else next(left)
             if item.kind is MediaKind.IMAGE:
                 media.pictures_HWC.append(self._picture(item, payload, sizes.image, deadline))
             elif item.kind is MediaKind.AUDIO:
@@ -112,7 +116,7 @@ class MediaReader:
         assert isinstance(payload, dict)
         assert item.video is not None
         video, rule = item.video, with_size(self.family.video_resize, size)
-        frames = torch.from_numpy(payload["frames_THWC"]).permute(0, 3, 1, 2)
+        frames = self._frames(item, video, payload)
         target = None
         if rule is not None:
             target = target_size(rule, len(frames), video.source_height, video.source_width, item.label)
@@ -125,6 +129,17 @@ class MediaReader:
             media.sounds.append(samples)
             media.clip_of_sound.append(len(media.clips) - 1)
 
+    def _frames(self, item: MediaInput, video: DecodedVideo, payload: dict[str, NDArray[Any]]) -> torch.Tensor:
+        """(T, C, H, W)"""
+        if video.patch_grid is None:
+            return torch.from_numpy(payload["frames_THWC"]).permute(0, 3, 1, 2)
+        assert self.patches is not None, "patches are asked for by the rule of this family"
+        if not item.pixels_at_model:
+            frames_THWC = frames_of(payload["patches"], video.patch_grid, self.patches, len(video.indices))
+            return torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+        _, high, wide = video.patch_grid
+        return blank_frames(len(video.indices), high * self.patches.patch, wide * self.patches.patch)
+
     def _check_length(self, item: MediaInput, samples: NDArray[Any]) -> None:
         seconds, limit_s = len(samples) / (self.family.audio_rate_hz or 1), self.family.max_audio_s
         if limit_s is not None and seconds > limit_s:
@@ -133,6 +148,11 @@ class MediaReader:
                 "take a part of it with start and end, or leave use_audio_in_video out",
                 param=item.label,
             )
+
+
+def blank_frames(frames: int, height: int, width: int) -> torch.Tensor:
+    """(T, C, H, W) uint8 without content: what is computed of it costs nothing but arithmetic on shapes."""
+    return torch.empty((frames, 3, height, width), dtype=torch.uint8, device="meta")
 
 
 def with_size(rule: ResizeRule | None, size: dict[str, int] | None) -> ResizeRule | None:

@@ -21,9 +21,20 @@ from deployments.preprocessor.hf_processor import Expanded, HfProcessor
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
+from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
-from deployments.types import Chat, MediaInput, MediaKind, MediaProfile, Payload, Prepared, TokenCounts
+from deployments.types import (
+    Chat,
+    ChatMessage,
+    ChatPart,
+    MediaInput,
+    MediaKind,
+    MediaProfile,
+    Payload,
+    Prepared,
+    TokenCounts,
+)
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -38,18 +49,21 @@ class Preparation:
         self._prompts = PromptRenderer(processor, tokenizer)
         self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
         self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
-        self._reader = MediaReader(self._config, self._family)
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
-        self.profile: MediaProfile = media_profile(checkpoint, self._family, config)
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
         for number in range(self._config.workers):
             own = copy.deepcopy(processor) if number else processor
             self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
+        patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
+        self._reader = MediaReader(self._config, self._family, patches)
+        self.profile: MediaProfile = media_profile(checkpoint, self._family, patches, config)
 
     def prepare(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
     ) -> tuple[Prepared, Tensors | None]:
-        """What `Model.generate` takes; `payloads[i]` belongs to `inputs[i]`. No tensors for text alone.
+        """What `Model.generate` takes, but for patches that are there already. No tensors for text alone.
+
+        `payloads`: one for each of `inputs`, in their order, but for those whose pixels are at the model.
 
         Raises `BadRequest` and its kin for what the client asked, each naming the item, `ContextTooLong` when prompt
         and answer do not fit, `StageTimeout` or `WorkCancelled` between steps.
@@ -70,12 +84,19 @@ class Preparation:
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
-            item_hashes=_hashes(inputs, payloads, sizes, media),
+            item_hashes=_hashes(inputs, sizes, media),
             pixel_norm=norm,
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
         )
         return prepared, expanded.tensors if inputs else None
+
+    def _expand_clip(self, media: Media) -> Expanded:
+        """What the processor makes of one clip and no text, its pixels left as uint8."""
+        item = MediaInput(MediaKind.VIDEO, "", "", "", media.clips[0].video)
+        prompt = self._prompts.render(Chat((ChatMessage("user", (ChatPart(None, 0),)),)), (item,))
+        with self._borrowed() as processor:
+            return processor.expand(prompt, media, Sizes(None, self._family.video_size), raw_pixels=True)
 
     @contextmanager
     def _borrowed(self) -> Iterator[HfProcessor]:
@@ -99,9 +120,10 @@ class Preparation:
             )
 
 
-def _hashes(inputs: Sequence[MediaInput], payloads: Sequence[Payload], sizes: Sizes, media: Media) -> tuple[str, ...]:
+def _hashes(inputs: Sequence[MediaInput], sizes: Sizes, media: Media) -> tuple[str, ...]:
     size = {MediaKind.IMAGE: sizes.image, MediaKind.VIDEO: sizes.video, MediaKind.AUDIO: None}
-    shapes = [(payload["frames_THWC"] if isinstance(payload, dict) else payload).shape for payload in payloads]
+    shapes = iter(tuple(clip.frames_TCHW.shape) for clip in media.clips)
     return tuple(
-        item_hash(item, shape, size[item.kind], media.hears_clips) for item, shape in zip(inputs, shapes, strict=True)
+        item_hash(item, next(shapes) if item.kind is MediaKind.VIDEO else (), size[item.kind], media.hears_clips)
+        for item in inputs
     )

@@ -5,7 +5,7 @@ from typing import Any
 from deployments.config import AppConfig, DecoderConfig
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.loading import Checkpoint
-from deployments.types import FrameSampling, MediaProfile
+from deployments.types import FrameSampling, MediaProfile, PatchRule
 
 _DEFAULT_FPS = 2.0
 """Where a family's processor names neither a rate nor a number of frames."""
@@ -13,7 +13,7 @@ _UNSET_LENGTH = 10**9
 """Tokenizers without a limit of their own carry a number far beyond this."""
 
 
-def media_profile(checkpoint: Checkpoint, family: Family, config: AppConfig) -> MediaProfile:
+def media_profile(checkpoint: Checkpoint, family: Family, patches: PatchRule | None, config: AppConfig) -> MediaProfile:
     """Raises `ValueError` for a checkpoint that does not tell how long its context is."""
     return MediaProfile(
         model=config.model_name,
@@ -24,6 +24,7 @@ def media_profile(checkpoint: Checkpoint, family: Family, config: AppConfig) -> 
         audio_rate_hz=family.audio_rate_hz,
         max_audio_s=family.max_audio_s,
         audio_in_video=family.audio_in_video,
+        patches=patches if config.decoder.resize else None,
     )
 
 

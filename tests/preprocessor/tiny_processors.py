@@ -104,7 +104,8 @@ def qwen2_vl(cls: Any = Qwen2VLProcessor) -> Any:
 
 
 def qwen3_vl() -> Any:
-    images = Qwen2VLImageProcessor(patch_size=16, size={"shortest_edge": 4 * 32**2, "longest_edge": 16 * 32**2})
+    size, half = {"shortest_edge": 4 * 32**2, "longest_edge": 16 * 32**2}, [0.5, 0.5, 0.5]
+    images = Qwen2VLImageProcessor(patch_size=16, size=size, image_mean=half, image_std=half)
     videos = Qwen3VLVideoProcessor(size=CLIP_BUDGET, cap_pixels_per_frame=False)
     return Qwen3VLProcessor(images, byte_tokenizer(*QWEN_TOKENS), videos, chat_template=QWEN_TEMPLATE)
 

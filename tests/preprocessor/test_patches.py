@@ -1,0 +1,114 @@
+"""Clips whose patches go straight from the decoder to the model: what the model gets is the same as ever."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deployments.config import AppConfig, DecoderConfig, PreprocessorConfig
+from deployments.media.patches import PatchStack
+from deployments.model.pixels import add_clips
+from deployments.preprocessor.preparation import Preparation
+from deployments.types import DecodedVideo, PatchRule
+from tests.preprocessor.requests import asking, decoded, image, noise, picture_file, preparation, prepare, video
+from tests.preprocessor.tiny_processors import FAMILIES, tiny_checkpoint
+
+CUTTING = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni", "glm4v", "glm46v"]
+STAGES = {family: preparation(family) for family in CUTTING}
+
+
+def patched(
+    rule: PatchRule, frames: int, seed: int
+) -> tuple[DecodedVideo, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A clip of noise at a size that no family here changes: what is told of it, its frames, its patches."""
+    side = 4 * rule.patch * rule.merge
+    pixels = noise(frames, side, side, 3, seed=seed)
+    stack = PatchStack(rule, frames, side, side)
+    for number, frame in enumerate(pixels):
+        stack.put(number, [frame[..., channel] for channel in range(3)])
+    facts = decoded([7 * number for number in range(frames)], side, side)
+    return facts, {"frames_THWC": pixels}, {"patches": stack.finish()}
+
+
+@pytest.mark.parametrize("family", CUTTING)
+@pytest.mark.parametrize("counts", [(4,), (6,), (5,), (4, 6)], ids=str)
+def test_the_model_gets_what_the_processor_would_have_made(family, counts):
+    stage = STAGES[family]
+    rule = stage.profile.patches
+    assert rule is not None
+    clips = [patched(rule, frames, seed) for seed, frames in enumerate(counts)]
+    chat = asking(*range(len(clips)), "What is this?")
+    usual, tensors = prepare(
+        stage, chat, [video(i, facts) for i, (facts, _, _) in enumerate(clips)], [f for _, f, _ in clips]
+    )
+    grids = [(-(-n // rule.temporal), 4 * rule.merge, 4 * rule.merge) for n in counts]
+    at_model = [
+        replace(video(i, replace(facts, patch_grid=grid)), pixels_at_model=True)
+        for i, ((facts, _, _), grid) in enumerate(zip(clips, grids, strict=True))
+    ]
+    short, rest = prepare(stage, chat, at_model)
+    assert "pixel_values_videos" not in rest
+    add_clips(rest, [dict(patches) for _, _, patches in clips])
+    assert rest.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert np.array_equal(rest[name], tensor), name
+    assert np.array_equal(short.token_ids, usual.token_ids)
+    assert (short.counts, short.pixel_norm, short.item_hashes) == (usual.counts, usual.pixel_norm, usual.item_hashes)
+
+
+def test_patches_beside_whole_frames_are_put_together_again():
+    stage = STAGES["qwen3_vl"]
+    (one, frames, patches), (other, more, _) = (patched(stage.profile.patches, 4, seed) for seed in (0, 1))
+    _, usual = prepare(stage, asking(0, 1), [video(0, one), video(1, other)], [frames, more])
+    cut = replace(one, patch_grid=(2, 8, 8))
+    _, mixed = prepare(stage, asking(0, 1), [video(0, cut), video(1, other)], [patches, more])
+    assert np.array_equal(mixed["pixel_values_videos"], usual["pixel_values_videos"])
+
+
+def test_files_keep_their_places_beside_clips_that_are_at_the_model():
+    stage = STAGES["qwen3_vl"]
+    facts, frames, _ = patched(stage.profile.patches, 4, 0)
+    pictures = [picture_file(noise(64, 64, 3, seed=seed)) for seed in (1, 2)]
+    _, usual = prepare(
+        stage, asking(0, 1, 2), [image(0), video(1, facts), image(2)], [pictures[0], frames, pictures[1]]
+    )
+    clip = replace(video(1, replace(facts, patch_grid=(2, 8, 8))), pixels_at_model=True)
+    _, short = prepare(stage, asking(0, 1, 2), [image(0), clip, image(2)], pictures)
+    assert np.array_equal(short["pixel_values"], usual["pixel_values"])
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - set(CUTTING)))
+def test_families_that_do_more_than_ordering_get_frames(family):
+    assert preparation(family).profile.patches is None
+
+
+class Flipping:
+    """A processor's video part that does one thing more, and not the same to all frames."""
+
+    def _preprocess(self, videos, **options):
+        return super()._preprocess([clip.flip(0) for clip in videos], **options)
+
+
+def test_what_a_processor_does_is_looked_at_not_its_name():
+    processor = FAMILIES["qwen3_vl"]()
+    part = processor.video_processor
+    part.__class__ = type("Qwen3VLVideoProcessor", (Flipping, type(part)), {})
+    assert Preparation(tiny_checkpoint(processor), AppConfig()).profile.patches is None
+
+
+def test_pictures_that_are_normalised_otherwise_keep_clips_here():
+    processor = FAMILIES["qwen3_vl"]()
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    assert Preparation(tiny_checkpoint(processor), AppConfig()).profile.patches is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AppConfig(preprocessor=PreprocessorConfig(uint8_handoff=False)),
+        AppConfig(decoder=DecoderConfig(resize=False)),
+    ],
+    ids=["floats", "sizes of the files"],
+)
+def test_the_operator_s_settings_come_first(config):
+    assert preparation("qwen3_vl", config).profile.patches is None
