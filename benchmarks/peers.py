@@ -2,7 +2,7 @@
 
 monolith                      the baseline kept here
 transformers[=PROGRAM]        `transformers serve`, by default the one of this environment
-vllm=PROGRAM                  `vllm serve` of another environment, for the CPU
+vllm[=PROGRAM]                `vllm serve` for the CPU, by default the `vllm` on the path
 NAME=URL                      one that runs already
 NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, leading NAME=VALUE words are its
                               environment; it is ready when `/health` answers 200
@@ -51,8 +51,8 @@ def peer(text: str, model: str) -> Server:
         return monolith(model)
     if name == "transformers":
         return _transformers(rest or str(Path(sys.executable).with_name("transformers")), model)
-    if name == "vllm" and rest and " " not in rest:
-        command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest)}"
+    if name == "vllm" and " " not in rest:
+        command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest or name)}"
         rest = f"{command} serve {{model}} --port {{port}} {_VLLM_OPTIONS}"
     return _command(name, rest, model)
 

@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         turns = Turns(servers, args.timeout, Slo())
         for_each(servers, lambda s: turns.run(s, workload, ClosedLoop(2, 3.0), "warm-up"))
         steps = {rate: _step(bench, turns, workload, rate) for rate in rates}
+        facts = turns.facts()
     found = {server.name: [step[server.name] for step in steps.values()] for server in servers}
-    _show(bench, rates, found)
+    _show(bench, rates, found, facts)
     return bench.finish(_answer(rates, found), {"rates": rates, "servers": found})
 
 
@@ -55,7 +56,7 @@ def _step(bench: Benchmark, turns: Turns, workload: WorkloadSpec, rate: float) -
     return for_each(turns.servers, lambda s: turns.run(s, workload, OpenLoop(rate, duration_s), f"{rate:g}/s"))
 
 
-def _show(bench: Benchmark, rates: Sequence[float], found: dict[str, list[Figures]]) -> None:
+def _show(bench: Benchmark, rates: Sequence[float], found: dict[str, list[Figures]], facts: str) -> None:
     rows = [_row(rate, name, found[name][place]) for place, rate in enumerate(rates) for name in found]
     note = (
         f"Clients give up after {bench.args.timeout:g} s. /health is asked ten times a second, on its own connections."

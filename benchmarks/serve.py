@@ -87,7 +87,7 @@ class Session:
         args = self._bench.args
         note = (
             f"Poisson arrivals for {self._duration_s:g} s a row; goodput: answered with a TTFT below {args.slo_ttft:g}"
-            f" s and an ITL below {args.slo_itl:g} s; clients give up after {args.timeout:g} s. Latencies in seconds."
+            f" s and an ITL below {args.slo_itl:g} s; clients give up after {args.timeout:g} s. Latencies in seconds. {self._turns.facts()}"
         )
         self._bench.table(f"{mix}: under load", _LOADED_COLUMNS, rows, note)
         for figure, label in (("goodput", "goodput /s"), ("health", "/health p99 s")):

@@ -1,5 +1,7 @@
 """The servers that are measured: Sluice and the monolith, started here, or any that runs already, by its URL."""
 
+import contextlib
+import json
 import os
 import shutil
 import socket
@@ -47,6 +49,15 @@ class Server:
     def workload(self, spec: WorkloadSpec) -> WorkloadSpec:
         """`spec` as this server can be asked for it."""
         return replace(spec, exact_length=spec.exact_length and self.exact_length)
+
+    def version(self) -> str:
+        """What it says of itself at `/version`, as vLLM and others do; else nothing."""
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError, TypeError),
+            urlopen(f"{self.url}/version", timeout=5) as said,
+        ):
+            return str(json.loads(said.read())["version"])
+        return ""
 
     def restart(self) -> None:
         """Begin anew, where that is possible: work that abandoned requests left behind is gone."""

@@ -1,6 +1,7 @@
 """Servers that take turns: each step of a comparison is done to all of them before the next one."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ class Turns:
         self.servers = servers
         self._timeout_s, self._slo = timeout_s, slo
         self._runs = 0
+        self.restarts: Counter[str] = Counter()
+        """By server: how often one had to be started again, since it went on with what nobody waited for."""
 
     def run(self, server: Server, workload: WorkloadSpec, arrivals: Arrivals, label: str) -> Figures:
         """`outcome.summary` and, for a server started here, `cpu_s_per_answer`. The server is calm again afterwards."""
@@ -57,6 +60,7 @@ class Turns:
         """Let the next run begin on a server that is done with this one: abandoned requests may still cost it time."""
         if not figures["verdicts"]["gave_up"] or self._answers_at_once(server):
             return
+        self.restarts[server.name] += 1
         server.restart()
         self._answers_at_once(server)
 
@@ -71,6 +75,16 @@ class Turns:
             if settled["sent"] and settled["goodput"]:
                 return True
         return False
+
+    def facts(self) -> str:
+        """Whose versions are not on the page anyway, and what was started again, for a table's note."""
+        said = [f"{server.name} is version {version}." for server in self.servers if (version := server.version())]
+        again = ", ".join(f"{name} {count} times" for name, count in self.restarts.items())
+        if again:
+            said.append(
+                f"Started again, since abandoned requests still kept it busy after {_SETTLED_WITHIN_S:g} s: {again}."
+            )
+        return " ".join(said)
 
 
 def for_each(servers: Sequence[Server], step: Callable[[Server], Figures]) -> dict[str, Figures]:
