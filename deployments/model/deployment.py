@@ -17,6 +17,7 @@ from deployments.deadline import Deadline
 from deployments.model.answer import Answer, Mailbox, plain_decode, times
 from deployments.model.grammar import Grammars
 from deployments.model.loading import load_engine
+from deployments.model.pixels import add_clips
 from deployments.model.sequence import EngineRequest
 from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
 
@@ -47,9 +48,11 @@ class Model:
         params: SamplingParams,
         stream: bool,
         tensors: dict[str, NDArray[Any]] | None = None,
+        *clips: dict[str, NDArray[Any]],
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
 
+        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
         `BadRequest`, `InternalError`.
         """
@@ -66,7 +69,10 @@ class Model:
         )
         # Stop strings are found here, not in the engine: every token must be looked at when it comes.
         mailbox = Mailbox(asyncio.get_running_loop(), eager=stream or bool(params.stop))
-        sequence = self._engine.submit(request, tensors or {}, mailbox)
+        tensors = tensors or {}
+        if clips:
+            await asyncio.to_thread(add_clips, tensors, clips)
+        sequence = self._engine.submit(request, tensors, mailbox)
         answer = Answer(self._decode, params)
         deltas: tuple[TokenDelta, ...] = ()
         try:

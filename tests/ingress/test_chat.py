@@ -11,8 +11,18 @@ from typing import Any
 import pytest
 
 from deployments.errors import BadMedia, ContextTooLong, Overloaded, StageTimeout, WorkCancelled
-from deployments.types import Fetched, GenerateChunk, MediaItem, MediaKind, TokenDelta, TokenLogprob
+from deployments.types import (
+    Fetched,
+    GenerateChunk,
+    MediaItem,
+    MediaKind,
+    PatchRule,
+    ResizeRule,
+    TokenDelta,
+    TokenLogprob,
+)
 from tests.ingress.fakes import PROFILE, TIMES, FakeApplication, fetched
+from tests.ingress.fakes import VIDEO as DECODED
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://media.example/a.png"}}
 VIDEO = {"type": "video_url", "video_url": {"url": "https://media.example/b.mp4"}}
@@ -47,6 +57,36 @@ async def test_each_payload_reaches_the_preprocessor_at_its_items_place() -> Non
     parts = [(part.text, part.item) for part in chat.messages[0].parts]
     assert parts == [(None, 0), (None, 1), ("what?", None), (None, 2)]
     assert app.model.calls[-1].payloads == ["tensors"]
+
+
+@pytest.mark.parametrize(("uncut", "straight"), [((), True), ((4,), False)], ids=["all cut", "one is whole"])
+async def test_patches_go_straight_to_the_model_when_all_clips_are_cut(uncut: tuple[int, ...], straight: bool) -> None:
+    app = FakeApplication()
+    rule, resize = PatchRule(16, 2, 2), ResizeRule("frame", 32, 2, 1, 2**20)
+    app.preprocessor.answers["profile"] = lambda: (replace(PROFILE, resize=resize, patches=rule), None)
+    whole = {f"messages[0].content[{place}]" for place in uncut}
+    app.decoder.answers["decode"] = lambda task: (
+        replace(DECODED, patch_grid=None if task.label in whole else (1, 2, 4)),
+        f"pixels of {task.label}",
+    )
+    response = await app.chat([VIDEO, IMAGE, {"type": "text", "text": "and"}, SOUND, VIDEO])
+    assert response.status_code == 200
+    clips = ["pixels of messages[0].content[0]", "pixels of messages[0].content[4]"]
+    files = ["bytes of messages[0].content[1]", "bytes of messages[0].content[3]"]
+    prepare = app.preprocessor.calls[-1]
+    assert app.video_task.patches == rule
+    assert [item.pixels_at_model for item in prepare.args[1]] == [straight, False, False, straight]
+    assert prepare.payloads == (files if straight else [clips[0], *files, clips[1]])
+    assert app.model.calls[-1].payloads == (["tensors", *clips] if straight else ["tensors"])
+
+
+@pytest.mark.parametrize("fields", [{"use_audio_in_video": True}, {"mm_processor_kwargs": {"max_pixels": 5000}}])
+async def test_patches_are_not_asked_for_where_the_preprocessor_needs_the_clip(fields: dict[str, Any]) -> None:
+    app = FakeApplication()
+    profile = replace(PROFILE, resize=ResizeRule("frame", 32, 2, 1, 2**20), patches=PatchRule(16, 2, 2))
+    app.preprocessor.answers["profile"] = lambda: (profile, None)
+    assert (await app.chat([VIDEO], **fields)).status_code == 200
+    assert app.video_task.patches is None
 
 
 async def test_items_of_one_request_are_fetched_side_by_side() -> None:
