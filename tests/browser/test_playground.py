@@ -124,14 +124,14 @@ async def test_the_page_asks_nobody_but_its_server_and_breaks_no_rule_of_its_pol
 
 async def test_everything_can_be_reached_and_used_by_keyboard(page: Page, samples: Path) -> None:
     reached = []
-    for _ in range(8):
+    for _ in range(6):
         await page.press("Tab")
         reached.append(await page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         assert await page.evaluate(
             "(e => [e, e.nextElementSibling].some(x => x && getComputedStyle(x).outlineStyle !== 'none'))"
             "(document.activeElement)"
         ), f"nothing shows that {reached[-1]} has the focus"
-    assert reached[:6] == ["file", "record-sound", "record-clip", "question", "SUMMARY", "send"]
+    assert reached == ["file", "record-sound", "record-clip", "question", "SUMMARY", "send"]
     await page.evaluate("document.getElementById('question').focus()")
     await page.evaluate("document.getElementById('question').select()")
     await page.write("What colour is the shape?")
