@@ -240,9 +240,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--duration", type=float, help="seconds of each run")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds after which a client gives up")
     parser.add_argument("--calm", type=float, default=12.0, help="seconds to wait for metrics: Ray's come every 10 s")
-    parser.add_argument(
-        "--slo-ttft", type=float, default=3.0, help="the server's target_ttft_s and max_wait_s, and half"
-    )
+    parser.add_argument("--slo-ttft", type=float, default=2.0)
     parser.add_argument("--slo-itl", type=float, default=0.2)
 
 

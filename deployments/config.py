@@ -51,9 +51,9 @@ class IngressConfig(Section):
     """Answer length when a request names none; default: whatever the context has room for, within `max_tokens`."""
     max_text_bytes: Bytes = 2 * MIB
     """What of a JSON body may be anything but media."""
-    target_ttft_s: Seconds = 1.0
+    target_ttft_s: Seconds = 0.5
     """Time to a first token, without waiting for admission and for media hosts, up to which more requests are let in
-    at once; where a lone request takes more than half as long, twice what it takes."""
+    at once; where a request takes more than half of it with nothing else to do, twice what it takes."""
     max_running_text: Count = 256
     """Text-only requests without a first token in one ingress replica, at most; how many there may be at present
     follows from `target_ttft_s`."""
@@ -63,9 +63,9 @@ class IngressConfig(Section):
     """Of either kind, for one API key or address, until the end of their answers; None: no limit of its own."""
     max_waiting: Count = 256
     """Requests of either kind that wait for admission; more are refused."""
-    max_wait_s: Seconds = 1.0
-    """Longest expected wait for admission: a request that would have to wait longer is refused at once. More of it
-    takes bursts in, and is what every answer takes longer while more is asked than can be done."""
+    max_wait_s: Seconds = 0.5
+    """Longest expected wait for admission, or as long as a request takes with nothing else to do: one that would have
+    to wait longer is refused at once. More of it takes bursts in, and delays every answer of an overload as much."""
     max_media_bytes_in_flight: Bytes | None = None
     """Media bytes, frames and tensors that admitted requests of all ingress replicas may hold, by estimate before
     the fetch and counted after it; None: `object_store_share` of the cluster's object store."""

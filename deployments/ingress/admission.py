@@ -27,8 +27,8 @@ class Admission:
         """`media_bytes`: this replica's share of what all requests may hold."""
         self._config = config
         self._metrics = metrics
-        self.text = Lane("text", self._limits(config.max_running_text), 1, clock)
-        self.media = Lane("media", self._limits(config.max_running_media), media_bytes, clock)
+        self.text = Lane("text", self._limits(config.max_running_text), 1, clock, self._running)
+        self.media = Lane("media", self._limits(config.max_running_media), media_bytes, clock, self._running)
         bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s)
         self.bodies = Lane("large", bodies, config.max_body_bytes_in_flight, clock)
 
@@ -62,6 +62,9 @@ class Admission:
             self._metrics.gauge("sluice_requests_allowed", lane.max_running, kind=lane.name)
         self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting + self.bodies.waiting)
         self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)
+
+    def _running(self) -> int:
+        return self.text.running + self.media.running
 
     def _limits(self, max_running: int) -> LaneLimits:
         ours = self._config

@@ -19,8 +19,10 @@ from deployments.ingress.pace import Pace
 from deployments.ingress.turns import Turns
 
 STAGE = "admission"
-SLACK = 3.0
-"""How much longer than expected a wait may become before one who waits already is sent away."""
+SLACK = 10.0
+"""How many times longer than allowed a wait may become before one who was let into the queue is sent away after all."""
+LONE = 2
+"""Requests that run with no more than so many, this one included, show what the work itself takes."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -40,12 +42,12 @@ class LaneLimits:
 class Lease:
     """The right to run, in a `with` block: its place is given back at the first token, and all of it at the end."""
 
-    def __init__(self, lane: "Lane", client: str, size_bytes: int, running: int) -> None:
+    def __init__(self, lane: "Lane", client: str, size_bytes: int) -> None:
         self._lane = lane
         self.client = client
         self.size_bytes = size_bytes
         self.granted_at = lane.clock()
-        self.running_then = running
+        self.came_alone = lane.crowd() < LONE
         self.outside_s = 0.0
         """Time of media hosts: no measure of how fast this application is."""
         self._answering = self._released = False
@@ -89,10 +91,17 @@ class Lane:
     """Whoever holds a `Lease` of `acquire` runs; the rest waits in turn."""
 
     def __init__(
-        self, name: str, limits: LaneLimits, max_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        limits: LaneLimits,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        crowd: Callable[[], int] | None = None,
     ) -> None:
+        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane."""
         self.name = name
         self.clock = clock
+        self.crowd = crowd or (lambda: self.running)
         self._limits = limits
         self._max_bytes = max_bytes
         self._held_bytes = 0
@@ -134,7 +143,7 @@ class Lane:
         """Raise `Overloaded` when a request that comes now has no place in the queue or in the time that it has."""
         wait_s = self.expected_wait_s(client, size_bytes)
         stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
-        if wait_s > self._limits.max_wait_s or wait_s + stay_s > deadline.remaining_s():
+        if wait_s > self._max_wait_s or wait_s + stay_s > deadline.remaining_s():
             raise self._overloaded(f"would reach this request in about {wait_s:.2g} s only")
         if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
             raise self._overloaded("is full")
@@ -147,7 +156,7 @@ class Lane:
         """
         size_bytes = min(size_bytes, self._max_bytes)
         self.check(client, size_bytes, deadline)
-        patience_s = min(deadline.remaining_s(), SLACK * self._limits.max_wait_s)
+        patience_s = min(deadline.remaining_s(), SLACK * self._max_wait_s)
         waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
@@ -181,13 +190,14 @@ class Lane:
     def leave_place(self, lease: Lease, *, served: bool) -> None:
         """`lease` no longer counts as running. `served`: it has its first token."""
         now, full = self.clock(), bool(self._queue) or self.running >= self.max_running
+        lone = lease.came_alone and self.crowd() <= LONE
         self._running.remove(lease)
         self._held_bytes -= lease.size_bytes
         self._pace.left(now - lease.granted_at, now, full=full)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
-            self._limit.observe(stayed_s, lease.granted_at, now, running=lease.running_then, full=full)
+            self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
         self._admit()
         self._send_hopeless_away()
 
@@ -202,6 +212,11 @@ class Lane:
         """When the queue as it is now will have drained."""
         drained_s = (self.waiting + 1) * self._seconds_per_departure()
         return min(max(drained_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
+
+    @property
+    def _max_wait_s(self) -> float:
+        """As configured, or once more what the work itself takes."""
+        return max(self._limits.max_wait_s, 0.0 if self._limit is None else self._limit.least_s)
 
     def _seconds_per_departure(self) -> float:
         now = self.clock()
@@ -238,7 +253,7 @@ class Lane:
                 self._grant(waiter)
 
     def _grant(self, waiter: _Waiter) -> None:
-        lease = Lease(self, waiter.client, waiter.size_bytes, self.running + 1)
+        lease = Lease(self, waiter.client, waiter.size_bytes)
         self._running.add(lease)
         self._clients[waiter.client] += 1
         self._held_bytes += waiter.size_bytes

@@ -10,15 +10,13 @@ from deployments.ingress.pace import moved
 START = 8
 FLOOR = 4
 """Keeps every stage of the pipeline busy, however slow they are."""
-LONE = 2
-"""Requests that run with no more than so many in their lane show what the work itself takes."""
 PATIENCE = 2.0
-"""How many times that long a first token may take, where it is more than the configured target."""
+"""How many times as long as the work itself a first token may take, where that is more than the configured target."""
 GROWTH = 0.1
 DEEPEST_CUT = 0.7
 WEIGHT = 0.2
-LONE_WEIGHT = 0.02
-"""Of a lone request that took longer than others before it: other lanes' load must not pass for its own work."""
+SLOWER_WEIGHT = 0.02
+"""Of a lone request that took longer than those before it: what delayed it may have come from elsewhere."""
 
 
 class PaceLimit:
@@ -28,7 +26,8 @@ class PaceLimit:
         self._ceiling, self._target_s = ceiling, target_s
         self._limit = float(min(START, ceiling))
         self._stay_s: float | None = None
-        self._lone_s: float | None = None
+        self._least_s: float | None = None
+        self._seen_alone = False
         self._shrunk_at: float | None = None
 
     @property
@@ -36,26 +35,32 @@ class PaceLimit:
         return int(self._limit)
 
     @property
+    def least_s(self) -> float:
+        """How long the work itself takes to a first token, 0.0 while that is not known."""
+        return self._least_s or 0.0
+
+    @property
     def target_s(self) -> float:
         """How long a request may take to its first token before it counts as too long."""
-        return max(self._target_s, PATIENCE * (self._lone_s or 0.0))
+        return max(self._target_s, PATIENCE * self.least_s)
 
     @property
     def stay_s(self) -> float:
         """How long requests took of late."""
         return self._stay_s or 0.0
 
-    def observe(self, stayed_s: float, came_at: float, now: float, *, running: int, full: bool) -> None:
-        """A request that came at `came_at`, the last of `running` then, had its first token after `stayed_s`.
+    def observe(self, stayed_s: float, came_at: float, now: float, *, lone: bool, full: bool) -> None:
+        """A request that came at `came_at` had its first token after `stayed_s`.
 
-        `full`: others wait, or could not have come in a moment ago.
+        `lone`: hardly anything else ran. `full`: others wait, or could not have come in a moment ago.
         """
         if self._shrunk_at is not None and came_at < self._shrunk_at:
             return  # it came under the larger limit and tells nothing of the present one
         self._stay_s = moved(self._stay_s, stayed_s, WEIGHT)
-        if running <= LONE:
-            slower = self._lone_s is not None and stayed_s > self._lone_s
-            self._lone_s = moved(self._lone_s, stayed_s, LONE_WEIGHT if slower else WEIGHT)
+        self._seen_alone |= lone
+        if lone or (not self._seen_alone and self.now <= FLOOR):  # where it never was alone, the floor must tell
+            slower = self._least_s is not None and stayed_s > self._least_s
+            self._least_s = moved(self._least_s, stayed_s, SLOWER_WEIGHT if slower else WEIGHT)
         if self._stay_s > self.target_s:
             self._shrink(now)
         elif full:
