@@ -53,7 +53,7 @@ def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
 
 
-def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
+def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace | None = None) -> Engine:
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
     if model.device.type == "cpu":
         # Attention over a long context otherwise copies every key for each head that shares it.
@@ -71,7 +71,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink) -> Engine:
         runner,
         ledger,
         sink,
-        pace=Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
+        pace=pace or Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
         max_waiting=config.max_waiting,
         target_prefill_tokens=config.target_prefill_tokens,
         target_kv_usage=config.target_kv_usage,

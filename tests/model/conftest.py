@@ -13,9 +13,11 @@ from deployments.errors import SluiceError
 from deployments.metrics import RecordingSink
 from deployments.model.engine import Engine
 from deployments.model.loading import build_engine
+from deployments.model.pace import Pace, Portion
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.types import FinishReason, SamplingParams
-from tests.tiny_families import AUDIO, FAMILIES, IMAGE, VIDEO, Prompt
+from tests.tiny_configs import AUDIO, IMAGE, VIDEO
+from tests.tiny_families import FAMILIES, Prompt
 
 
 @dataclass
@@ -41,13 +43,27 @@ class Ear:
         return [token.token_id for token in self.tokens.get(choice, [])]
 
 
+class CreepingPace(Pace):
+    """Beside running answers: one item at a time is encoded, three tokens are prefilled."""
+
+    def rests(self, *, decoding: bool) -> bool:
+        return False
+
+    def chunk(self, context: int, *, decoding: bool) -> Portion:
+        return Portion(3, 3, 3) if decoding else super().chunk(context, decoding=decoding)
+
+    def part(self, *, decoding: bool) -> Portion:
+        return Portion(1, 1, 1) if decoding else super().part(decoding=decoding)
+
+
 class Bench:
     """An engine without its thread: the test says when it steps."""
 
-    def __init__(self, model: Any, **config: Any) -> None:
-        settings = {"kv_cache_gib": 0.02, "max_running": 6, **config}
+    def __init__(self, model: Any, *, creeping: bool = False, **config: Any) -> None:
+        settings = EngineConfig(**{"kv_cache_gib": 0.02, "max_running": 6, **config})
+        pace = CreepingPace(settings.prefill_chunk_tokens, settings.prefill_slowdown) if creeping else None
         self.sink = RecordingSink()
-        self.engine: Engine = build_engine(model, EngineConfig(**settings), self.sink)
+        self.engine: Engine = build_engine(model, settings, self.sink, pace)
 
     def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, Ear]:
         ear = Ear()
@@ -70,23 +86,40 @@ def greedy(max_tokens: int = 8, **kwargs: Any) -> SamplingParams:
 
 def generate(model: Any, prompt: Prompt, max_tokens: int = 8, **kwargs: Any) -> list[int]:
     """The new tokens of `model.generate`, greedy unless told otherwise."""
+    ids, inputs = _inputs(model, prompt)
+    settings = {"do_sample": False, "max_new_tokens": max_tokens, **kwargs}
+    with torch.inference_mode():
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs, **settings)
+    return [int(i) for i in out[0, ids.shape[1] :]]
+
+
+def plain_logits(model: Any, prompt: Prompt, answer: list[int]) -> torch.Tensor:
+    """Logits [T, V] of one forward over prompt and answer, at the places from which the answer's tokens follow."""
+    whole = Prompt(np.append(prompt.token_ids, answer).astype(np.int32), prompt.tensors, prompt.use_audio_in_video)
+    ids, inputs = _inputs(model, whole)
+    with torch.inference_mode():
+        logits_TV = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[0].float()
+    return logits_TV[len(prompt.token_ids) - 1 : -1].clone()
+
+
+def _inputs(model: Any, prompt: Prompt) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Token ids [1, T] and the family's other arguments of forward and `generate`."""
     family = model.config.model_type
     ids = torch.tensor(np.asarray(prompt.token_ids, dtype=np.int64))[None]
-    tensors = {name: torch.tensor(array) for name, array in prompt.tensors.items()}
-    tensors = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    if tensors:
+    inputs: dict[str, Any] = {name: torch.tensor(array) for name, array in prompt.tensors.items()}
+    inputs = {name: t.to(model.dtype) if t.is_floating_point() else t for name, t in inputs.items()}
+    if inputs:
         types = torch.zeros_like(ids)
-        video = IMAGE if family.startswith("glm") and "pixel_values_videos" in tensors else VIDEO
+        video = IMAGE if family.startswith("glm") and "pixel_values_videos" in inputs else VIDEO
         for number, token_id in ((1, IMAGE), (2, video), (3, AUDIO)):
             types[ids == token_id] = number
         if family == "gemma3":
-            tensors["token_type_ids"] = types
+            inputs["token_type_ids"] = types
         elif family.startswith(("qwen", "glm", "gemma4")) and "omni" not in family:
-            tensors["mm_token_type_ids"] = types
-    settings = {"do_sample": False, "max_new_tokens": max_tokens, **kwargs}
-    with torch.inference_mode():
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **tensors, **settings)
-    return [int(i) for i in out[0, ids.shape[1] :]]
+            inputs["mm_token_type_ids"] = types
+    if prompt.use_audio_in_video:
+        inputs["use_audio_in_video"] = True
+    return ids, inputs
 
 
 @pytest.fixture(scope="session", autouse=True)
