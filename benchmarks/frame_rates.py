@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("frame_rates", QUESTION, argv, _options)
     args = bench.args
     rates = args.fps or ([1.0, 8.0] if bench.quick else [1.0, 2.0, 4.0, 8.0])
-    users = args.users or ([1, 16] if bench.quick else [1, 4, 16, 64])
+    users = args.users or ([1, 8] if bench.quick else [1, 4, 16, 64])
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(server) for server in chosen(args)]
         turns = Turns(servers, args.timeout, Slo())

@@ -25,9 +25,9 @@ python -m benchmarks.serve --help       # one of them; any OpenAI-compatible ser
 Absolute figures move with the machine; ratios taken within one run are what counts. TTFT, ITL and goodput are defined
 in [`load/outcome.py`](load/outcome.py): latencies count from the moment a request was due, so that a slow server can't
 hide its queue behind a slow client. The load generator runs on the same machine as the servers, in its own process, and
-takes its share of the cores. `mixed` is 40 % texts of 20 words, 30 % JPEGs of 640x480 and 30 % clips of 5 s, 360p, H.264
-with a key frame each 250 frames; no file is sent twice unless a command says so. Other servers can join any comparison,
-see [`peers.py`](peers.py); what is not in the versions below a table is told in its note.
+takes its share of the cores. `mixed` is 40 % texts of 20 words, 30 % JPEGs of 640x480 and 30 % clips of 5 s (360p,
+H.264, a key frame each 250 frames); no file is sent twice unless a command says so. Other servers can join a
+comparison, see [`peers.py`](peers.py).
 """
 
 

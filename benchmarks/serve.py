@@ -45,7 +45,7 @@ class Session:
         self._bench, self._servers = bench, servers
         self._turns = Turns(servers, args.timeout, Slo(args.slo_ttft, args.slo_itl))
         self._duration_s = args.duration or (4.0 if bench.quick else 8.0)
-        self._factors = args.load or ([0.5, 3.0] if bench.quick else [0.5, 1.0, 2.0, 5.0])
+        self._factors = args.load or ([3.0] if bench.quick else [0.5, 1.0, 2.0, 5.0])
         self._idle_cpu = self._turns.idle_cpu()
 
     def measure(self, mix: str) -> dict[str, Any]:
@@ -87,7 +87,8 @@ class Session:
         args = self._bench.args
         note = (
             f"Poisson arrivals for {self._duration_s:g} s a row; goodput: answered with a TTFT below {args.slo_ttft:g}"
-            f" s and an ITL below {args.slo_itl:g} s; clients give up after {args.timeout:g} s. Latencies in seconds. {self._turns.facts()}"
+            f" s and an ITL below {args.slo_itl:g} s; clients give up after {args.timeout:g} s. Latencies in seconds."
+            f" {self._turns.facts()}"
         )
         self._bench.table(f"{mix}: under load", _LOADED_COLUMNS, rows, note)
         for figure, label in (("goodput", "goodput /s"), ("health", "/health p99 s")):

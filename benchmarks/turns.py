@@ -23,9 +23,12 @@ _IDLE_S = 2.0
 class Turns:
     """The servers under comparison, and what a run does to one of them."""
 
-    def __init__(self, servers: Sequence[Server], timeout_s: float, slo: Slo) -> None:
+    def __init__(
+        self, servers: Sequence[Server], timeout_s: float, slo: Slo, settled_within_s: float = _SETTLED_WITHIN_S
+    ) -> None:
+        """`timeout_s`: after which clients give up. `settled_within_s`: how long abandoned work may still go on."""
         self.servers = servers
-        self._timeout_s, self._slo = timeout_s, slo
+        self._timeout_s, self._slo, self._settled_within_s = timeout_s, slo, settled_within_s
         self._runs = 0
         self.restarts: Counter[str] = Counter()
         """By server: how often one had to be started again, since it went on with what nobody waited for."""
@@ -67,9 +70,9 @@ class Turns:
     def _answers_at_once(self, server: Server) -> bool:
         text = server.workload(WorkloadSpec(mix="text", max_tokens=2))
         plan = LoadPlan(
-            server.url, OpenLoop(4.0, 1.0), text, timeout_s=_SETTLED_WITHIN_S, model=server.model, label="settling"
+            server.url, OpenLoop(4.0, 1.0), text, timeout_s=self._settled_within_s, model=server.model, label="settling"
         )
-        give_up = time.monotonic() + _SETTLED_WITHIN_S
+        give_up = time.monotonic() + self._settled_within_s
         while time.monotonic() < give_up:
             settled = run_load(plan)
             if settled["sent"] and settled["goodput"]:
@@ -79,11 +82,10 @@ class Turns:
     def facts(self) -> str:
         """Whose versions are not on the page anyway, and what was started again, for a table's note."""
         said = [f"{server.name} is version {version}." for server in self.servers if (version := server.version())]
-        again = ", ".join(f"{name} {count} times" for name, count in self.restarts.items())
+        again = ", ".join(f"{name} ({count})" for name, count in self.restarts.items())
         if again:
-            said.append(
-                f"Started again, since abandoned requests still kept it busy after {_SETTLED_WITHIN_S:g} s: {again}."
-            )
+            within = f"{self._settled_within_s:g} s"
+            said.append(f"Started again, since abandoned requests still kept it busy after {within}: {again}.")
         return " ".join(said)
 
 

@@ -1,8 +1,6 @@
 """The programs themselves, run against a fake server: that they come to their end and tell what they saw."""
 
-import asyncio
 import sys
-import threading
 
 import pytest
 
@@ -12,24 +10,8 @@ from tests.benchmarks.fake_openai import FakeServer
 
 
 @pytest.fixture
-def fake_url():
-    """A fake server in a thread of its own."""
-    urls, stop, ready = [], asyncio.Event(), threading.Event()
-
-    async def run() -> None:
-        async with FakeServer().serving() as fake:
-            urls.append(fake.url)
-            ready.set()
-            await stop.wait()
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    ready.wait()
-    yield urls[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
-    loop.close()
+def fake_url(serve_fake):
+    return serve_fake(FakeServer()).url
 
 
 def test_serve_compares_servers_by_url(fake_url):
