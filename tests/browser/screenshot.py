@@ -28,7 +28,10 @@ async def draw(url: str, clip: str = "red-circle-left.mp4", question: str = "Whi
             await page.evaluate(f"document.getElementById('question').value = {question!r}")
             await page.evaluate("document.getElementById('ask').requestSubmit()")
             await page.until("document.querySelectorAll('#thumbnails canvas').length >= 4")
-            await page.until("[...document.querySelectorAll('#stages tr')].every(row => row.cells[1].innerText > 0)")
+            await page.until(
+                "(rows => rows.length === 5 && rows.every(row => row.cells[1].innerText >= 1))"
+                "([...document.querySelectorAll('#stages tr')])"
+            )
             return await page.screenshot()
 
 

@@ -25,6 +25,9 @@ async def test_a_person_with_a_key_is_answered_and_sees_every_stage(observed: Ob
         command = await page.text("#curl")
         assert KEY not in command
         assert "authorization: Bearer $SLUICE_API_KEY" in command
-        await page.until("[...document.querySelectorAll('#stages tr')].every(row => row.cells[1].innerText >= 1)")
+        await page.until(
+            "(rows => rows.length === 5 && rows.every(row => row.cells[1].innerText >= 1))"
+            "([...document.querySelectorAll('#stages tr')])"
+        )
         assert await page.texts("#stages th") == STAGES
         assert "requests refused" in await page.text("#refused")
