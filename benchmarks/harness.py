@@ -14,7 +14,7 @@
 
 Every benchmark takes `--quick`, `--seed N` and `--json [FILE]`; `python -m benchmarks --report` makes README.md of the
 lines in `results/`. The last line printed is `{"benchmark", "question", "answer", "machine", "versions", "command",
-"seed", "quick", "date", "tables", "plots", "results"}`. Times are seconds where a name does not say otherwise.
+"seed", "quick", "date", "seconds", "tables", "plots", "results"}`. Times are seconds where a name does not say otherwise.
 """
 
 import argparse
@@ -71,6 +71,8 @@ class Benchmark:
         self.args = parser.parse_args(arguments)
         self.quick: bool = self.args.quick
         self.seed: int = self.args.seed
+        self.command = shlex.join(["python", "-m", f"benchmarks.{name}", *_without_json(arguments)])
+        self._started = time.monotonic()
         self._tables: list[dict[str, Any]] = []
         self._plots: list[dict[str, Any]] = []
         self._header = {
@@ -78,7 +80,7 @@ class Benchmark:
             "question": question,
             "machine": machine(),
             "versions": versions(),
-            "command": shlex.join(["python", "-m", f"benchmarks.{name}", *_without_json(arguments)]),
+            "command": self.command,
             "seed": self.seed,
             "quick": self.quick,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -119,7 +121,12 @@ class Benchmark:
 
     def finish(self, answer: str, results: Mapping[str, Any]) -> dict[str, Any]:
         """Print the JSON line, append it to `--json FILE`, and return it. `answer`: the result in a sentence."""
-        line = self._header | {"answer": answer, "tables": self._tables, "plots": self._plots, "results": dict(results)}
+        took = {"seconds": round(time.monotonic() - self._started)}
+        line = (
+            self._header
+            | took
+            | {"answer": answer, "tables": self._tables, "plots": self._plots, "results": dict(results)}
+        )
         text = json.dumps(line, default=_plain)
         if self.args.json is not None:
             self.args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,8 @@ def _setting(line: Mapping[str, Any]) -> str:
     if "gpu" in machine:
         where += f", {machine['gpu']}"
     versions = ", ".join(f"{name} {version}" for name, version in line["versions"].items())
-    quick = ", `--quick`" if line.get("quick") else ""
-    return f"<sub>{line.get('date', '')}: {where}; {versions}; seed {line.get('seed', 0)}{quick}.</sub>"
+    took = f"; took {line['seconds']} s" if "seconds" in line else ""
+    return f"<sub>{line.get('date', '')}: {where}; {versions}; seed {line.get('seed', 0)}{took}.</sub>"
 
 
 def _flat_table(results: Any, prefix: str = "") -> dict[str, Any]:

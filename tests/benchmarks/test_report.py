@@ -29,6 +29,7 @@ def test_the_page_tells_every_figure_that_the_line_holds(tmp_path):
     assert "A note." in page
     assert line["command"] in page
     assert line["machine"]["cpu"] in page
+    assert f"took {line['seconds']} s" in page
     assert "![Over size](results/fetch-1.svg)" in page
     assert "![At once](results/fetch-2.svg)" in page
 
