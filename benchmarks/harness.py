@@ -14,7 +14,7 @@
 
 Every benchmark takes `--quick`, `--seed N` and `--json [FILE]`; `python -m benchmarks --report` makes README.md of the
 lines in `results/`. The last line printed is `{"benchmark", "question", "answer", "machine", "versions", "command",
-"seed", "quick", "date", "seconds", "tables", "plots", "results"}`. Times are seconds where a name does not say otherwise.
+"seed", "quick", "date", "seconds", "tables", "plots", "results"}`. Times are seconds unless a name says otherwise.
 """
 
 import argparse
