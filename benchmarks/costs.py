@@ -135,7 +135,7 @@ async def _send(batch: Batch) -> list[float]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         spec = WorkloadSpec(MIXES[batch.case.mix])
         workload = Workload(spec, "demo", first=batch.first)
-        bodies = [_body(workload.next().body, stream=batch.case.stream) for _ in range(batch.requests)]
+        bodies = [request_body(workload.next().body, stream=batch.case.stream) for _ in range(batch.requests)]
 
         async def user() -> None:
             while bodies:
@@ -150,7 +150,8 @@ async def _send(batch: Batch) -> list[float]:
     return seconds
 
 
-def _body(streamed: bytes, *, stream: bool) -> bytes:
+def request_body(streamed: bytes, *, stream: bool) -> bytes:
+    """A workload's body, or the same one asking for an answer in one piece."""
     if stream:
         return streamed
     return streamed.replace(b'"stream": true, ', b"").replace(b', "stream_options": {"include_usage": true}', b"")

@@ -7,6 +7,7 @@ all the time and its rate is the pipeline's.
 import heapq
 import itertools
 import random
+import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,26 +96,25 @@ class Pipeline:
         self._running: list[_Request] = []
         self._stepping = False
         self._model_busy_s = 0.0
-        self._ended: list[tuple[float, float]] = []
-        """(moment, latency) of each answer."""
+        self._ended: list[float] = []
+        """Latency of each answer."""
         for _ in range(users):
             self._ask()
 
-    def run(self, seconds: float, warmup_s: float) -> Outcome:
-        """What happened in `seconds` after `warmup_s`."""
-        marks: list[tuple[float, float]] = []
-        for until_s in (warmup_s, warmup_s + seconds):
-            while self._events and self._events[0][0] <= until_s:
+    def run(self, answers: int, warmup: int) -> Outcome:
+        """What happened during `answers` answers, after the first `warmup`."""
+        marks: list[tuple[float, float, float]] = []
+        for count in (warmup, warmup + answers):
+            while len(self._ended) < count:
                 self._now_s, _, action = heapq.heappop(self._events)
                 action()
-            marks.append((self._model_busy_s, self._cpus.busy_s))
-        latencies = sorted(latency for moment, latency in self._ended if moment > warmup_s)
-        (model_before, cpus_before), (model_after, cpus_after) = marks
+            marks.append((self._now_s, self._model_busy_s, self._cpus.busy_s))
+        seconds, model_s, cpus_s = (after - before for before, after in zip(*marks, strict=True))
         return Outcome(
-            rate=len(latencies) / seconds,
-            model_busy=(model_after - model_before) / seconds,
-            cpus_busy=(cpus_after - cpus_before) / seconds / self._cpu_count,
-            latency_s=latencies[len(latencies) // 2] if latencies else float("inf"),
+            rate=answers / seconds,
+            model_busy=model_s / seconds,
+            cpus_busy=cpus_s / seconds / self._cpu_count,
+            latency_s=statistics.median(self._ended[warmup : warmup + answers]),
         )
 
     # ── a request's way ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,19 +162,22 @@ class Pipeline:
             self._step()
 
     def _step(self) -> None:
-        """One prompt, if one waits and has room, and a token for everyone."""
-        joining = self._waiting.popleft() if self._waiting and len(self._running) < self._model.max_running else None
-        seconds = self._costs[joining.kind].prefill_s if joining else 0.0
+        """A prompt that waits, or several small ones, as far as there is room; and a token for everyone."""
+        joining: list[_Request] = []
+        seconds = 0.0
+        while self._waiting and len(self._running) + len(joining) < self._model.max_running:
+            if joining and seconds + self._costs[self._waiting[0].kind].prefill_s > self._model.step_s:
+                break
+            joining.append(self._waiting.popleft())
+            seconds += self._costs[joining[-1].kind].prefill_s
         if self._running:
             seconds += self._model.step(len(self._running))
         self._model_busy_s += seconds
 
         def done() -> None:
+            self._running += joining
             for request in [*self._running]:
                 self._give_token(request)
-            if joining is not None:
-                self._running.append(joining)
-                self._give_token(joining)
             self._stepping = False
             self._wake_model()
 
@@ -187,21 +190,21 @@ class Pipeline:
         request.left -= 1
         if request.left == 0:
             self._running.remove(request)
-            self._ended.append((self._now_s, self._now_s - request.asked_s))
+            self._ended.append(self._now_s - request.asked_s)
             self._ask()
 
 
 def cpus_needed(
-    costs: Mapping[str, KindCosts], model: ModelCosts, mix: Mapping[str, float], *, share: float, seconds: float
+    costs: Mapping[str, KindCosts], model: ModelCosts, mix: Mapping[str, float], *, share: float, answers: int
 ) -> tuple[int, Outcome, Outcome]:
     """The fewest CPUs with which the replica gives `share` of what it gives with any number of them.
 
     Returns that number, the outcome with it, and the outcome with CPUs in plenty.
     """
-    users = 4 * model.max_running
+    users = 2 * model.max_running
 
     def outcome(cpus: int) -> Outcome:
-        return Pipeline(costs, model, mix, cpus=cpus, users=users).run(seconds, seconds / 4)
+        return Pipeline(costs, model, mix, cpus=cpus, users=users).run(answers, 2 * users)
 
     plenty = outcome(users)
     low, high = 0, users
