@@ -61,6 +61,7 @@ def _transformers(program: str, model: str) -> Server:
     server = _command("transformers", f"{shlex.quote(program)} serve {{model}} --port {{port}} --device cpu", model)
     server.model = model  # its list of models shows what was downloaded, not what it serves
     server.exact_length = False  # it refuses fields that OpenAI's own interface lacks
+    server.says_done = False
     return server
 
 

@@ -39,6 +39,8 @@ class Server:
     """The name under which it serves its model; None: the first one of its list."""
     exact_length: bool = True
     """Whether it can be told how long an answer must be."""
+    says_done: bool = True
+    """Whether it ends its streams with `[DONE]`."""
 
     def __enter__(self) -> "Server":
         return self

@@ -43,6 +43,7 @@ class Turns:
             timeout_s=self._timeout_s,
             slo=self._slo,
             model=server.model,
+            says_done=server.says_done,
             first_request=self._runs * _REQUESTS_APART,
             label=f"{server.name}, {label}",
         )
@@ -68,9 +69,14 @@ class Turns:
         self._answers_at_once(server)
 
     def _answers_at_once(self, server: Server) -> bool:
-        text = server.workload(WorkloadSpec(mix="text", max_tokens=2))
         plan = LoadPlan(
-            server.url, OpenLoop(4.0, 1.0), text, timeout_s=self._settled_within_s, model=server.model, label="settling"
+            server.url,
+            OpenLoop(4.0, 1.0),
+            server.workload(WorkloadSpec(mix="text", max_tokens=2)),
+            timeout_s=self._settled_within_s,
+            model=server.model,
+            says_done=server.says_done,
+            label="settling",
         )
         give_up = time.monotonic() + self._settled_within_s
         while time.monotonic() < give_up:

@@ -55,6 +55,8 @@ class ChatClient:
     started: float
     timeout_s: float
     headers: dict[str, str] = field(default_factory=dict)
+    says_done: bool = True
+    """Whether an answer without `[DONE]` is a truncated one."""
 
     async def ask(self, request: Request, due_s: float) -> Outcome:
         """Never raises for what a server can do; an `Outcome` says it all."""
@@ -65,6 +67,7 @@ class ChatClient:
             async with asyncio.timeout(self.timeout_s), self._post(request) as response:
                 if response.status == 200:
                     await self._read_events(response, answer)
+                    answer.complete |= not self.says_done  # then the end of the stream is all there is
                     verdict, reason = _judge(answer)
                 else:
                     await response.read()

@@ -38,6 +38,8 @@ class LoadPlan:
     model: str | None = None
     """Default: the first one of `/v1/models`."""
     headers: dict[str, str] = field(default_factory=dict)
+    says_done: bool = True
+    """Whether the server ends its streams with `[DONE]`, as OpenAI's does: one without it is then a truncated one."""
     first_request: int = 0
     """Number of the first request: runs against one server that share a workload start where the last one ended."""
     label: str = "load"
@@ -66,7 +68,7 @@ async def drive(plan: LoadPlan) -> tuple[list[Outcome], list[Probe]]:
             started = time.perf_counter()
             stop = asyncio.Event()
             probing = asyncio.create_task(probe_health(plan.url, started, probes, stop))
-            client = ChatClient(session, plan.url, started, plan.timeout_s, plan.headers)
+            client = ChatClient(session, plan.url, started, plan.timeout_s, plan.headers, plan.says_done)
             try:
                 outcomes = await _send_all(plan, workload, client)
             finally:

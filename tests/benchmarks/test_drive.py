@@ -63,6 +63,14 @@ async def test_each_way_not_to_answer_has_its_verdict(behaviour, verdict, reason
     assert {outcome.retry_after for outcome in outcomes} == {"7" if verdict == "refused" else None}
 
 
+@pytest.mark.parametrize(("behaviour", "verdict"), [("no end", "answered"), ("truncate", "failed")])
+async def test_a_server_that_never_says_done_has_to_say_why_it_finished(behaviour, verdict):
+    fake = FakeServer(behaviour)
+    async with fake.serving():
+        outcomes, _ = await drive(LoadPlan(fake.url, OpenLoop(rate=40, duration_s=0.2), TEXT, says_done=False))
+    assert {outcome.verdict for outcome in outcomes} == {verdict}
+
+
 async def test_an_answer_without_text_begins_when_it_ends():
     _, outcomes, _ = await drive_fake(tokens=0)
     assert all(outcome.verdict == "answered" and outcome.ttft_s is not None for outcome in outcomes)
