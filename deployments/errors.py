@@ -10,9 +10,10 @@
     │   ├── Unauthorized           401  no or a wrong API key
     │   ├── ModelNotFound          404
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
+    │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
     │   └── Overloaded             429  no room now; `retry_after_s` says when to come back
     ├── ServerError              5xx: the client can only retry
-    │   ├── InternalError          500  a defect or a lack of memory, codec, descriptors
+    │   ├── InternalError          500  a defect or a lack of memory, descriptors
     │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
     │   ├── StageUnavailable       503  no replica of a stage is alive
     │   └── StageTimeout           504  the request's time ran out; names the stage
@@ -94,6 +95,11 @@ class ModelNotFound(RequestError):
 class TooLarge(RequestError):
     status = 413
     code = "too_large"
+
+
+class UnsupportedCodec(RequestError):
+    status = 415
+    code = "unsupported_codec"
 
 
 class Overloaded(RequestError):

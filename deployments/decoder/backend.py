@@ -39,6 +39,7 @@ class Backend(Protocol):
         """Put frame `wanted[k]` of `index` into slot k of `stack`, upright RGB; slots of lost frames stay empty.
 
         Returns how many frames the codec decoded. Raises `TooLarge` before it would exceed `limits`, `InternalError`
-        when the machine lacks memory or the codec, `StageTimeout` or `WorkCancelled` between packets.
+        when the machine lacks memory, `UnsupportedCodec` when it has no decoder, `StageTimeout` or `WorkCancelled`
+        between packets.
         """
         ...

@@ -48,14 +48,14 @@ def demux(
 ) -> VideoFile:
     """Read the packets of `opened`, the open container of `data`.
 
-    Raises `BadMedia` when there is no video in it, `TooLarge` beyond `limits`, `InternalError` for a missing codec,
+    Raises `BadMedia` when there is no video in it, `TooLarge` beyond `limits`, `UnsupportedCodec` without a decoder,
     `StageTimeout` or `WorkCancelled` between packets.
     """
-    stream = _video_stream(opened, task.label)
+    stream = _video_stream(opened, data, task.label)
     limits.check_source(stream.height, stream.width)
-    prepare_decoder(stream, threads, task.label)
+    prepare_decoder(stream, threads)
     stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
-    sound = _Sound(opened, task, limits)
+    sound = _Sound(opened, data, task, limits)
     packets: list[Any] = []
     for packet in packets_of(opened, stream, *sound.streams):
         deadline.check()
@@ -71,10 +71,10 @@ def demux(
     return VideoFile(data, stream, packets, table, sound.finish(_first_shown_s(packets, stream), task.sampling))
 
 
-def _video_stream(opened: InputContainer, label: str) -> Any:
+def _video_stream(opened: InputContainer, data: NDArray[np.uint8], label: str) -> Any:
     for stream in opened.streams.video:
         if not stream.disposition & Disposition.attached_pic:
-            check_decoder(stream, label)
+            check_decoder(stream, data, label)
             if not (stream.width and stream.height):
                 raise BadMedia("the file's video track has no size", param=label)
             return stream
@@ -107,7 +107,7 @@ def _first_shown_s(packets: list[Any], stream: Any) -> float:
 class _Sound:
     """The first audio track, decoded as its packets come by; nothing when it is not wanted or not there."""
 
-    def __init__(self, opened: InputContainer, task: VideoTask, limits: Limits) -> None:
+    def __init__(self, opened: InputContainer, data: NDArray[np.uint8], task: VideoTask, limits: Limits) -> None:
         self._wanted = task.audio_rate_hz is not None
         self._rate_hz = task.audio_rate_hz or 1
         self._label = task.label
@@ -116,7 +116,8 @@ class _Sound:
         self._starts_s: float | None = None
         self.streams = opened.streams.audio[:1] if self._wanted else ()
         for stream in self.streams:
-            prepare_decoder(stream, 1, task.label)
+            check_decoder(stream, data, task.label)
+            prepare_decoder(stream, 1)
 
     def take(self, packet: Any) -> None:
         for frame in frames_of(packet):

@@ -19,7 +19,7 @@ from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
 from deployments.decoder.plan import Run
 from deployments.decoder.stack import FrameStack
-from deployments.errors import InternalError
+from deployments.errors import UnsupportedCodec
 
 _GUARDS = "protocol_whitelist;none|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv"
 """FFmpeg options that OpenCV takes from the environment only: no file but the one given is opened, no socket bound."""
@@ -46,16 +46,16 @@ class OpencvBackend:
         codec = video.stream.codec_context.codec.canonical_name
         first = next(decode_run(video, Run(0, len(video.packets)), None, deadline), None)
         if first is not None and first.interlaced_frame:  # OpenCV 5 delivers noise and reports success
-            raise InternalError("OpenCV can't convert interlaced video", param=stack.label)
+            raise UnsupportedCodec("this server's OpenCV can't convert interlaced video", param=stack.label)
         # OpenCV crashes when the file's last reference is its own: `source` must outlive `capture`.
         source = _Source(video.data.data)
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, self._settings)  # type: ignore[call-overload]
         try:
             if not capture.isOpened():
-                raise InternalError(f"OpenCV has no decoder for {codec}", param=stack.label)
+                raise UnsupportedCodec(f"this server's OpenCV has no decoder for {codec}", param=stack.label)
             if not capture.grab():
                 if codec == "av1":  # opened all the same by builds that can't decode it
-                    raise InternalError("this OpenCV can't decode av1", param=stack.label)
+                    raise UnsupportedCodec("this server's OpenCV can't decode av1", param=stack.label)
                 return 0
             rotation_deg = -int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
             return _scan(capture, wanted, stack, rotation_deg, deadline)

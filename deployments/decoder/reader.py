@@ -57,8 +57,9 @@ class VideoReader:
         """Decode what `task` wants of the file `data`, uint8 of shape (size,); `work` is told what it takes.
 
         Raises `BadMedia` for bytes that are no video or of which no wanted frame decodes, `BadRequest` for a span
-        without frames, `TooLarge` beyond a limit and before its cost is paid, `InternalError` when this machine lacks
-        memory or the codec, `StageTimeout` or `WorkCancelled` between packets.
+        without frames, `TooLarge` beyond a limit and before its cost is paid, `UnsupportedCodec` without a
+        decoder for it, `InternalError` when this machine lacks memory, `StageTimeout` or `WorkCancelled` between
+        packets.
         """
         started, work = time.monotonic(), work or VideoWork()
         sniffed = sniff(data[:HEAD_BYTES].tobytes())

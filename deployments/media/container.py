@@ -18,7 +18,8 @@ from av.stream import Discard
 from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
-from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge
+from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge, UnsupportedCodec
+from deployments.media.codec_names import codec_names
 from deployments.media.mp4 import check_sample_counts
 
 DEMUXERS = {
@@ -133,7 +134,7 @@ def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
 
 @contextmanager
 def ffmpeg_errors(label: str) -> Iterator[None]:
-    """FFmpeg's errors as ours: `BadMedia` for what the bytes cause, `InternalError` for lack of memory or a codec.
+    """FFmpeg's errors as ours: `BadMedia` for what the bytes cause, `InternalError` for lack of memory.
 
     FFmpeg refuses at once what a damaged file asks of it in one piece, gigabytes mostly, and calls that lack of memory.
     """
@@ -142,7 +143,7 @@ def ffmpeg_errors(label: str) -> Iterator[None]:
     except SluiceError:
         raise
     except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError) as exc:
-        raise InternalError("this server has no decoder for the file's codec", param=label) from exc
+        raise UnsupportedCodec("this server has no decoder for the file's codec", param=label) from exc
     except MemoryError as exc:
         if isinstance(exc, av.error.FFmpegError):
             raise BadMedia("the file is damaged: it asks for more memory than it may have", param=label) from exc
@@ -151,15 +152,16 @@ def ffmpeg_errors(label: str) -> Iterator[None]:
         raise BadMedia(f"the file can't be read: {exc.strerror or 'invalid data'}", param=label) from exc
 
 
-def check_decoder(stream: Any, label: str) -> None:
-    """Raise `InternalError` when there is no decoder for `stream`."""
+def check_decoder(stream: Any, data: NDArray[np.uint8], label: str) -> None:
+    """Raise `UnsupportedCodec` when there is no decoder for `stream`, a track of the file `data`."""
     if stream.codec_context is None:
-        raise InternalError("this server has no decoder for the file's codec", param=label)
+        names = ", ".join(codec_names(data))
+        told = f"; its tracks are coded as {names}" if names else ""
+        raise UnsupportedCodec(f"this server has no decoder for the file's {stream.type} track{told}", param=label)
 
 
-def prepare_decoder(stream: Any, threads: int, label: str) -> None:
-    """Set up how `stream` will be decoded. Raises `InternalError` when there is no decoder for it."""
-    check_decoder(stream, label)
+def prepare_decoder(stream: Any, threads: int) -> None:
+    """Set up how `stream`, which `check_decoder` let pass, will be decoded."""
     stream.codec_context.thread_count = threads
     stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError
-from deployments.media.container import frames_of, open_container, packets_of, prepare_decoder
+from deployments.media.container import check_decoder, frames_of, open_container, packets_of, prepare_decoder
 from deployments.media.mono import MonoTrack, check_duration
 
 SOUND_CONTAINERS = ("wav", "flac", "ogg", "mp3", "aac", "mp4", "matroska")
@@ -35,7 +35,7 @@ def decode_sound(
 
     container: one of `SOUND_CONTAINERS`, as known from the bytes. Looks at `deadline` for each block.
     Raises `BadMedia` for bytes without sound that can be read, `TooLarge` beyond `max_s` seconds, by the header or
-    while decoding, `InternalError` when this machine lacks memory or the codec.
+    while decoding, `UnsupportedCodec` without a decoder for it, `InternalError` when this machine lacks memory.
     """
     if container not in SOUND_CONTAINERS:
         raise BadMedia(f"no sound can be read from {container}", param=label)
@@ -94,7 +94,8 @@ def _decode_with_ffmpeg(
         if not file.streams.audio:
             raise BadMedia("the file holds no sound", param=label)
         stream = file.streams.audio[0]
-        prepare_decoder(stream, threads=1, label=label)
+        check_decoder(stream, data, label)
+        prepare_decoder(stream, threads=1)
         if stream.duration is not None and stream.time_base is not None:
             check_duration(float(stream.duration * stream.time_base), max_s, label)
         for packet in packets_of(file, stream):

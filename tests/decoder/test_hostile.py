@@ -10,7 +10,7 @@ import pytest
 
 from deployments.config import DecoderConfig
 from deployments.deadline import Deadline
-from deployments.errors import BadMedia, InternalError, StageTimeout, TooLarge, WorkCancelled
+from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
 from tests.decoder.reading import LABEL, decode_all, read, task
 from tests.media_files import make_picture, make_sound, make_video, read_numbers
 
@@ -184,12 +184,17 @@ def test_a_long_video_is_refused_by_its_frames_not_by_its_header():
     assert read(bytes(lying), config=DecoderConfig(max_duration_s=2)).meta.total_frames == 30
 
 
-def test_a_missing_codec_is_the_server_s_fault():
-    with pytest.raises(InternalError, match="av1"):
+def test_a_codec_without_decoder_is_refused_by_its_name():
+    with pytest.raises(UnsupportedCodec, match="av1"):
         read(make_video(codec="libsvtav1"), config=DecoderConfig(backend="opencv"))
-    unknown = make_video().replace(b"avc1", b"zzz1")
-    with pytest.raises(InternalError, match="no decoder"):
-        read(unknown)
+    with pytest.raises(UnsupportedCodec, match="video track; its tracks are coded as zzz1, mp4a") as refused:
+        read(make_video(tones_hz=(440.0,)).replace(b"avc1", b"zzz1"))
+    assert refused.value.param == LABEL
+    with pytest.raises(UnsupportedCodec, match="V_MPEG4/ISO/ZZZ"):
+        read(make_video(container="matroska").replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/ZZZ"))
+    with pytest.raises(UnsupportedCodec, match="audio track; its tracks are coded as .*A_ZZZ"):
+        heard = make_video(container="matroska", tones_hz=(440.0,))
+        read(heard.replace(b"A_AAC", b"A_ZZZ"), task(audio_rate_hz=16_000))
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from deployments.config import DecoderConfig
 from deployments.deadline import Deadline
 from deployments.decoder.reader import VideoReader
-from deployments.errors import InternalError, RequestError, StageTimeout
+from deployments.errors import RequestError, StageTimeout
+from deployments.media.patches import frames_of
 from deployments.media.pictures import decode_picture
 from deployments.media.sniff import HEAD_BYTES, KINDS, sniff
 from deployments.media.sound import decode_sound
-from deployments.types import FrameSampling, MediaKind, ResizeRule, VideoTask
+from deployments.types import FrameSampling, MediaKind, PatchRule, ResizeRule, VideoTask
 
 MAX_PIXELS = 2_000_000
 MAX_OUTPUT_BYTES = 64 * 2**20
@@ -26,6 +27,8 @@ _SAMPLINGS = (
     FrameSampling(num_frames=None, fps=2.0, max_frames=32, min_frames=4),
     FrameSampling(num_frames=None, fps=60.0, max_frames=32),
 )
+_CUTS = {32: PatchRule(patch=16, merge=2, temporal=2), 28: PatchRule(patch=14, merge=2, temporal=3)}
+"""By the factor of the rule for the size."""
 _RULES = (
     None,
     ResizeRule("clip", factor=32, temporal_factor=2, min_pixels=4 * 32 * 32, max_pixels=32 * 96 * 96),
@@ -35,7 +38,7 @@ _RULES = (
 
 
 class MediaSubject:
-    """Says of each file what became of it: `answered`, `refused`, `expired`, `no codec`; raises for everything else."""
+    """Says of each file what became of it: `answered`, `refused`, `expired`; raises for everything else."""
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -54,7 +57,7 @@ class MediaSubject:
             return "refused"
         chance = random.Random(data)
         outcomes = {self._outcome(kind, data, container, chance) for kind in sorted(KINDS[container])}
-        return min(outcomes, key=("refused namelessly", "expired", "no codec", "answered", "refused").index)
+        return min(outcomes, key=("refused namelessly", "expired", "answered", "refused").index)
 
     def _outcome(self, kind: MediaKind, data: bytes, container: str, chance: random.Random) -> str:
         read = {MediaKind.IMAGE: self._picture, MediaKind.VIDEO: self._video, MediaKind.AUDIO: self._sound}[kind]
@@ -65,10 +68,6 @@ class MediaSubject:
             return "refused" if error.param == "item" else "refused namelessly"
         except StageTimeout:
             return "expired"
-        except InternalError as error:
-            if "not enough memory" in error.message:
-                raise
-            return "no codec"
         return "answered"
 
     def _picture(self, file: NDArray[np.uint8], container: str, deadline: Deadline, chance: random.Random) -> None:
@@ -81,9 +80,16 @@ class MediaSubject:
 
     def _video(self, file: NDArray[np.uint8], container: str, deadline: Deadline, chance: random.Random) -> None:
         audio_rate_hz = chance.choice((None, SOUND_RATE_HZ))
-        task = VideoTask("item", chance.choice(_SAMPLINGS), chance.choice(_RULES), audio_rate_hz)
+        sampling, rule = chance.choice(_SAMPLINGS), chance.choice(_RULES)
+        patches = chance.choice((None, rule and _CUTS.get(rule.factor)))
+        task = VideoTask("item", sampling, rule, audio_rate_hz, patches)
         read = chance.choice(self._readers).read(task, file, deadline)
-        frames, meta = read.payload["frames_THWC"], read.meta
+        meta = read.meta
+        if meta.patch_grid is None:
+            frames = read.payload["frames_THWC"]
+        else:
+            assert task.patches is not None
+            frames = frames_of(read.payload["patches"], meta.patch_grid, task.patches, len(meta.indices))
         assert frames.dtype == np.uint8, frames.dtype
         assert frames.flags.c_contiguous
         assert frames.nbytes <= MAX_OUTPUT_BYTES, frames.shape

@@ -10,6 +10,7 @@ import torch
 from deployments.config import AppConfig, PreprocessorConfig
 from deployments.media.geometry import target_size
 from deployments.preprocessor.handoff import normalised
+from deployments.preprocessor.preparation import Preparation
 from deployments.preprocessor.timeline import sampled_fps, video_metadata
 from deployments.types import Chat, ChatMessage, ChatPart, MediaKind
 from tests.preprocessor.requests import (
@@ -26,7 +27,7 @@ from tests.preprocessor.requests import (
     tone,
     video,
 )
-from tests.preprocessor.tiny_processors import FAMILIES
+from tests.preprocessor.tiny_processors import FAMILIES, tiny_checkpoint
 
 CLIP = decoded((0, 21, 42, 64, 85, 106, 127, 149), 60, 80)
 FRAMES = frozen(noise(8, 60, 80, 3, seed=1))
@@ -129,9 +130,10 @@ def test_pixels_travel_as_bytes_where_that_is_exact(family: str, uint8: set[str]
 
 
 def test_two_normalisations_in_one_request_are_left_to_the_processor() -> None:
-    """The pictures of this processor are normalised otherwise than its videos."""
+    processor = FAMILIES["qwen3_vl"]()
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
     prepared, tensors = prepare(
-        preparation("qwen3_vl"),
+        Preparation(tiny_checkpoint(processor), AppConfig()),
         asking(0, 1, "What?"),
         [ITEMS[MediaKind.IMAGE], ITEMS[MediaKind.VIDEO]],
         [PAYLOADS[MediaKind.IMAGE], PAYLOADS[MediaKind.VIDEO]],
