@@ -5,6 +5,7 @@ answer in a sentence, tables, plots (`results/NAME-1.svg`, ...), command, machin
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,13 @@ def _last_line(path: Path) -> dict[str, Any]:
 
 
 def _contents(lines: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[line["question"], line.get("answer", "")] for line in lines]
+    rows = [[f"[{line['question']}](#{_anchor(line['question'])})", line.get("answer", "")] for line in lines]
     return markdown_table({"title": "", "columns": ["question", "answer"], "rows": rows}) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub names it: lower case, spaces as hyphens, punctuation left out."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _section(stem: str, line: Mapping[str, Any], results_dir: Path) -> str:

@@ -23,6 +23,7 @@ def test_the_page_tells_every_figure_that_the_line_holds(tmp_path):
     line = run_benchmark(results)
     page = write_report(results, ["fetch"]).read_text()
     assert "## How fast is fetch?" in page
+    assert "[How fast is fetch?](#how-fast-is-fetch)" in page
     assert "It takes 1.25 ms." in page
     assert "| ours | 1.25 | 12,345 |" in page
     assert "| a < b | – | 7 |" in page
