@@ -14,6 +14,14 @@ from deployments.ingress.lanes import Lane, LaneLimits, Lease
 from deployments.metrics import MetricSink
 
 
+def media_share(config: IngressConfig, store_bytes: float, replicas: int) -> int:
+    """Bytes of media that each of `replicas` may let in, so that all of them together keep the configured bound."""
+    total = config.max_media_bytes_in_flight
+    if total is None:
+        total = int(store_bytes * config.object_store_share)
+    return max(1, total // replicas)
+
+
 class Admission:
     """The three lanes of one ingress replica."""
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
 from deployments.config import AppConfig
 from deployments.exposition import ApplicationMetrics
+from deployments.ingress.admission import media_share
 from deployments.ingress.api import Api
 from deployments.ingress.pipeline import Stages
 
@@ -67,12 +68,8 @@ class Ingress:
 
     def _media_bytes(self) -> int:
         """This replica's share of the bytes that the requests of all ingress replicas may hold."""
-        limits = self._config.ingress
-        total = limits.max_media_bytes_in_flight
-        if total is None:
-            total = int(ray.cluster_resources().get("object_store_memory", 0.0) * limits.object_store_share)
-        replicas: int = serve.get_replica_context().world_size
-        return max(1, total // replicas)
+        store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
+        return media_share(self._config.ingress, store_bytes, serve.get_replica_context().world_size)
 
 
 def _log_to_stdout() -> None:

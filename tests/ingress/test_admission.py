@@ -8,7 +8,7 @@ import pytest
 from deployments.config import AppConfig, DecoderConfig, IngressConfig
 from deployments.deadline import Deadline
 from deployments.errors import Overloaded
-from deployments.ingress.admission import Admission
+from deployments.ingress.admission import Admission, media_share
 from deployments.ingress.costs import CHANNELS, COPIES, item_bytes
 from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.parts import ItemPlan, Source
@@ -79,6 +79,35 @@ async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_s
     assert app.api.admission.bodies.held_bytes == 0
     app.model.gate.set()
     assert (await request).status_code == 200
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 7])
+async def test_all_replicas_together_keep_the_bound(replicas: int) -> None:
+    limits = IngressConfig(object_store_share=0.5, max_wait_s=60)
+    share = media_share(limits, 10_000, replicas)
+    lanes = [Admission(limits, share, RecordingSink()).media for _ in range(replicas)]
+    waiting = [asyncio.create_task(lane.acquire("a", 100, Deadline(60, "t"))) for lane in lanes for _ in range(200)]
+    await asyncio.sleep(0.01)
+    assert 0 < sum(lane.held_bytes for lane in lanes) <= 5000
+    for task in waiting:
+        task.cancel()
+    assert media_share(IngressConfig(max_media_bytes_in_flight=900), 10_000, replicas) * replicas <= 900
+
+
+async def test_a_burst_of_two_hundred_videos_never_holds_more_than_the_share() -> None:
+    config = IngressConfig(max_wait_s=60, max_running_media=200, max_waiting=200, assumed_video_bytes=1000)
+    rule = ResizeRule("exact", height=10, width=10)
+    app = FakeApplication(AppConfig(ingress=config), media_bytes=100_000)
+    app.preprocessor.answers["profile"] = lambda: (replace(PROFILE, resize=rule), None)
+    lane, peaks = app.api.admission.media, []
+    prepare = app.preprocessor.answers["prepare"]
+    app.preprocessor.answers["prepare"] = lambda *args: (peaks.append(lane.held_bytes), prepare(*args))[1]
+    clip = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}
+    answers = await asyncio.gather(*(app.chat([clip]) for _ in range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len(peaks) == 200
+    assert 0 < max(peaks) <= 100_000
+    assert lane.held_bytes == 0
 
 
 async def test_text_and_media_have_queues_of_their_own() -> None:
