@@ -46,6 +46,8 @@ GAUGES = {
 }
 """What to look for in `/metrics`, summed over replicas."""
 
+_LAG = "Loop lag: the longest pause of the ingress's event loop in the last ten seconds before its last report."
+
 Figures = dict[str, Any]
 
 
@@ -118,21 +120,31 @@ class Storm:
             return run_load(plan)
         with MemoryWatch(self._server.pid) as watch:
             figures = run_load(plan)
-        return figures | {"peak_memory_bytes": watch.peak_bytes, "peak_shared_bytes": watch.peak_shared_bytes}
+        return figures | {
+            "peak_memory_bytes": watch.peak_bytes,
+            "peak_shared_bytes": watch.peak_shared_bytes,
+            "loop_lag_s": gauge(metrics_text(self._server), "ray_sluice_loop_lag_seconds"),
+        }
 
 
 def leftovers(server: Server, calm_s: float) -> dict[str, float]:
     """What the application holds once nothing has been asked of it for `calm_s`."""
     time.sleep(calm_s)
     held: dict[str, float] = {}
-    with contextlib.suppress(OSError), urlopen(f"{server.url}/metrics", timeout=30) as response:
-        text = response.read().decode()
+    if text := metrics_text(server):
         held = {name: gauge(text, pattern) for name, pattern in GAUGES.items()}
     if server.pid is not None:
         found = footprint(server.pid)
         held |= {"processes": found.processes, "threads": found.threads, "descriptors": found.descriptors}
         held["memory, MiB"] = found.memory_bytes / _MIB
     return held
+
+
+def metrics_text(server: Server) -> str:
+    """The page of all metrics, empty where there is none."""
+    with contextlib.suppress(OSError), urlopen(f"{server.url}/metrics", timeout=30) as response:
+        return str(response.read().decode())
+    return ""
 
 
 def gauge(exposition: str, pattern: str) -> float:
@@ -191,15 +203,16 @@ def _show_refusals(bench: Benchmark, runs: dict[float, Figures]) -> None:
                 health["p99"],
                 health["max"],
                 run["health_failed"],
+                run.get("loop_lag_s"),
             ]
         )
     columns = ["load", "sent", "429/503", "with Retry-After", "time to refuse p50", "p99", "504", "client gave up"]
-    health = ["other errors", "/health p50", "/health p99", "/health max", "/health failed"]
+    health = ["other errors", "/health p50", "/health p99", "/health max", "/health failed", "loop lag"]
     failures: Counter[str] = Counter()
     for run in runs.values():
         failures.update(run["reasons"])
     listed = ", ".join(f"{reason}: {count}" for reason, count in failures.most_common())
-    bench.table("Refusals, errors, health", [*columns, *health], rows, f"Reasons: {listed or 'none'}. Seconds.")
+    bench.table("Refusals, errors, health", [*columns, *health], rows, f"Reasons: {listed or 'none'}. Seconds. {_LAG}")
 
 
 def _plot(bench: Benchmark, runs: dict[float, Figures]) -> None:
