@@ -23,6 +23,16 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.metrics import RecordingSink
 from deployments.model.loading import build_engine, freeze_heap, load_model, pick_device
 
+_COLUMNS = [
+    "prompt",
+    "idle p50 ms",
+    "idle p99 ms",
+    "beside p50 ms",
+    "beside p99 ms",
+    "p99 beside / idle",
+    "first token ms",
+    "prompt tokens/s",
+]
 RUNNING = 8
 """Answers under way while a long prompt comes in."""
 
@@ -151,8 +161,7 @@ def _prompts(bench: Benchmark, model: Any, rounds: int) -> dict[str, float]:
         rows.append([f"{kind}, {way}", *figures, 1e3 * seconds, len(prompts[kind][0]) / seconds])
     bench.table(
         f"ITL of {RUNNING} answers beside a prompt of {tokens} tokens, or with a clip of {2 * frames} frames",
-        ["prompt", "idle p50 ms", "idle p99 ms", "beside p50 ms", "beside p99 ms", "p99 beside / idle"]
-        + ["first token ms", "prompt tokens/s"],
+        _COLUMNS,
         rows,
         f"In portions: no step takes more than {paced} steps of decoding alone. The clip's prompt has "
         f"{len(prompts['clip'][0])} tokens, and {frames} x 144 patches to encode.",

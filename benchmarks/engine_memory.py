@@ -14,50 +14,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.engine_load import Clock, clip_prompt, submit
 from benchmarks.harness import Benchmark, in_subprocess
 from deployments.config import AppConfig, EngineConfig
-from deployments.deadline import Deadline
-from deployments.errors import SluiceError
 from deployments.metrics import RecordingSink
-from deployments.model.encoder import Item
+from deployments.model.items import Item
 from deployments.model.loading import build_engine, load_model, pick_device
 from deployments.model.multimodal import EncodedRows
-from deployments.model.sequence import EngineRequest, Timing, Token
-from deployments.types import FinishReason, SamplingParams
 
 SLOTS = 64
 ANSWER = 3000
 """Tokens; nobody gets there."""
 MIB = 2**20
-
-
-class Counter:
-    """A listener that counts tokens."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-
-    def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
-        self.tokens += 1
-
-    def on_end(self, timing: Timing) -> None: ...
-
-    def on_error(self, error: SluiceError) -> None:
-        raise error
-
-
-def video_request(config: Any, rng: np.random.Generator, grid: tuple[int, int, int]) -> tuple[Any, dict[str, Any]]:
-    """Token ids and tensors of a prompt with one clip of `grid` (time, height, width) patches."""
-    t, h, w = grid
-    places = [config.video_token_id] * (t * h * w // 4)
-    text = rng.integers(20, 250, size=12).tolist()
-    ids = [*text[:4], config.vision_start_token_id, *places, config.vision_end_token_id, *text[4:]]
-    tensors = {
-        "pixel_values_videos": rng.normal(size=(t * h * w, 3 * 2 * 14 * 14)).astype(np.float32),
-        "video_grid_thw": np.array([grid], dtype=np.int64),
-        "video_second_per_grid": np.array([1.0], dtype=np.float32),
-    }
-    return np.array(ids, dtype=np.int32), tensors
 
 
 @torch.inference_mode()
@@ -66,7 +34,7 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
     torch.set_num_threads(1)
     model = load_model(AppConfig(), pick_device("cpu"))
     tokens = grid[0] * grid[1] * grid[2] // 4 + 20 + ANSWER
-    config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens)
+    config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens, prefill_slowdown=None)
     engine = build_engine(model, config, RecordingSink())
     runner = engine._runner
     for layer in runner.cache.layers:
@@ -83,19 +51,15 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
     if keep:
         runner.encode = encode_and_keep  # type: ignore[method-assign]
     rng = np.random.default_rng(seed)
-    counters = []
+    clocks: list[Clock] = []
     for _ in range(requests):
         # One after another, as they would arrive; all decode together in the end.
-        ids, tensors = video_request(model.config, rng, grid)
-        counters.append(Counter())
-        params = SamplingParams(max_tokens=ANSWER, temperature=0.0)
-        engine.submit(EngineRequest(ids, params, Deadline(3600.0, "model")), tensors, counters[-1])
-        del tensors
-        while not counters[-1].tokens:
+        clocks.append(submit(engine, clip_prompt(model.config, rng, grid), ANSWER))
+        while not clocks[-1].instants:
             engine.step()
-    assert max(counter.tokens for counter in counters) < ANSWER, "an answer ended before all decoded"
+    assert max(len(clock.instants) for clock in clocks) < ANSWER, "an answer ended before all decoded"
     held = sum(engine._ledger.alive.values())
-    held += sum(tensor.nbytes for items, _ in kept for item in items for tensor in item.tensors.values())
+    held += sum(item.nbytes for items, _ in kept for item in items)
     return held + sum(rows.nbytes for _, encoded in kept for rows in encoded)
 
 

@@ -203,6 +203,9 @@ class EngineConfig(Section):
     prefill_slowdown: Annotated[float, Field(gt=1)] | None = 2.0
     """How many times as long a decode step may take while prompts are encoded and prefilled beside it: less keeps
     running answers smoother, more prefills faster. None: whole portions, whatever it costs."""
+    decode_graphs: bool = False
+    """Record decode steps as CUDA graphs, for a few numbers of rows and positions, and replay them: a large GPU then
+    does not wait for Python. Takes time at the start, and memory; not for families with linear attention."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
     reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0

@@ -11,9 +11,10 @@ import logging
 import torch
 
 from deployments.errors import InternalError
+from deployments.model.decode_step import Row
 from deployments.model.family import Family
 from deployments.model.kv_cache import SlotCache
-from deployments.model.runner import ModelRunner, Row
+from deployments.model.runner import ModelRunner
 from deployments.model.spans import PrefillSpan
 
 VERIFIED = frozenset(
@@ -86,11 +87,9 @@ def warn_unverified(family: Family) -> None:
 
 @torch.inference_mode()
 def warm_up(runner: ModelRunner) -> None:
-    """Run decode steps of growing batches, so that the first requests do not pay for one-time work."""
-    rows = 1
-    while rows <= runner.cache.num_slots:
-        runner.decode([_row(1, 1, active=True)] * rows)
-        rows *= 2
+    """Run decode steps of the shapes to come, so that the first requests do not pay for one-time work."""
+    for rows, length in runner.decode_shapes:
+        runner.decode([_row(1, length, active=True)] * rows)
 
 
 def _prefill(runner: ModelRunner, cache: SlotCache, ids: torch.Tensor, start: int) -> torch.Tensor:

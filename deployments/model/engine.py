@@ -24,12 +24,13 @@ from deployments.errors import (
     WorkCancelled,
 )
 from deployments.metrics import MetricSink
+from deployments.model.decode_step import IDLE, Row
 from deployments.model.demand import Demand
 from deployments.model.gauges import Gauges
 from deployments.model.multimodal import Ledger, Media
 from deployments.model.pace import Pace
 from deployments.model.prompts import Prompts
-from deployments.model.runner import ModelRunner, Row
+from deployments.model.runner import ModelRunner
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
@@ -216,9 +217,10 @@ class Engine:
 
     def _decode(self) -> None:
         owners = self._scheduler.slots
-        decoding = [job.sequence.phase is Phase.DECODE for job, _ in owners]
-        owners = owners[: len(decoding) - decoding[::-1].index(True)]
-        rows = [_row(job, choice) for job, choice in owners]
+        last = max(i for i, (job, _) in enumerate(owners) if job.sequence.phase is Phase.DECODE)
+        count = self._runner.num_rows(last + 1)
+        owners = owners[:count]
+        rows = [_row(job, choice) for job, choice in owners] + [IDLE] * (count - len(owners))
         logits_RV = self._runner.decode(rows)
         active = [i for i, row in enumerate(rows) if row.active]
         if len(active) < len(rows):

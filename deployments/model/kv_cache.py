@@ -162,6 +162,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
         for layer in self._slot_layers:
             layer.finish()
 
+    @property
+    def same_every_step(self) -> bool:
+        """Whether a decode step does the same to every row, so that it can be recorded and replayed."""
+        return not any(isinstance(layer, SlotLinearLayer) for layer in self._slot_layers)
+
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Make slot `target` hold the first `length` positions of slot `source`."""
         for layer in self._slot_layers:

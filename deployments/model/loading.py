@@ -17,6 +17,7 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import MetricSink
 from deployments.model.checks import check_text, warm_up, warn_unverified
+from deployments.model.decode_step import DecodeStep, FixedDecodeStep
 from deployments.model.encoder import Encoder
 from deployments.model.engine import Engine
 from deployments.model.family import Family
@@ -63,7 +64,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
     encoder = Encoder(family, uploads, int(config.reuse_cache_mib * MIB), sink)
-    runner = ModelRunner(family, cache, encoder, uploads)
+    step = (FixedDecodeStep if config.decode_graphs else DecodeStep)(family, cache, uploads)
+    runner = ModelRunner(family, cache, encoder, uploads, step)
     check_text(runner)
     warn_unverified(family)
     warm_up(runner)

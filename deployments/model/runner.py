@@ -6,52 +6,37 @@ Shape legend: T prompt tokens, Q tokens of a chunk, R rows of a decode step, V v
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from deployments.errors import BadRequest
+from deployments.model.decode_step import DecodeStep, Row
 from deployments.model.encoder import Encoder
 from deployments.model.family import Family
 from deployments.model.items import Item, split_items
 from deployments.model.kv_cache import SlotCache
 from deployments.model.multimodal import EncodedRows, Media, joined_rows
 from deployments.model.sequence import Sequence
-from deployments.model.spans import DecodeSpan, PrefillSpan
+from deployments.model.spans import PrefillSpan
 from deployments.model.uploads import Uploads
 from deployments.types import MediaKind
 
 # Payloads are views of shared memory, hence read-only; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
-WIDTH_STEP = 64
-"""Decode steps look at a multiple of so many positions, so that their shapes repeat."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What a decode step knows of one slot."""
-
-    token_id: int
-    """The newest token; its key and value are not in the cache yet."""
-    length: int
-    """Tokens in the cache. An idle row's step writes there too: a place that its next prefill chunk fills anew."""
-    position_offsets: tuple[float, ...]
-    """What to add to `length` to get the token's rotary position, by axis."""
-    active: bool
-
 
 class ModelRunner:
     """Runs one model over one cache. All methods belong to the engine's thread."""
 
-    def __init__(self, family: Family, cache: SlotCache, encoder: Encoder, uploads: Uploads) -> None:
+    def __init__(self, family: Family, cache: SlotCache, encoder: Encoder, uploads: Uploads, step: DecodeStep) -> None:
         self.family = family
         self.cache = cache
         self.device: torch.device = family.model.device
         self.dtype: torch.dtype = family.model.dtype
         self._encoder = encoder
         self._uploads = uploads
+        self._step = step
         self._embedding = family.model.get_input_embeddings()
 
     @torch.inference_mode()
@@ -132,26 +117,16 @@ class ModelRunner:
     @torch.inference_mode()
     def decode(self, rows: list[Row]) -> torch.Tensor:
         """One more token for each of the cache's first R slots; logits [R, V], meaningless where a row idles."""
-        axes = self.family.num_axes
-        columns = torch.tensor([(row.token_id, row.length, row.active) for row in rows])
-        ids_R, lengths_R, active_R = self._uploads.put(columns).T
-        places = [[row.length + row.position_offsets[axis] for row in rows] for axis in range(axes)]
-        positions = self._uploads.put(torch.tensor(places))[:, :, None]
-        longest = max(row.length for row in rows if row.active) + 1
-        width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.cache.max_length)
-        span = DecodeSpan(lengths_R, width, active_R.bool(), all(row.active for row in rows))
-        self.cache.at(span)
-        result = self.family.model(
-            input_ids=ids_R[:, None],
-            attention_mask=self.family.mask(self.cache.decode_masks(span, self.dtype)),
-            position_ids=positions if axes > 1 else positions[0],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.cache.done()
-        logits_RV: torch.Tensor = result.logits[:, -1].float()
-        return logits_RV
+        return self._step.run(rows)
+
+    @property
+    def decode_shapes(self) -> list[tuple[int, int]]:
+        """(rows, tokens in the cache) of the decode steps to be prepared before the first request."""
+        return self._step.shapes
+
+    def num_rows(self, used: int) -> int:
+        """How many rows a decode step has which must have `used` ones."""
+        return self._step.num_rows(used)
 
     def _prompt_positions(self, sequence: Sequence, start: int, end: int) -> torch.Tensor:
         if sequence.positions is not None:

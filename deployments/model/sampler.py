@@ -84,26 +84,30 @@ class Sampler:
     def _drawn(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> torch.Tensor:
         """A token for each row by inverse transform: the first whose cumulated probability passes a uniform number."""
         params = [sequence.request.params for sequence, _ in rows]
-
-        def column(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
-
+        everything = logits_RV.shape[-1]
+        # One copy to the device brings what all rows ask for.
+        settings = torch.tensor(
+            [
+                (p.temperature, p.top_p, p.top_k or everything, p.min_p, _uniform(choice.seed, len(choice.token_ids)))
+                for p, (_, choice) in zip(params, rows, strict=True)
+            ],
+            dtype=torch.float64,
+        ).to(self._device)
+        temperature, top_p, top_k, min_p = settings[:, :4].float().T[:, :, None]
         order_RV: torch.Tensor | None = None
-        probs_RV = (logits_RV / column([p.temperature for p in params])).softmax(-1)
+        probs_RV = (logits_RV / temperature).softmax(-1)
         if any(p.top_p < 1 or p.top_k > 0 or p.min_p > 0 for p in params):
             probs_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
-            places_V = torch.arange(probs_RV.shape[-1], device=self._device)
-            top_k = column([float(p.top_k or probs_RV.shape[-1]) for p in params])
+            places_V = torch.arange(everything, device=self._device)
             before_RV = probs_RV.cumsum(-1) - probs_RV
-            keep_RV = (places_V[None] < top_k) & (before_RV < column([p.top_p for p in params]))
-            keep_RV &= probs_RV >= probs_RV[:, :1] * column([p.min_p for p in params])
+            keep_RV = (places_V[None] < top_k) & (before_RV < top_p)
+            keep_RV &= probs_RV >= probs_RV[:, :1] * min_p
             keep_RV[:, 0] = True
             probs_RV = probs_RV * keep_RV
         cumulated_RV = probs_RV.double().cumsum(-1)
-        uniform = torch.tensor([_uniform(c.seed, len(c.token_ids)) for _, c in rows], dtype=torch.float64)
-        threshold = uniform.to(self._device)[:, None] * cumulated_RV[:, -1:]
+        threshold = settings[:, 4:] * cumulated_RV[:, -1:]
         # The first place beyond the threshold has a probability above zero: banned tokens are never drawn.
-        picked_R1 = torch.searchsorted(cumulated_RV, threshold, right=True).clamp_(max=cumulated_RV.shape[-1] - 1)
+        picked_R1 = torch.searchsorted(cumulated_RV, threshold, right=True).clamp_(max=everything - 1)
         return (picked_R1 if order_RV is None else order_RV.gather(-1, picked_R1))[:, 0]
 
     @staticmethod

@@ -6,6 +6,7 @@ from deployments.config import EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import RecordingSink
 from deployments.model.checks import check_text
+from deployments.model.decode_step import DecodeStep
 from deployments.model.encoder import Encoder
 from deployments.model.family import Family
 from deployments.model.kv_cache import SlotCache
@@ -22,12 +23,15 @@ def test_model_whose_masks_are_not_understood_is_refused(qwen3_vl):
 
     family = Family(qwen3_vl)
     slots = allocate_cache(family, EngineConfig(kv_cache_gib=0.02))
-    uploads = Uploads(qwen3_vl.device)
-    runner = ModelRunner(family, slots, Encoder(family, uploads, 0, RecordingSink()), uploads)
-    check_text(runner)
-    runner.cache = Blind(slots.layers, slots.num_slots, slots.max_length)
+    check_text(_runner(family, slots))
     with pytest.raises(InternalError, match="qwen3_vl"):
-        check_text(runner)
+        check_text(_runner(family, Blind(slots.layers, slots.num_slots, slots.max_length)))
+
+
+def _runner(family, cache):
+    uploads = Uploads(family.model.device)
+    encoder = Encoder(family, uploads, 0, RecordingSink())
+    return ModelRunner(family, cache, encoder, uploads, DecodeStep(family, cache, uploads))
 
 
 def test_refused_families_say_why(qwen3_vl):
@@ -35,6 +39,12 @@ def test_refused_families_say_why(qwen3_vl):
     model.config.model_type = "paligemma"
     with pytest.raises(InternalError, match=r"paligemma.*attends both ways"):
         Family(model)
+
+
+def test_steps_that_can_not_be_replayed_are_refused():
+    config = EngineConfig(kv_cache_gib=0.02, decode_graphs=True)
+    with pytest.raises(InternalError, match=r"decode_graphs.*qwen3_5"):
+        build_engine(FAMILIES["qwen3_5"].build(), config, RecordingSink())
 
 
 def test_cache_without_room_for_one_sequence_is_refused(qwen3_vl):
