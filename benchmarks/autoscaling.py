@@ -1,0 +1,223 @@
+"""Does each stage get replicas for its own work, and only for that? Waves of load on one Sluice with short intervals.
+
+    python -m benchmarks.autoscaling [--quick]
+
+Waves of clips and of prompts, with a calm after each. The stages are scaled by the work before them; beside it stands
+what a plain count of requests, with one target for all, asks for at the same moments: few heavy requests look like
+little to a count, many light ones like much. The full run then does it all again with stages that are scaled by count.
+
+All intervals are a fraction of the shipped ones (a window of 2 s instead of 30, a report each half second instead of
+10), replicas are small, and admission lets everything in: queues are wanted here.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from benchmarks.harness import Benchmark
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.drive import LoadPlan, run_load
+from benchmarks.load.workload import WorkloadSpec
+from benchmarks.scaling_log import Look, read_looks
+from benchmarks.servers import SERVE_CONFIG, OwnServer, merged, sluice
+
+QUESTION = "Does each stage get replicas for its own work, and only for that?"
+DECODER, MODEL = "VideoDecoder", "Model"
+MAX_REPLICAS = 3
+TARGET_REQUESTS = {DECODER: 4, MODEL: 16}
+"""Of the count; fair to clips of a few tenths of a second, and to answers of a few dozen tokens."""
+BACK_DOWN_S = 30.0
+"""Longest wait for the stages to be back at one replica."""
+_ENV = {"RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25"}
+_ARGS = {
+    "ingress": {"target_ttft_s": 120, "max_wait_s": 120},
+    "decoder": {"target_megapixels": 150},
+    "engine": {"max_running": 32, "max_context_tokens": 4096, "target_prefill_tokens": 2048},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Users who ask again as soon as they are answered."""
+
+    name: str
+    work_for: str | None
+    """The stage that it is heavy for; None: for neither."""
+    mix: str
+    users: int
+    words: int = 20
+    max_tokens: int = 4
+    duration_s: float = 12.0
+
+
+WAVES = (
+    Wave("few large clips", DECODER, "1080p@5s=1", 3),
+    Wave("many tiny clips", None, "64x48@1s=1", 16, duration_s=8),
+    Wave("long answers", MODEL, "text", 64, max_tokens=600),
+    Wave("few long prompts", MODEL, "text", 6, words=1500),
+    Wave("many short prompts", None, "text", 24, duration_s=8),
+)
+QUICK = ("few large clips", "long answers")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    bench = Benchmark("autoscaling", QUESTION, argv)
+    waves = [wave for wave in WAVES if not bench.quick or wave.name in QUICK]
+    results = {"load": run(bench, "load", waves)}
+    _show(bench, "Stages scaled by their work", results["load"])
+    _plot(bench, results["load"])
+    if not bench.quick:
+        results["count"] = run(bench, "count", waves)
+        _show(bench, "The same waves, stages scaled by a count of requests", results["count"])
+    return bench.finish(_answer(results["load"]), results)
+
+
+# ── one run ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run(bench: Benchmark, scale_by: Literal["load", "count"], waves: Sequence[Wave]) -> dict[str, Any]:
+    """All waves against one application whose stages are scaled by `scale_by`; instants are seconds of the run."""
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:
+        log = Path(folder) / "looks.jsonl"
+        with sluice(config=_config(Path(folder), log, scale_by), args=_ARGS, env=_ENV) as server:
+            began = time.time()
+            done = []
+            for number, wave in enumerate(bench.progress(waves, f"waves, by {scale_by}")):
+                start_s = time.time() - began
+                figures = run_load(_plan(server, wave, number, bench.seed))
+                end_s = time.time() - began
+                down_s = _wait_for_calm(log) - began
+                done.append({"name": wave.name, "start_s": start_s, "end_s": end_s, "down_s": down_s, "load": figures})
+        looks = [look for look in read_looks(log) if look.at_s >= began]
+    seen = {stage: _series([look for look in looks if look.stage == stage], began) for stage in (DECODER, MODEL)}
+    return {"waves": done, "stages": seen}
+
+
+def _config(folder: Path, log: Path, scale_by: str) -> Path:
+    """The shipped file, with small replicas of the two stages, quick to come and go."""
+    settings = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+    for entry in settings["applications"][0]["deployments"]:
+        if entry["name"] in (DECODER, MODEL):
+            entry.pop("num_replicas", None)
+            entry["autoscaling_config"] = {
+                "min_replicas": 1,
+                "max_replicas": MAX_REPLICAS,
+                "target_ongoing_requests": TARGET_REQUESTS[entry["name"]],
+                "metrics_interval_s": 0.5,
+                "look_back_period_s": 2.0,
+                "upscale_delay_s": 1.0,
+                "downscale_delay_s": 3.0,
+                "policy": {
+                    "policy_function": "benchmarks.scaling_log:Logged",
+                    "policy_kwargs": {"path": str(log), "scale_by": scale_by},
+                },
+            }
+        else:
+            entry.pop("autoscaling_config", None)
+        entry["ray_actor_options"] = {"num_cpus": 0.1}
+    path = folder / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(merged(settings, {}), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _plan(server: OwnServer, wave: Wave, number: int, seed: int) -> LoadPlan:
+    return LoadPlan(
+        url=server.url,
+        arrivals=ClosedLoop(wave.users, wave.duration_s),
+        workload=WorkloadSpec(mix=wave.mix, seed=seed, max_tokens=wave.max_tokens, text_words=wave.words),
+        timeout_s=120.0,
+        first_request=number * 1_000_000,
+        label=wave.name,
+    )
+
+
+def _wait_for_calm(log: Path) -> float:
+    """Until both stages have one replica again; the moment at which that was so."""
+    give_up = time.time() + BACK_DOWN_S
+    while time.time() < give_up:
+        time.sleep(0.5)
+        latest = {look.stage: look for look in read_looks(log)}
+        if all(look.replicas == 1 and not look.requests for look in latest.values()):
+            break
+    return time.time()
+
+
+def _series(looks: Sequence[Look], began: float) -> dict[str, list[float | None]]:
+    """One look a second."""
+    by_second = {round(look.at_s - began): look for look in looks}
+    kept = [by_second[second] for second in sorted(by_second)]
+    return {
+        "second": sorted(by_second),
+        "replicas": [look.replicas for look in kept],
+        "queued": [look.queued for look in kept],
+        "requests": [look.requests for look in kept],
+        "load": [look.load for look in kept],
+        "by_load": [look.by_load for look in kept],
+        "by_count": [look.by_count for look in kept],
+    }
+
+
+# ── what is shown ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _show(bench: Benchmark, title: str, result: dict[str, Any]) -> None:
+    rows: list[list[object]] = []
+    for wave in result["waves"]:
+        verdicts = wave["load"]["verdicts"]
+        row: list[object] = [wave["name"], verdicts["answered"], wave["load"]["sent"] - verdicts["answered"]]
+        for stage in (DECODER, MODEL):
+            peaks = _peaks(result, stage, wave)
+            row += [peaks["requests"], peaks["load"], peaks["by_load"], peaks["by_count"], peaks["replicas"]]
+        rows.append([*row, wave["down_s"] - wave["end_s"]])
+    per_stage = [
+        f"{short}: {what}"
+        for short in ("decoder", "model")
+        for what in ("requests", "load", "wanted by load", "wanted by count", "replicas")
+    ]
+    note = (
+        f"Highest values of a wave and of the calm after it; at most {MAX_REPLICAS} replicas may run. Targets of the"
+        f" count: {TARGET_REQUESTS[DECODER]} and {TARGET_REQUESTS[MODEL]} requests. Last: seconds from the wave's last"
+        " answer until both stages were back at one replica."
+    )
+    bench.table(title, ["wave", "answered", "lost or refused", *per_stage, "back down after"], rows, note)
+
+
+def _peaks(result: dict[str, Any], stage: str, wave: dict[str, Any]) -> dict[str, float]:
+    seen = result["stages"][stage]
+    within = [place for place, second in enumerate(seen["second"]) if wave["start_s"] <= second <= wave["down_s"]]
+    names = ("requests", "load", "by_load", "by_count", "replicas")
+    return {name: max((seen[name][place] or 0 for place in within), default=0) for name in names}
+
+
+def _plot(bench: Benchmark, result: dict[str, Any]) -> None:
+    waves = ", ".join(f"{wave['name']} {wave['start_s']:.0f}-{wave['end_s']:.0f} s" for wave in result["waves"])
+    for stage in (DECODER, MODEL):
+        seen = result["stages"][stage]
+        series = {
+            "replicas": seen["replicas"],
+            "wanted by load": seen["by_load"],
+            "wanted by count": seen["by_count"],
+            "load": seen["load"],
+        }
+        bench.plot("lines", f"{stage}: {waves}", seen["second"], series, x_label="seconds", y_label="replicas")
+
+
+def _answer(result: dict[str, Any]) -> str:
+    sent = sum(wave["load"]["sent"] for wave in result["waves"])
+    lost = sent - sum(wave["load"]["verdicts"]["answered"] for wave in result["waves"])
+    parts = []
+    for wave in result["waves"]:
+        peaks = [_peaks(result, stage, wave) for stage in (DECODER, MODEL)]
+        decoders, models = (f"{found['replicas']:g}" for found in peaks)
+        counted = " and ".join(f"{min(max(found['by_count'], 1), MAX_REPLICAS):g}" for found in peaks)
+        parts.append(f"{wave['name']}: {decoders} decoders and {models} models (a count: {counted})")
+    return f"At most {'; '.join(parts)}. Of {sent} requests {lost} were lost; all replicas went back to one."
+
+
+if __name__ == "__main__":
+    main()

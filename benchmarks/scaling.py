@@ -1,0 +1,194 @@
+"""Does twice the replicas give twice the answers? A simulated Ray cluster with one node a replica, in this machine.
+
+    python -m benchmarks.scaling [--quick] [--replicas 1 2 3]
+
+Two cores can't show that with stages that compute: one decoder already takes a core. So video decoder and model *wait*
+here, each for a set time (`paced.py`), as a stage does whose cores or GPU are its own; all the rest is real and runs on
+the cores that there are: HTTP, admission, fetching, preprocessing, routing, hand-offs between nodes, batching. What is
+shown is whether the pipeline around the stages scales with them, not how fast a codec or a GPU is.
+
+The cost model: a stage gives replicas x places / seconds, the machine gives cores / (CPU seconds of an answer), and the
+pipeline gives the least of them.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from benchmarks.harness import Benchmark
+from benchmarks.load.arrivals import ClosedLoop
+from benchmarks.load.drive import LoadPlan, run_load
+from benchmarks.load.workload import WorkloadSpec
+from benchmarks.processes import cpu_by_process
+from benchmarks.servers import ROOT, SERVE_CONFIG, OwnServer, merged
+
+QUESTION = "Does twice the replicas give twice the answers?"
+DECODER, MODEL = "VideoDecoder", "Model"
+DECODE_PACE_S, DECODE_PLACES = 0.5, 2
+STEP_PACE_S, MODEL_PLACES = 0.06, 4
+TOKENS = {"clips": 2, "answers": 16}
+"""Of an answer: in the load for the decoder, and in the one for the model."""
+MIX = {"clips": "64x48@1s=1", "answers": "text"}
+_STORE_BYTES = 120 * 2**20
+_ARGS = {
+    "model": "demo",
+    "device": "cpu",
+    "decode_pace_s": DECODE_PACE_S,
+    "step_pace_s": STEP_PACE_S,
+    "ingress": {"target_ttft_s": 60, "max_wait_s": 60},
+    "decoder": {"workers": DECODE_PLACES},
+    "engine": {"max_running": MODEL_PLACES, "max_context_tokens": 1024, "threads": 1},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    bench = Benchmark("scaling", QUESTION, argv, _options)
+    counts = sorted(set(bench.args.replicas))
+    runs: dict[int, dict[str, Any]] = {}
+    with SimulatedCluster(max(counts)) as cluster:
+        for number, count in enumerate(bench.progress(counts, "replicas")):
+            with cluster.sluice(count) as server:
+                runs[count] = {load: _measure(bench, cluster, server, load, count, number) for load in MIX}
+    for load, stage in (("clips", DECODER), ("answers", MODEL)):
+        _show(bench, load, stage, {count: run[load] for count, run in runs.items()})
+    return bench.finish(_answer(runs), {"runs": runs})
+
+
+class SimulatedCluster:
+    """A head for what needs neither a media node nor a GPU, and for each replica of the two stages a node."""
+
+    def __init__(self, replicas: int) -> None:
+        self._replicas = replicas
+
+    def __enter__(self) -> "SimulatedCluster":
+        self._folder = Path(tempfile.mkdtemp(prefix="sc-", dir="/tmp"))  # sockets below it need a short path
+        os.environ |= {
+            "RAY_TMPDIR": str(self._folder),
+            "RAY_worker_niceness": "0",
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+        }
+        from ray.cluster_utils import Cluster  # reads the environment
+
+        store = {"object_store_memory": _STORE_BYTES}
+        head = {"num_cpus": 4, "include_dashboard": False, **store}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(self._replicas):
+            self._cluster.add_node(num_cpus=1, resources={"media": 1}, wait=False, **store)
+            self._cluster.add_node(num_cpus=1, num_gpus=1, wait=False, **store)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._cluster.shutdown()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def sluice(self, replicas: int) -> OwnServer:
+        """The paced application with so many decoders and as many models."""
+
+        def command(port: int, folder: Path) -> list[str]:
+            path = folder / "serve_config.yaml"
+            path.write_text(yaml.safe_dump(_config(port, replicas), sort_keys=False), encoding="utf-8")
+            return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._cluster.address, str(path)]
+
+        return OwnServer("Sluice, paced", command, "/ready", {})
+
+    def cpu_s(self) -> float:
+        """CPU seconds that all processes of the cluster have used: they descend from this one."""
+        return sum(cpu_by_process(os.getpid()).values())
+
+
+def _config(port: int, replicas: int) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+    settings["http_options"]["port"] = port
+    application = settings["applications"][0]
+    application["import_path"] = "benchmarks.paced:build"
+    application["args"] = merged(application["args"], _ARGS)
+    places = {DECODER: {"num_cpus": 1, "resources": {"media": 1}}, MODEL: {"num_cpus": 1, "num_gpus": 1}}
+    for entry in application["deployments"]:
+        entry.pop("autoscaling_config", None)
+        entry["num_replicas"] = replicas if entry["name"] in places else 1
+        entry["ray_actor_options"] = places.get(entry["name"], {"num_cpus": 0.1})
+        if entry["name"] == DECODER:
+            entry["max_ongoing_requests"] = DECODE_PLACES
+    return settings
+
+
+def _measure(
+    bench: Benchmark, cluster: SimulatedCluster, server: OwnServer, load: str, replicas: int, number: int
+) -> dict[str, Any]:
+    """Answers a second of users who never pause, and the CPU seconds of one answer."""
+    places = replicas * (DECODE_PLACES if load == "clips" else MODEL_PLACES)
+
+    def run(duration_s: float, first: int) -> dict[str, Any]:
+        workload = WorkloadSpec(mix=MIX[load], seed=bench.seed, max_tokens=TOKENS[load])
+        arrivals = ClosedLoop(2 * places, duration_s)
+        return run_load(LoadPlan(server.url, arrivals, workload, timeout_s=60, first_request=first, label=load))
+
+    run(3.0, number * 1_000_000)
+    cpu_s, wall = cluster.cpu_s(), time.perf_counter()
+    figures = run(8.0 if bench.quick else 15.0, number * 1_000_000 + 500_000)
+    cpu_s, wall = cluster.cpu_s() - cpu_s, time.perf_counter() - wall
+    verdicts = figures["verdicts"]
+    return {
+        "rate": figures["answered_rate"],
+        "verdicts": verdicts,
+        "cpu_s": cpu_s / max(1, verdicts["answered"]),
+        "cores_busy": cpu_s / wall,
+        "stage_rate": stage_rate(load, replicas),
+    }
+
+
+def stage_rate(load: str, replicas: int) -> float:
+    """What the cost model says of the paced stage alone, in answers a second."""
+    if load == "clips":
+        return replicas * DECODE_PLACES / DECODE_PACE_S
+    return replicas * MODEL_PLACES / (TOKENS[load] * STEP_PACE_S)
+
+
+def _show(bench: Benchmark, load: str, stage: str, runs: dict[int, dict[str, Any]]) -> None:
+    cores = len(os.sched_getaffinity(0))
+    first = next(iter(runs.values()))
+    rows, predicted = [], []
+    for count, run in runs.items():
+        ceiling = cores / run["cpu_s"]
+        predicted.append(min(run["stage_rate"], ceiling))
+        lost = sum(run["verdicts"].values()) - run["verdicts"]["answered"]
+        share = run["rate"] / predicted[-1]
+        speedup = run["rate"] / first["rate"]
+        rows.append([count, run["rate"], speedup, run["stage_rate"], ceiling, share, run["cores_busy"], lost])
+    columns = ["replicas", "answers/s", "times the first", "the stage's", "the cores'", "of the lesser", "cores busy"]
+    place = f"{DECODE_PLACES} places, {DECODE_PACE_S:g} s a clip"
+    if load == "answers":
+        place = f"{MODEL_PLACES} places, {STEP_PACE_S:g} s a step, {TOKENS[load]} tokens"
+    note = f"{stage} waits instead of working: {place}. {cores} cores for everything else, the load generator included."
+    bench.table(f"Replicas of {stage}", [*columns, "not answered"], rows, note)
+    series = {"measured": [run["rate"] for run in runs.values()], "cost model": predicted}
+    bench.plot("lines", f"Replicas of {stage}", list(runs), series, x_label="replicas", y_label="answers /s")
+
+
+def _answer(runs: dict[int, dict[str, Any]]) -> str:
+    least, most = min(runs), max(runs)
+    parts = []
+    for load, stage in (("clips", DECODER), ("answers", MODEL)):
+        rates = runs[least][load]["rate"], runs[most][load]["rate"]
+        share = rates[1] / runs[most][load]["stage_rate"]
+        parts.append(f"{stage}: {rates[0]:.1f} to {rates[1]:.1f} answers/s ({share:.0%} of what the stage can give)")
+    return f"From {least} to {most} replicas of stages that wait instead of working: {'; '.join(parts)}."
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--replicas", nargs="+", type=int, default=[1, 2], help="of the decoder and of the model")
+
+
+if __name__ == "__main__":
+    main()
