@@ -1,6 +1,9 @@
 """What is kept of a request that mattered: one line of JSON, and its span. Payloads never come here."""
 
 import logging
+import sys
+import time
+from datetime import UTC, datetime
 
 import orjson
 
@@ -19,8 +22,32 @@ SPAN_FACTS = {
 """Facts of an exchange that its span shows, and under which name."""
 
 
+class JsonLines(logging.Formatter):
+    """Every record as one line of JSON; a request's own line is one already."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = record.getMessage()
+        if record.name == logger.name and record.exc_info is None:
+            return said
+        line = {"time": _time(record.created), "level": record.levelname.lower(), "message": said}
+        if record.exc_info is not None:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+def log_to_stdout() -> None:
+    """The lines of this process's requests go to its standard output, past Ray's own format."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines())
+    ours = logging.getLogger("sluice")
+    ours.handlers[:] = [handler]
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+
+
 def log_exchange(exchange: Exchange, route: str) -> None:
     line = {
+        "time": _time(time.time() - exchange.elapsed_s),
         "id": exchange.id,
         "method": exchange.scope["method"],
         "route": route,
@@ -51,3 +78,7 @@ def end_span(exchange: Exchange, route: str) -> None:
 def log_defect(exchange: Exchange, error: BaseException) -> None:
     """An error that nobody raised on purpose, with its traceback."""
     logger.error("request %s failed", exchange.id, exc_info=error)
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

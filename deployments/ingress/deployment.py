@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import logging
-import sys
 from typing import Any
 
 import ray
@@ -14,6 +12,7 @@ from starlette.types import ASGIApp
 from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
 from deployments.config import AppConfig
 from deployments.exposition import ApplicationMetrics
+from deployments.ingress.access_log import log_to_stdout
 from deployments.ingress.admission import media_share
 from deployments.ingress.api import Api
 from deployments.ingress.pipeline import Stages
@@ -32,7 +31,7 @@ class Ingress:
         preprocessor: "DeploymentHandle[Any]",
         model: "DeploymentHandle[Any]",
     ) -> None:
-        _log_to_stdout()
+        log_to_stdout()
         gc.freeze()  # what the imports made stays: a full collection would stop the loop for tens of milliseconds
         stages = Stages(
             Stage(fetcher, "fetcher"),
@@ -70,13 +69,3 @@ class Ingress:
         """This replica's share of the bytes that the requests of all ingress replicas may hold."""
         store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
         return media_share(self._config.ingress, store_bytes, serve.get_replica_context().world_size)
-
-
-def _log_to_stdout() -> None:
-    """Lines that are already JSON, one a request, go to the replica's standard output as they are."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("sluice")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False

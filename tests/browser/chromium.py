@@ -131,6 +131,8 @@ class Page:
 
     def _answer(self, said: dict[str, Any]) -> None:
         future = self._answers.pop(said["id"])
+        if future.done():  # nobody waits any more
+            return
         if "error" in said:
             future.set_exception(RuntimeError(said["error"]["message"]))
         else:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from deployments.config import AppConfig, IngressConfig
 from deployments.errors import StageUnavailable
+from deployments.ingress.access_log import JsonLines
 from deployments.ingress.clients import Clients
 from tests.ingress.fakes import FakeApplication
 
@@ -155,3 +156,16 @@ async def test_one_line_a_request_tells_what_happened_and_no_payload(caplog: pyt
     assert set(good["stages_ms"]) == {"admission", "fetch", "preprocess", "queue", "encode", "prefill", "decode"}
     assert (bad["status"], bad["error"]) == (400, "invalid_request")
     assert "QUJDQUJD" not in caplog.text
+
+
+def test_what_is_not_about_a_request_is_a_line_of_json_too() -> None:
+    try:
+        raise ZeroDivisionError("by\nzero")
+    except ZeroDivisionError as error:
+        caught = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("sluice.access", logging.ERROR, "api.py", 1, "request %s failed", ("abc",), caught)
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    said = orjson.loads(line)
+    assert (said["level"], said["message"]) == ("error", "request abc failed")
+    assert "ZeroDivisionError" in said["traceback"]

@@ -54,7 +54,7 @@ class Observed:
         return "\n".join(pages)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"# of the tests\n{KEY}\n", encoding="utf-8")
@@ -69,7 +69,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             yield Observed(server, collector, media)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def visited(observed: Observed) -> Observed:
     """After requests of every kind, so that everything that is counted has been counted."""
     media = observed.media

@@ -12,8 +12,8 @@ from tests.observed.conftest import KEY, Observed
 def lines_of(observed: Observed, request_id: str) -> list[dict[str, Any]]:
     """The requests' lines with this id, out of everything that the server wrote."""
     text = observed.server.log.read_text(encoding="utf-8", errors="replace")
-    lines = [line[line.index('{"id":') :].rstrip("\x1b[0m") for line in text.splitlines() if '{"id":' in line]
-    return [line for line in map(json.loads, lines) if line["id"] == request_id]
+    lines = [line[line.index('{"time":') :].removesuffix("\x1b[0m") for line in text.splitlines() if '{"time":' in line]
+    return [line for line in map(json.loads, lines) if line.get("id") == request_id]
 
 
 def wait_for_line(observed: Observed, request_id: str) -> dict[str, Any]:
