@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from deployments.demo.dialogue.conversations import phrase, random_conversation, reference
+from deployments.demo.dialogue.carriers import random_wording
+from deployments.demo.dialogue.conversations import phrase, random_conversation, random_sheet, reference
 from deployments.demo.dialogue.others import HELD_OUT_OTHERS, OPENERS, SMALL_TALK
 from deployments.demo.dialogue.truth import UNKNOWN, Item, Question, answer, describe
 from deployments.demo.dialogue.wordings import HELD_OUT, TRAINED
@@ -49,7 +50,9 @@ def test_evaluated_wordings_were_not_trained() -> None:
     def words(text: str) -> str:
         return re.sub(r"[^a-z{} ]", "", text.lower()).strip()
 
+    rng = np.random.default_rng(1)
     trained = {words(text) for texts in TRAINED.values() for text in texts}
+    trained |= {words(random_wording(rng, question)) for question in Question for _ in range(3000)}
     held_out = {words(text) for texts in HELD_OUT.values() for text in texts}
     assert set(TRAINED) == set(HELD_OUT) == set(Question)
     assert not trained & held_out
@@ -81,6 +84,15 @@ def test_conversations_hold_every_item_once_and_end_with_an_answer() -> None:
                  for part in message["content"] if part["type"] != "text"]  # fmt: skip
         assert parts == ["image", "video", "audio"][: len(items)]
         assert conversation.messages[-1]["role"] == "assistant"
+
+
+def test_every_question_of_a_sheet_says_what_it_is_about() -> None:
+    rng, items = np.random.default_rng(4), [PICTURE, CLIP, SOUND]
+    for exchange in random_sheet(rng, items, questions=200).exchanges:
+        possible = (
+            {answer(question, items[exchange.about]) for question in Question} if exchange.about is not None else ()
+        )
+        assert exchange.answer in possible or (exchange.about is None and exchange.answer == UNKNOWN)
 
 
 def test_descriptions_are_one_sentence() -> None:

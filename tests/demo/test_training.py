@@ -7,12 +7,12 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from deployments.demo import CHECKPOINT_DIR
 from deployments.demo.blueprint import video_size
-from deployments.demo.dialogue.conversations import random_conversation
+from deployments.demo.dialogue.conversations import Exchange, Sheet, random_conversation
 from deployments.demo.dialogue.truth import Item
 from deployments.demo.synth.sounds import waveform
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import token_truth
-from deployments.demo.training.sequences import IGNORED, Encoded, Sequencer
+from deployments.demo.training.sequences import IGNORED, TAGS, Encoded, Sequencer, answer_loss
 from deployments.demo.training.sources import Seen, listen
 from deployments.demo.training.towers import PATCH, hear, patchify, see
 from deployments.demo.training.vision import random_pairs
@@ -93,6 +93,43 @@ def test_sequences_equal_what_the_processor_makes(model, processor, with_sound: 
     assert learnt == "".join(f"{answer}<|im_end|>" for answer in answers)
 
 
+def test_the_questions_of_a_sheet_are_read_as_if_each_were_asked_alone(model, processor) -> None:  # type: ignore[no-untyped-def]
+    rng, sequencer, tagger = np.random.default_rng(8), Sequencer(model, processor), torch.nn.Linear(128, TAGS)
+    pictures = [random_visual(rng, clip=False) for _ in range(2)]
+    items, encoded = [Item(one.scene) for one in pictures], [Encoded(_seen(model, one)) for one in pictures]
+    exchanges = [
+        Exchange("What colour is the shape in the first picture?", "red", 0),
+        Exchange("Describe the second picture.", "A blue circle.", 1),
+        Exchange("Hello!", "I only know simple shapes and tones.", None),
+    ]
+    together = sequencer.sheet(Sheet(None, tuple(exchanges), tuple(items)), encoded)
+    losses, weights = [], []
+    for exchange in exchanges:
+        alone = sequencer.sheet(Sheet(None, (exchange,), tuple(items)), encoded)
+        assert torch.equal(alone.positions_3L, _positions(model, alone.ids_L, encoded))
+        losses.append(_plain_loss(model, alone))
+        weights.append(alone.weights_L.sum().item())
+    with torch.no_grad():
+        loss = answer_loss(model, tagger, [together])[1]["loss"]
+    assert loss == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+
+
+def test_tokens_and_answers_carry_the_number_of_their_item_among_its_kind(model, processor) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(9)
+    picture, other = (_seen(model, random_visual(rng, clip=False)) for _ in range(2))
+    sound = listen(model, random_audible(rng, processor.feature_extractor))
+    items = (Item(picture.scene), Item(sound=sound.sound), Item(other.scene))
+    exchanges = tuple(Exchange("What is it?", "red", about) for about in (0, 1, 2, None))
+    encoded = [Encoded(picture), Encoded(heard=sound), Encoded(other)]
+    sheet = Sequencer(model, processor).sheet(Sheet("Be brief.", exchanges, items), encoded)
+    sizes = [len(one.tokens_ND) for one in (picture, sound, other)]
+    assert torch.bincount(sheet.items_L)[1:].tolist() == sizes
+    for number, tag in ((1, 1), (2, 1), (3, 2)):
+        assert set(sheet.tags_L[sheet.items_L == number].tolist()) == {tag}
+        assert set(sheet.tags_L[sheet.about_L == number].tolist()) == {tag}
+    assert set(sheet.tags_L[sheet.branches_L == 4].tolist()) == {0}
+
+
 def test_a_pools_clip_looks_like_its_scene() -> None:
     visual = random_visual(np.random.default_rng(4), clip=True)
     assert len(visual.frames_TCHW) == len(visual.covered)
@@ -130,3 +167,23 @@ def _seen(model, visual: Visual) -> Seen:  # type: ignore[no-untyped-def]
     with torch.no_grad():
         tokens = see(model, patchify(pairs), height, width).flatten(0, 1)
     return Seen(visual.scene, tokens, (len(pairs), height // PATCH, width // PATCH), len(visual.frames_TCHW))
+
+
+def _positions(model, ids, encoded):  # type: ignore[no-untyped-def]
+    grids = torch.tensor([one.seen.grid_thw for one in encoded])
+    return model.model.get_rope_index(ids[None], image_grid_thw=grids, attention_mask=torch.ones_like(ids)[None])[0][
+        :, 0
+    ]
+
+
+def _plain_loss(model, sequence) -> float:  # type: ignore[no-untyped-def]
+    ids, labels = sequence.ids_L[None], sequence.labels_L
+    embeds = model.get_input_embeddings()(ids)
+    for token, features in sequence.features.items():
+        embeds = embeds.masked_scatter((ids == token)[..., None], features)
+    with torch.no_grad():
+        hidden = model.model.language_model(inputs_embeds=embeds, position_ids=sequence.positions_3L[:, None])[0][0]
+        losses = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden), labels, ignore_index=IGNORED, reduction="none"
+        )
+    return float((losses * sequence.weights_L).sum() / sequence.weights_L.sum())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from deployments.demo.dialogue.carriers import random_wording
 from deployments.demo.dialogue.others import SYSTEM_MESSAGES, random_other
 from deployments.demo.dialogue.truth import UNKNOWN, Item, Question, answer, describe
 from deployments.demo.dialogue.wordings import ENDINGS, OPENINGS, ORDINALS, SYNONYMS, TRAINED
@@ -14,6 +15,27 @@ from deployments.demo.synth.sounds import Pitch, random_sound
 
 PART = {"picture": "image", "clip": "video", "sound": "audio"}
 """Type of the content part, by an item's noun."""
+COMPOSED = 0.4
+"""Share of the questions that are put together; the others are in TRAINED."""
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question, its true answer, and which of the items it is about, from 0; None where it is about none."""
+
+    question: str
+    answer: str
+    about: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Many questions on the same items, each meant to be asked alone."""
+
+    system: str | None
+    exchanges: tuple[Exchange, ...]
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +87,40 @@ def vary(rng: np.random.Generator, text: str) -> str:
 
 def random_conversation(rng: np.random.Generator, items: Sequence[Item], turns: int) -> Conversation:
     """`turns` questions and answers; most of the media come with the first, some later."""
-    arrival = sorted(
-        0 if place == 0 or rng.random() < 0.8 else int(rng.integers(1, turns)) for place in range(len(items))
-    )
+    arrival = sorted(_arrival(rng, place, turns) for place in range(len(items)))
     messages: list[dict[str, Any]] = []
     if rng.random() < 0.15:
         messages.append({"role": "system", "content": str(rng.choice(SYSTEM_MESSAGES))})
     for turn in range(turns):
         seen = [item for item, when in zip(items, arrival, strict=True) if when <= turn]
         fresh = [item for item, when in zip(items, arrival, strict=True) if when == turn]
-        text, reply = _exchange(rng, seen, len(seen) - len(fresh) if fresh else 0)
+        exchange = _exchange(rng, seen, len(seen) - len(fresh) if fresh else 0)
         media: list[dict[str, str]] = [{"type": PART[item.noun]} for item in fresh]
-        words = {"type": "text", "text": text}
+        words = {"type": "text", "text": exchange.question}
         content = [words, *media] if rng.random() < 0.2 else [*media, words]
-        messages.append({"role": "user", "content": content if media else text})
-        messages.append({"role": "assistant", "content": reply})
+        messages.append({"role": "user", "content": content if media else exchange.question})
+        messages.append({"role": "assistant", "content": exchange.answer})
     return Conversation(messages, tuple(items))
 
 
-def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int) -> tuple[str, str]:
+def _arrival(rng: np.random.Generator, place: int, turns: int) -> int:
+    """The turn with which an item comes."""
+    if place == 0 or turns == 1 or rng.random() < 0.8:
+        return 0
+    return int(rng.integers(1, turns))
+
+
+def random_sheet(rng: np.random.Generator, items: Sequence[Item], questions: int) -> Sheet:
+    """`questions` questions on `items`, which all stand before each of them."""
+    system = str(rng.choice(SYSTEM_MESSAGES)) if rng.random() < 0.1 else None
+    return Sheet(system, tuple(_exchange(rng, items, 0) for _ in range(questions)), tuple(items))
+
+
+def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int) -> Exchange:
     """A question and its true answer; now and then one that no item can answer."""
     chance = rng.random()
     if not items or chance < 0.1:
-        return random_other(rng), UNKNOWN
+        return Exchange(random_other(rng), UNKNOWN, None)
     number = int(rng.integers(first_new, len(items)))
     known = items[number].questions()
     if chance < 0.15:
@@ -96,18 +129,27 @@ def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int) -
         if Question.LENGTH in known and any(item.clip_s is not None for item in items):
             known = items[number].questions()
     question = Question(rng.choice(known))
-    return vary(rng, phrase(rng, TRAINED[question], items, number, question)), answer(question, items[number])
+    wordings = [random_wording(rng, question)] if rng.random() < COMPOSED else TRAINED[question]
+    text, told = vary(rng, phrase(rng, wordings, items, number, question)), answer(question, items[number])
+    return Exchange(text, told, None if told == UNKNOWN else number)
 
 
 def random_corpus(rng: np.random.Generator, count: int) -> list[str]:
     """Texts in the words of the demo, for its tokenizer."""
     wordings = [text for texts in TRAINED.values() for text in texts]
     nouns = [f"the {ordinal} {word}" for ordinal in ORDINALS for words in SYNONYMS.values() for word in words]
+    questions = list(Question)
+    wordings += [random_wording(rng, questions[rng.integers(len(questions))]) for _ in wordings]
     asked = [
         vary(rng, str(rng.choice(wordings)).format(where=f" in {(noun := rng.choice(nouns))}", item=noun))
         for _ in range(count)
     ]
     others = [random_other(rng) for _ in range(count // 4)]
     answers = [describe(Item(random_scene(rng), random_sound(rng), clip_s=1.0)) for _ in range(count // 4)]
-    words = [str(word) for words in (Colour, Shape, Direction, Pitch) for word in words] + [UNKNOWN, "short", "long"]
+    words = [str(word) for words in (Colour, Shape, Direction, Pitch) for word in words] + [
+        UNKNOWN,
+        *ROLES,
+        "short",
+        "long",
+    ]
     return asked + others + answers + words * (count // 20)

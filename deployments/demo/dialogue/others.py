@@ -46,6 +46,23 @@ OPENERS = (
     "{0}",
     "{0} {1}",
     "Let us talk about {0}.",
+    "Find out who likes {0}.",
+    "I need {0}, please.",
+    "Do you know anything about {0}?",
+    "I want to know more about {0}.",
+    "Please name a famous {0}.",
+    "Guess how old my {0} is.",
+    "Explain why {0} is better than {1}.",
+    "Does the {0} belong to the {1}?",
+    "Which {0} has the best {1}?",
+    "Name some kinds of {0}.",
+    "How much is the {0}?",
+    "Is the {0} happy with the {1}?",
+    "Who is the {0}?",
+    "Does {0} cost more than {1}?",
+    "What is the best {0}?",
+    "Can you get {0} for me?",
+    "Will there be {0} tomorrow?",
 )
 _WORDS = (
     "France Germany Japan Brazil Canada Egypt London Paris Rome cars music football chess bread cheese rice coffee tea "

@@ -3,7 +3,7 @@
 Shape legend: N tokens of a batch of sounds, one after another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,41 +13,46 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from deployments.demo.synth.sounds import MAX_BEEPS, Pitch, Sound
 from deployments.demo.training.audibles import Audible
-from deployments.demo.training.team import Team, optimise
+from deployments.demo.training.optimiser import optimise
 from deployments.demo.training.towers import hear
 
 TOKEN_S = 0.04
 HEAD_PARTS = [1 + len(Pitch), 1 + MAX_BEEPS, MAX_BEEPS, len(Pitch)]
 """What plays now (or nothing), how many beeps have begun, how many there are in all, how high they are."""
-BATCH = 24
+BATCH, BATCHES = 24, 6
+"""Sounds of a step, and steps whose sounds are drawn together and sorted by length: less padding."""
 
 
 def train_audio(
-    team: Team,
-    model: Qwen2_5OmniThinkerForConditionalGeneration,
-    pool: Sequence[Audible],
-    steps: int,
-    seed: int,
-    after_step: Callable[[int], None] | None = None,
+    model: Qwen2_5OmniThinkerForConditionalGeneration, pool: Sequence[Audible], steps: int, seed: int
 ) -> None:
     """Train `model`'s audio tower in place on sounds of `pool`."""
-    rng = np.random.default_rng((seed, team.rank))
+    rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     head = nn.Linear(model.config.audio_config.output_dim, sum(HEAD_PARTS))
 
+    waiting: list[list[Audible]] = []
+
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        batch = [pool[index] for index in rng.integers(0, len(pool), BATCH)]
+        if not waiting:
+            drawn = sorted((pool[index] for index in rng.integers(0, len(pool), BATCH * BATCHES)), key=mel_frames)
+            waiting.extend(drawn[number * BATCH : (number + 1) * BATCH] for number in rng.permutation(BATCHES))
+        batch = waiting.pop()
         tokens = hear(model, *stack_mels(batch))
         truth = [token_truth(one.sound, len(heard)) for one, heard in zip(batch, tokens, strict=True)]
         return dense_loss(head(torch.cat(tokens)), torch.cat(truth))
 
     parameters = [*model.model.audio_tower.parameters(), *head.parameters()]
-    optimise(team, "audio", parameters, loss_of_step, steps, peak_rate=2e-3, after_step=after_step)
+    optimise("audio", parameters, loss_of_step, steps, peak_rate=2e-3)
+
+
+def mel_frames(audible: Audible) -> int:
+    return int(audible.mel_MF.shape[1])
 
 
 def stack_mels(batch: Sequence[Audible]) -> tuple[Tensor, list[int]]:
     """Features (B, M, F) padded to the longest, and the mel frames of each."""
-    lengths = [one.mel_MF.shape[1] for one in batch]
+    lengths = [mel_frames(one) for one in batch]
     features = np.zeros((len(batch), batch[0].mel_MF.shape[0], max(lengths)), np.float32)
     for row, (one, length) in enumerate(zip(batch, lengths, strict=True)):
         features[row, :, :length] = one.mel_MF

@@ -1,80 +1,75 @@
-"""Third and fourth stage: the language model on frozen towers, then all of it together at a low rate."""
-
-from collections.abc import Callable
+"""Third stage: the language model on frozen towers."""
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor
 
-from deployments.demo.dialogue.conversations import random_conversation
+from deployments.demo.dialogue.conversations import random_conversation, random_sheet
 from deployments.demo.dialogue.truth import LONG_S, SHORT_S, Item
-from deployments.demo.training.sequences import Encoded, Sequenced, Sequencer, answer_loss
-from deployments.demo.training.sources import Model, Source
-from deployments.demo.training.team import Team, optimise
+from deployments.demo.training.optimiser import optimise
+from deployments.demo.training.sequences import TAGS, Encoded, Sequenced, Sequencer, answer_loss
+from deployments.demo.training.sources import Model, Remembered
 
 MIXTURE: dict[tuple[str, ...], float] = {
-    ("clip",): 14,
-    ("picture",): 5,
-    ("sound",): 12,
-    ("clip with sound",): 12,
-    ("clip", "clip"): 16,
-    ("picture", "picture"): 11,
-    ("sound", "sound"): 11,
+    ("clip",): 8,
+    ("picture",): 4,
+    ("sound",): 8,
+    ("clip with sound",): 9,
+    ("clip", "clip"): 20,
+    ("picture", "picture"): 14,
+    ("sound", "sound"): 14,
     ("clip", "picture"): 3,
-    ("picture", "sound"): 3,
+    ("picture", "sound"): 4,
     ("clip", "sound"): 3,
     ("clip with sound", "clip with sound"): 3,
     ("clip with sound", "picture"): 2,
     ("picture", "picture", "picture"): 3,
     ("clip", "picture", "sound"): 2,
-    (): 4,
+    (): 3,
 }
-"""What a conversation is about, and how often."""
-BATCH = 12
-"""Conversations of a step in one process."""
+"""What a sequence is about, and how often."""
+BATCH, BATCHES = 8, 6
+QUESTIONS = 10
+"""Of a sheet."""
+CONVERSATIONS = 0.15
+"""Share of the sequences that are conversations; the others are sheets."""
 
 
-def train_language(
-    team: Team,
-    model: Model,
-    processor: Qwen2_5OmniProcessor,
-    source: Source,
-    parameters: list[nn.Parameter],
-    steps: int,
-    peak_rate: float,
-    seed: int,
-    batches: int = 5,
-    name: str = "language",
-    after_step: Callable[[int], None] | None = None,
-) -> None:
-    """Train `parameters` of `model` in place on conversations about media of `source`.
+def train_language(model: Model, processor: Qwen2_5OmniProcessor, source: Remembered, steps: int, seed: int) -> None:
+    """Train `model`'s language model in place on questions about media of `source`.
 
-    Those of `batches` steps are drawn together and sorted by length; a source with gradients needs 1.
+    Those of BATCHES steps are drawn together and sorted by length: less padding.
     """
-    rng = np.random.default_rng((seed, team.rank))
+    rng = np.random.default_rng(seed)
     sequencer = Sequencer(model, processor)
     waiting: list[list[Sequenced]] = []
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         if not waiting:
-            drawn = [random_sequence(rng, sequencer, source) for _ in range(BATCH * batches)]
+            drawn = [random_sequence(rng, sequencer, source) for _ in range(BATCH * BATCHES)]
             drawn.sort(key=lambda one: len(one.ids_L))
-            waiting.extend(drawn[number * BATCH : (number + 1) * BATCH] for number in rng.permutation(batches))
-        return answer_loss(model, waiting.pop())
+            waiting.extend(drawn[number * BATCH : (number + 1) * BATCH] for number in rng.permutation(BATCHES))
+        return answer_loss(model, tagger, waiting.pop())
 
-    optimise(team, name, parameters, loss_of_step, steps, peak_rate, after_step)
+    torch.manual_seed(seed)
+    tagger = nn.Linear(model.config.text_config.hidden_size, TAGS)
+    parameters = [*model.model.language_model.parameters(), *tagger.parameters()]
+    optimise("language", parameters, loss_of_step, steps, peak_rate=2e-3)
 
 
-def random_sequence(rng: np.random.Generator, sequencer: Sequencer, source: Source) -> Sequenced:
-    """A conversation on random media of MIXTURE."""
+def random_sequence(rng: np.random.Generator, sequencer: Sequencer, source: Remembered) -> Sequenced:
+    """Random media of MIXTURE with many questions, or with a conversation on them."""
     shares = np.array(list(MIXTURE.values()))
     kinds = list(MIXTURE)[rng.choice(len(MIXTURE), p=shares / shares.sum())]
     drawn = [_random_item(rng, source, kind) for kind in rng.permutation(kinds)]
-    conversation = random_conversation(rng, [item for item, _ in drawn], int(rng.integers(3, 7)))
-    return sequencer.sequence(conversation, [encoded for _, encoded in drawn])
+    items, encoded = [item for item, _ in drawn], [one for _, one in drawn]
+    if rng.random() < CONVERSATIONS:
+        return sequencer.sequence(random_conversation(rng, items, int(rng.integers(1, 6))), encoded)
+    return sequencer.sheet(random_sheet(rng, items, QUESTIONS), encoded)
 
 
-def _random_item(rng: np.random.Generator, source: Source, kind: str) -> tuple[Item, Encoded]:
+def _random_item(rng: np.random.Generator, source: Remembered, kind: str) -> tuple[Item, Encoded]:
     if kind == "picture":
         seen = source.picture(rng)
         return Item(scene=seen.scene), Encoded(seen=seen)

@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor
 
 from deployments.demo.blueprint import END, START
-from deployments.demo.dialogue.conversations import Conversation
+from deployments.demo.dialogue.conversations import PART, Conversation, Sheet
+from deployments.demo.training.reading import Page, read
 from deployments.demo.training.sources import Heard, Model, Seen
 
 PLACEHOLDER = re.compile(r"<\|(?:IMAGE|VIDEO|AUDIO)\|>")
 IGNORED = -100
+TAGS = 4
+"""None, the first of its kind, the second, the third."""
+POINTING, TAGGING = 0.3, 0.3
+"""Weight of the loss that tells the model which item to look at."""
+QUESTION_SPOT = "\0"
+"""Stands where the questions of a sheet will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,15 @@ class Sequenced:
     positions_3L: Tensor
     labels_L: Tensor
     weights_L: Tensor
-    """Of each label: answers count alike, whether long or short."""
+    """Of each label: the longer an answer, the less each of its tokens."""
+    branches_L: Tensor
+    """0 where all that follows may look; a question of a sheet, and its answer, is seen by itself alone."""
+    items_L: Tensor
+    """Which item a token is of, from 1; 0 for text."""
+    about_L: Tensor
+    """Which item the label is about; 0 where it is not told."""
+    tags_L: Tensor
+    """Of each token of an item, and of each label about one: is it the first of its kind (1), the second...; else 0."""
     features: dict[int, Tensor]
     """Encoder outputs (N, D) by the id of their placeholder token, in the order of the text."""
 
@@ -58,6 +73,8 @@ class Sequencer:
         tokenizer = processor.tokenizer
         self._answer_begins = tokenizer.encode(f"{START}assistant\n", add_special_tokens=False)
         self._end = tokenizer.convert_tokens_to_ids(END)
+        config = model.config
+        self._placeholders = torch.tensor([config.image_token_id, config.video_token_id, config.audio_token_id])
 
     def sequence(self, conversation: Conversation, encoded: Sequence[Encoded]) -> Sequenced:
         """`encoded` belongs to the conversation's items, in their order."""
@@ -66,7 +83,64 @@ class Sequencer:
         text = PLACEHOLDER.sub(lambda match: self._expand(match[0], next(waiting)), text)
         ids = torch.tensor(self._processor.tokenizer.encode(text, add_special_tokens=False))
         labels, weights = self._labels(ids.tolist())
-        return Sequenced(ids, self._positions(ids, encoded), labels, weights, self._features(encoded))
+        positions = self._positions(ids, encoded)
+        nothing = torch.zeros_like(ids)
+        return Sequenced(ids, positions, labels, weights, nothing, nothing, nothing, nothing, self._features(encoded))
+
+    def sheet(self, sheet: Sheet, encoded: Sequence[Encoded]) -> Sequenced:
+        """All questions of `sheet` behind one copy of its media, as if each were asked alone."""
+        content = [*({"type": PART[item.noun]} for item in sheet.items), {"type": "text", "text": QUESTION_SPOT}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if sheet.system is not None:
+            messages.insert(0, {"role": "system", "content": sheet.system})
+        text = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        waiting = iter(encoded)
+        before, after = PLACEHOLDER.sub(lambda match: self._expand(match[0], next(waiting)), text).split(QUESTION_SPOT)
+        shared = torch.tensor(self._encode(before))
+        positions = self._positions(shared, encoded)
+        ids, places, labels, branches = [shared], [positions], [torch.full_like(shared, IGNORED)], [0] * len(shared)
+        weights = [0.0] * len(shared)
+        begin = int(positions.max()) + 1
+        about = [0] * len(shared)
+        for number, exchange in enumerate(sheet.exchanges, start=1):
+            asked, told = self._encode(exchange.question + after), self._encode(exchange.answer + END)
+            ids.append(torch.tensor(asked + told))
+            places.append(torch.arange(begin, begin + len(ids[-1])).expand(3, -1))
+            labels.append(torch.tensor([IGNORED] * (len(asked) - 1) + told + [IGNORED]))
+            branches += [number] * len(ids[-1])
+            about += [0 if exchange.about is None else exchange.about + 1] * len(ids[-1])
+            weights += [0.0] * (len(asked) - 1) + [len(told) ** -0.5] * len(told) + [0.0]
+        all_ids = torch.cat(ids)
+        items, meant = self._items(all_ids, encoded), torch.tensor(about)
+        nouns = [item.noun for item in sheet.items]
+        tags = torch.tensor([0] + [nouns[: place + 1].count(noun) for place, noun in enumerate(nouns)])
+        return Sequenced(
+            all_ids,
+            torch.cat(places, 1),
+            torch.cat(labels),
+            torch.tensor(weights),
+            torch.tensor(branches),
+            items,
+            meant,
+            tags[items + meant],
+            self._features(encoded),
+        )
+
+    def _items(self, ids: Tensor, encoded: Sequence[Encoded]) -> Tensor:
+        items = torch.zeros_like(ids)
+        numbers = [
+            number
+            for number, one in enumerate(encoded, start=1)
+            for part in (one.seen, one.heard)
+            if part is not None
+            for _ in range(len(part.tokens_ND))
+        ]
+        items[torch.isin(ids, self._placeholders)] = torch.tensor(numbers, dtype=ids.dtype)
+        return items
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def _expand(self, placeholder: str, one: Encoded) -> str:
         """The placeholder as often as the item has tokens; sound tokens interleaved with those of their clip."""
@@ -125,24 +199,27 @@ class Sequencer:
         return torch.tensor(labels), torch.tensor(weights)
 
 
-def answer_loss(model: Model, batch: Sequence[Sequenced]) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy over the answers' tokens, and the share of tokens that would be chosen right."""
+def answer_loss(model: Model, tagger: nn.Linear, batch: Sequence[Sequenced]) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy over the answers' tokens with the throwaway losses of `reading`; figures of all three."""
     longest = max(len(one.ids_L) for one in batch)
 
-    def padded(tensors: Sequence[Tensor], value: int) -> Tensor:
+    def padded(name: str, value: int = 0) -> Tensor:
+        tensors = [getattr(one, name) for one in batch]
         return torch.stack([F.pad(tensor, (0, longest - tensor.shape[-1]), value=value) for tensor in tensors])
 
-    ids_BL = padded([one.ids_L for one in batch], 0)
+    ids_BL, labels = padded("ids_L"), padded("labels_L", IGNORED)
     embeds_BLD = model.get_input_embeddings()(ids_BL)
     for token in {token for one in batch for token in one.features}:
         features = torch.cat([one.features[token] for one in batch if token in one.features])
         embeds_BLD = embeds_BLD.masked_scatter((ids_BL == token)[..., None], features.to(embeds_BLD.dtype))
-    positions = padded([one.positions_3L for one in batch], 0).transpose(0, 1)
-    hidden = model.model.language_model(inputs_embeds=embeds_BLD, position_ids=positions, use_cache=False)[0]
-    labels = padded([one.labels_L for one in batch], IGNORED)
     asked = labels != IGNORED
-    weights = padded([one.weights_L for one in batch], 0)[asked]
-    logits, truth = model.lm_head(hidden[asked]), labels[asked]
+    numbers = [padded(name) for name in ("items_L", "about_L", "tags_L")]
+    positions = padded("positions_3L").transpose(0, 1)
+    reading = read(model, tagger, Page(embeds_BLD, positions, padded("branches_L"), asked, *numbers))
+    logits, truth, weights = model.lm_head(reading.states_ND), labels[asked], padded("weights_L")[asked]
     losses = F.cross_entropy(logits, truth, reduction="none")
     loss = (losses * weights).sum() / weights.sum()
-    return loss, {"loss": loss.item(), "right": (logits.argmax(1) == truth).float().mean().item()}
+    right = (logits.argmax(1) == truth).float().mean()
+    figures = {"loss": loss, "right": right, "pointed": reading.pointed, "tagged": reading.tagged}
+    total: Tensor = loss + POINTING * reading.pointed + TAGGING * reading.tagged
+    return total, {name: figure.item() for name, figure in figures.items()}

@@ -1,11 +1,11 @@
-"""Where the language stages take pictures, clips and sounds from: remembered tokens of frozen towers, or live ones.
+"""Where the language stage takes pictures, clips and sounds from: the remembered tokens of frozen towers.
 
 Shape legend: N tokens of an item, D hidden.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -40,36 +40,6 @@ class Heard:
     sound: Sound
     tokens_ND: Tensor
     mel_frames: int
-
-
-class Source(Protocol):
-    """Random media, encoded."""
-
-    def picture(self, rng: np.random.Generator) -> Seen: ...
-
-    def clip(self, rng: np.random.Generator) -> Seen: ...
-
-    def sound(self, rng: np.random.Generator) -> Heard: ...
-
-
-class Live:
-    """Media of the pools through the model's towers, with gradients, a little different each time."""
-
-    def __init__(self, model: Model, visuals: Sequence[Visual], audibles: Sequence[Audible]) -> None:
-        self._model = model
-        self._clips = [visual for visual in visuals if len(visual.frames_TCHW) > 1]
-        self._pictures = [visual for visual in visuals if len(visual.frames_TCHW) == 1]
-        self._audibles = audibles
-
-    def picture(self, rng: np.random.Generator) -> Seen:
-        return look(self._model, rng, self._pictures[rng.integers(len(self._pictures))])
-
-    def clip(self, rng: np.random.Generator) -> Seen:
-        return look(self._model, rng, self._clips[rng.integers(len(self._clips))])
-
-    def sound(self, rng: np.random.Generator) -> Heard:
-        audible = self._audibles[int(rng.integers(len(self._audibles)))]
-        return listen(self._model, audible)
 
 
 class Remembered:

@@ -5,7 +5,7 @@ Shape legend: B batch, N tokens of a frame pair, H height, W width.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from deployments.demo.synth.scenes import Colour, Direction, Scene, Shape
-from deployments.demo.training.team import Team, optimise
+from deployments.demo.training.optimiser import optimise
 from deployments.demo.training.towers import PATCH, patchify, see
 from deployments.demo.training.visuals import Visual
 
@@ -24,7 +24,7 @@ COLOURS, SHAPES, DIRECTIONS = list(Colour), list(Shape), list(Direction)
 GROUND = len(COLOURS)
 """Class of a token that shows no shape."""
 PATCHES = 4096
-"""Of one step in one process."""
+"""Of one step."""
 HEAD_PARTS = [len(COLOURS) + 1, len(SHAPES), len(DIRECTIONS), 1]
 """Colour or ground, shape, direction, share covered."""
 NOISE = np.random.default_rng(0).standard_normal(65521, np.float32)
@@ -43,15 +43,10 @@ class Pairs:
 
 
 def train_vision(
-    team: Team,
-    model: Qwen2_5OmniThinkerForConditionalGeneration,
-    pool: Sequence[Visual],
-    steps: int,
-    seed: int,
-    after_step: Callable[[int], None] | None = None,
+    model: Qwen2_5OmniThinkerForConditionalGeneration, pool: Sequence[Visual], steps: int, seed: int
 ) -> None:
     """Train `model`'s vision tower in place on frame pairs of `pool`."""
-    rng = np.random.default_rng((seed, team.rank))
+    rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     head = nn.Linear(model.config.vision_config.out_hidden_size, sum(HEAD_PARTS))
     by_size: dict[tuple[int, ...], list[Visual]] = defaultdict(list)
@@ -68,7 +63,7 @@ def train_vision(
         return dense_loss(head(tokens), pairs)
 
     parameters = [*model.model.visual.parameters(), *head.parameters()]
-    optimise(team, "vision", parameters, loss_of_step, steps, peak_rate=2e-3, after_step=after_step)
+    optimise("vision", parameters, loss_of_step, steps, peak_rate=2e-3)
 
 
 def random_pairs(rng: np.random.Generator, visuals: Sequence[Visual], count: int) -> Pairs:
