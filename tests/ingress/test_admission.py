@@ -1,7 +1,9 @@
 """What requests are expected to hold, and what that means for the next ones."""
 
 import asyncio
+from collections.abc import MutableMapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from deployments.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission import Admission, media_share
 from deployments.ingress.costs import CHANNELS, COPIES, item_bytes
+from deployments.ingress.lanes import Lane, Lease
 from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.parts import ItemPlan, Source
 from deployments.ingress.schema import FrameOptions
@@ -118,6 +121,50 @@ async def test_text_and_media_have_queues_of_their_own() -> None:
         await admission.admit("a", 5, deadline)
     await admission.admit("a", 0, deadline)
     assert (admission.text.running, admission.media.running) == (1, 1)
+
+
+async def refused_after(app: FakeApplication, sent: bytes) -> int:
+    """The status that a client gets who sends `sent` of a long body, and then nothing more."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"1000000")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
+    pieces = [{"type": "http.request", "body": sent, "more_body": True}] if sent else []
+    answer: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        if not pieces:
+            await asyncio.Event().wait()
+        return pieces.pop()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        answer.append(message)
+
+    async with asyncio.timeout(10):
+        await app.api(scope, receive, send)
+    return int(answer[0]["status"])
+
+
+async def fill(lane: Lane) -> list["asyncio.Task[Lease]"]:
+    tasks = [asyncio.create_task(lane.acquire("address:unknown", 1, Deadline(60, "t"))) for _ in range(2)]
+    while not lane.waiting:
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_who_would_be_refused_whatever_he_asks_for_is_refused_before_his_body_is_read() -> None:
+    app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_text=1, max_running_media=1, max_waiting=1)))
+    held = [*await fill(app.api.admission.text), *await fill(app.api.admission.media)]
+    assert await refused_after(app, b"") == 429
+    for task in held:
+        task.cancel()
+
+
+async def test_media_that_have_no_room_are_refused_where_they_begin() -> None:
+    app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_media=1, max_waiting=1)))
+    held = await fill(app.api.admission.media)
+    url = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,' + b"QUJD" * 3000
+    assert await refused_after(app, b'{"model": "demo", "messages": [{"role": "user", "content": [' + url) == 429
+    for task in held:
+        task.cancel()
 
 
 async def test_the_gauges_are_kept_fresh() -> None:
