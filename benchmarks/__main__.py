@@ -31,6 +31,7 @@ BENCHMARKS = (
     "preprocess",
     "engine",
     "engine_memory",
+    "engine_cache",
     "gpu",
 )
 """In the order of the page."""

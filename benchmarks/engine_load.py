@@ -11,7 +11,7 @@ from deployments.deadline import Deadline
 from deployments.errors import SluiceError
 from deployments.model.engine import Engine
 from deployments.model.sequence import EngineRequest, Timing, Token
-from deployments.types import FinishReason, SamplingParams
+from deployments.types import FinishReason, PixelNorm, SamplingParams
 
 
 class Clock:
@@ -55,10 +55,11 @@ def clip_prompt(config: Any, rng: np.random.Generator, grid: tuple[int, int, int
     return np.array(ids, dtype=np.int32), tensors
 
 
-def submit(engine: Engine, prompt: Prompt, answer_tokens: int) -> Clock:
+def submit(engine: Engine, prompt: Prompt, answer_tokens: int, pixel_norm: PixelNorm | None = None) -> Clock:
     """Ask for an answer of so many tokens, greedily."""
     clock = Clock()
     ids, tensors = prompt
     params = SamplingParams(max_tokens=answer_tokens, temperature=0.0)
-    engine.submit(EngineRequest(ids, params, Deadline(3600.0, "model")), dict(tensors), clock)
+    request = EngineRequest(ids, params, Deadline(3600.0, "model"), pixel_norm=pixel_norm)
+    engine.submit(request, dict(tensors), clock)
     return clock
