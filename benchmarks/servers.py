@@ -99,7 +99,9 @@ class OwnServer(Server):
         port = free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         env |= {"PYTHONPATH": str(self._root), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
-        env |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"} | self._env  # a busy machine may start slowly
+        env["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # a busy machine may start slowly
+        # HAProxy's own, if it is asked for; by default one machine has room for one.
+        env |= {f"RAY_SERVE_HAPROXY_{what}_PORT": str(free_port()) for what in ("METRICS", "STATS")} | self._env
         with self.log.open("ab") as log:
             command = self._command(port, self._folder)
             self._process = subprocess.Popen(
