@@ -58,6 +58,8 @@ class StageFailure:
 
 def replica_tracer(config: TracingConfig) -> Tracer:
     """A tracer whose spans say which replica made them; for a deployment's `tracer`."""
+    if config.otlp_endpoint is None:
+        return open_tracer(config, {})  # there is no replica where a deployment's class is used without Ray
     replica = serve.get_replica_context()
     own = {
         "service.instance.id": replica.replica_id.unique_id,

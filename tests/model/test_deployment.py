@@ -92,3 +92,11 @@ async def test_json_object_is_one(model):
 
 async def test_healthy_while_it_runs(model):
     await model.check_health()
+
+
+async def test_its_load_is_told_once_it_knows_any(model):
+    await _chunks(model, SamplingParams(max_tokens=4, ignore_eos=True))
+    async with asyncio.timeout(10):
+        while not (stats := await model.record_autoscaling_stats()) or stats["load"]:
+            await asyncio.sleep(0.05)
+    assert 0 < stats["next_load"] < 1
