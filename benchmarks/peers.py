@@ -1,7 +1,7 @@
 """Other servers beside Sluice, on the same checkpoint. What `--against` may name:
 
 monolith                      the baseline kept here
-transformers[=PROGRAM]        `transformers serve`, by default the one of this environment
+transformers[=PROGRAM]        `transformers serve`, by default the `transformers` on the path; it needs `accelerate`
 vllm[=PROGRAM]                `vllm serve` for the CPU, by default the `vllm` on the path
 NAME=URL                      one that runs already
 NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, leading NAME=VALUE words are its
@@ -11,7 +11,6 @@ NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, l
 import argparse
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -50,7 +49,7 @@ def peer(text: str, model: str) -> Server:
     if text == "monolith":
         return monolith(model)
     if name == "transformers":
-        return _transformers(rest or str(Path(sys.executable).with_name("transformers")), model)
+        return _transformers(rest or name, model)
     if name == "vllm" and " " not in rest:
         command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest or name)}"
         rest = f"{command} serve {{model}} --port {{port}} {_VLLM_OPTIONS}"
