@@ -14,7 +14,7 @@ _FIRST_PART = 1 << 16
 _LARGEST_PART = 1 << 26
 """Values of encoder inputs: two hundred frames of 360p. Bounds how long an abort waits for its step."""
 _GROWTH, _SHRINKAGE = 1.1, 0.6
-_MEMORY = 0.9
+_MEMORY = 0.8
 _REST_EVERY = 32
 """So many steps with work are followed by one without, to see again what decoding takes alone."""
 _CONTEXT_STEP = 256

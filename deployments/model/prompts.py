@@ -112,7 +112,7 @@ class Prompts:
         for job, end in self._scheduler.prefill_plan(portion.size):
             amount += end - job.sequence.num_prefilled
             self._attempt(job, partial(self._chunk, job, end))
-        return Work(portion, amount)
+        return Work(portion, amount) if amount else None
 
     def _chunk(self, job: Job, end: int) -> None:
         logits_1V = self._runner.prefill(job.sequence, job.media, end)
