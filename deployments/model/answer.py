@@ -16,18 +16,14 @@ from deployments.types import FinishReason, GenerateTimes, SamplingParams, Token
 
 
 class Mailbox:
-    """A `Listener` whose letters are read on an event loop.
+    """A `Listener` whose letters are read on an event loop. The engine wakes a reader that waits, and no other."""
 
-    `eager` wakes the reader for every token; otherwise for the first one, the end and an error only.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, eager: bool) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._eager = eager
         self._lock = threading.Lock()
         self._tokens: deque[tuple[int, Token, FinishReason | None]] = deque()
+        self._wants_token = False
         self._woken = asyncio.Event()
-        self._first = True
         self._error: SluiceError | None = None
         self.timing: Timing | None = None
         """Set when every choice has finished."""
@@ -35,7 +31,7 @@ class Mailbox:
     def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
         with self._lock:
             self._tokens.append((choice, token, finish))
-            wake, self._first = self._first or self._eager, False
+            wake, self._wants_token = self._wants_token, False
         if wake:
             self._wake()
 
@@ -50,20 +46,26 @@ class Mailbox:
     async def wait(self, *, for_end: bool) -> None:
         """Until there is something to read, or the end. Raises the request's error."""
         while True:
-            await self._woken.wait()
+            self._woken.clear()
+            with self._lock:
+                self._wants_token = not for_end and not self._tokens
             if self._error is not None:
                 raise self._error
             if self.timing is not None or (not for_end and self._tokens):
                 return
-            self._woken.clear()
+            await self._woken.wait()
+
+    async def gather(self, seconds: float) -> None:
+        """Let tokens come for so long, or until the end. Raises the request's error."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.wait(for_end=True)
 
     def take(self) -> list[tuple[int, Token, FinishReason | None]]:
         """Every token since the last call."""
         with self._lock:
             tokens = list(self._tokens)
             self._tokens.clear()
-            if self.timing is None and self._error is None:
-                self._woken.clear()
         return tokens
 
     def _wake(self) -> None:

@@ -67,8 +67,7 @@ class Model:
             use_audio_in_video=prepared.use_audio_in_video,
             new_constraint=constraint,
         )
-        # Stop strings are found here, not in the engine: every token must be looked at when it comes.
-        mailbox = Mailbox(asyncio.get_running_loop(), eager=stream or bool(params.stop))
+        mailbox = Mailbox(asyncio.get_running_loop())
         tensors = tensors or {}
         if clips:
             await asyncio.to_thread(add_clips, tensors, clips)
@@ -77,12 +76,13 @@ class Model:
         deltas: tuple[TokenDelta, ...] = ()
         try:
             while not answer.finished:
+                # Stop strings are found here, not in the engine: every token must be looked at when it comes.
                 await mailbox.wait(for_end=not (stream or params.stop))
                 deltas += answer.deltas(mailbox.take())
                 if stream and deltas and not answer.finished:
                     yield GenerateChunk(deltas)
                     deltas = ()
-                    await asyncio.sleep(self._interval_s)
+                    await mailbox.gather(self._interval_s)
             timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
             yield GenerateChunk(deltas, times(timing))
         finally:
