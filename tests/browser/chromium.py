@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    "--use-fake-device-for-media-stream",  # a camera and a microphone, and consent to use them
+    "--use-fake-ui-for-media-stream",
     "--remote-debugging-port=0",
 )
 START_TIMEOUT_S = 60.0

@@ -1,5 +1,6 @@
 """The page at `/`, in a browser: what is dropped there is answered truly, and everything about the answer is shown."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -41,8 +42,9 @@ async def page(app: RunningApp) -> AsyncIterator[Page]:
 
 async def ask(page: Page, files: list[Path], question: str) -> str:
     """Drop the files, ask, and return the answer once all about it is on the page."""
-    await page.drop("#drop", files)
-    await page.until(f"document.querySelectorAll('#items li').length === {len(files)}")
+    if files:
+        await page.drop("#drop", files)
+        await page.until(f"document.querySelectorAll('#items li').length === {len(files)}")
     await page.evaluate(f"document.getElementById('question').value = {orjson.dumps(question).decode()}")
     await page.evaluate("document.getElementById('ask').requestSubmit()")
     await page.until("!document.getElementById('details').hidden || document.getElementById('error').textContent")
@@ -102,6 +104,22 @@ async def test_the_shown_curl_gives_the_shown_answer(page: Page, samples: Path, 
     assert orjson.loads(shell.stdout)["choices"][0]["message"]["content"] == answer
 
 
+async def test_what_camera_and_microphone_record_is_taken(page: Page) -> None:
+    await page.evaluate("document.getElementById('snap').click()")
+    await page.until("document.querySelectorAll('#items img').length === 1")
+    for button, item in (("record-sound", "audio"), ("record-clip", "video")):
+        click = f"document.getElementById('{button}').click()"
+        await page.evaluate(click)
+        await page.until(f"document.getElementById('{button}').textContent === 'stop recording'")
+        await asyncio.sleep(1.5)
+        await page.evaluate(click)
+        await page.until(f"document.querySelectorAll('#items {item}').length === 1")
+    await ask(page, [], "What do you see?")
+    counts = dict(chip.split(" ") for chip in await page.texts("#counts span"))
+    assert all(int(counts[kind]) > 0 for kind in ("image", "video", "audio"))
+    await page.until("document.querySelectorAll('#thumbnails canvas').length >= 2")
+
+
 async def test_a_refusal_is_told_in_the_servers_words(page: Page, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture at all")
@@ -124,14 +142,14 @@ async def test_the_page_asks_nobody_but_its_server_and_breaks_no_rule_of_its_pol
 
 async def test_everything_can_be_reached_and_used_by_keyboard(page: Page, samples: Path) -> None:
     reached = []
-    for _ in range(6):
+    for _ in range(7):
         await page.press("Tab")
         reached.append(await page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         assert await page.evaluate(
             "(e => [e, e.nextElementSibling].some(x => x && getComputedStyle(x).outlineStyle !== 'none'))"
             "(document.activeElement)"
         ), f"nothing shows that {reached[-1]} has the focus"
-    assert reached == ["file", "record-sound", "record-clip", "question", "SUMMARY", "send"]
+    assert reached == ["file", "snap", "record-sound", "record-clip", "question", "SUMMARY", "send"]
     await page.evaluate("document.getElementById('question').focus()")
     await page.evaluate("document.getElementById('question').select()")
     await page.write("What colour is the shape?")

@@ -73,6 +73,7 @@ at("ask").addEventListener("submit", send);
 at("stop").addEventListener("click", () => running?.abort());
 at("key").addEventListener("change", showModel);
 at("file").addEventListener("change", (event) => { media.add(event.target.files); event.target.value = ""; });
+at("snap").addEventListener("click", () => media.snap());
 at("record-sound").addEventListener("click", (event) => media.record(event.target, { audio: true }));
 at("record-clip").addEventListener("click", (event) => media.record(event.target, { audio: true, video: true }));
 at("copy").addEventListener("click", () => navigator.clipboard.writeText(at("curl").textContent));

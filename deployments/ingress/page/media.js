@@ -8,6 +8,7 @@ export class MediaList {
     this.list = list;
     this.complain = complain;
     this.items = [];
+    this.recorded = 0;
   }
 
   add(files) {
@@ -24,19 +25,29 @@ export class MediaList {
     }
   }
 
+  // A picture from the camera, as it is now.
+  async snap() {
+    const stream = await this.#devices({ video: true });
+    if (!stream) return;
+    const player = document.createElement("video");
+    player.muted = true;
+    player.srcObject = stream;
+    await player.play();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [player.videoWidth, player.videoHeight];
+    canvas.getContext("2d").drawImage(player, 0, 0);
+    for (const track of stream.getTracks()) track.stop();
+    canvas.toBlob((blob) => this.add([new File([blob], "picture.jpeg", { type: "image/jpeg" })]), "image/jpeg", 0.92);
+  }
+
   // Start recording, or finish it when the button is pressed again.
   async record(button, what) {
     if (button.recorder) {
       button.recorder.stop();
       return;
     }
-    let stream;
-    try {
-      stream = await navigator.mediaDevices.getUserMedia(what);
-    } catch (error) {
-      this.complain(`cannot record: ${error.message}`);
-      return;
-    }
+    const stream = await this.#devices(what);
+    if (!stream) return;
     const recorder = new MediaRecorder(stream);
     const pieces = [];
     const label = button.textContent;
@@ -47,7 +58,7 @@ export class MediaList {
       button.textContent = label;
       button.classList.remove("recording");
       const type = recorder.mimeType.split(";")[0];
-      this.add([new File(pieces, `recording.${type.split("/")[1]}`, { type })]);
+      this.add([new File(pieces, `recording-${++this.recorded}.${type.split("/")[1]}`, { type })]);
     };
     recorder.start();
     button.recorder = recorder;
@@ -62,6 +73,15 @@ export class MediaList {
   names() { return this.items.map((item) => item.name); }
 
   clips() { return this.items.filter((item) => item.kind === "video").map((item) => item.element); }
+
+  async #devices(what) {
+    try {
+      return await navigator.mediaDevices.getUserMedia(what);
+    } catch (error) {
+      this.complain(`cannot record: ${error.message}`);
+      return null;
+    }
+  }
 
   #show(item, url) {
     const entry = document.createElement("li");
