@@ -3,41 +3,48 @@
 A fixed number is wrong on every machine but one: too many, and all of them wait inside, where none can be refused any
 more. So the number follows what is measured, as TCP's congestion window does: a little more while the lane is full and
 first tokens come in time, a good part less when they don't.
+
+Means are geometric: beside pictures that take a tenth of a second there are videos that take ten, and one of them must
+not look like an overload.
 """
+
+import math
 
 from deployments.ingress.pace import moved
 
 START = 8
 FLOOR = 4
 """Keeps every stage of the pipeline busy, however slow they are."""
-PATIENCE = 2.0
+PATIENCE = 3.0
 """How many times as long as the work itself a first token may take, where that is more than the configured target."""
 GROWTH = 0.1
-DEEPEST_CUT = 0.7
-WEIGHT = 0.2
-SLOWER_WEIGHT = 0.02
-"""Of a lone request that took longer than those before it: what delayed it may have come from elsewhere."""
+DEEPEST_CUT = 0.5
+SAMPLES = 6
+"""Fewest first tokens to judge by; of a large limit, half as many as it is."""
+WEIGHT = 0.1
+"""Of the newest request in the mean of those that ran alone."""
 
 
 class PaceLimit:
-    """Grows by a tenth, at first twofold, while one limit's worth of requests comes and goes; shrinks once in that."""
+    """Doubles until first tokens are late for the first time; from then on it gains a tenth, or loses up to half."""
 
     def __init__(self, ceiling: int, target_s: float) -> None:
         self._ceiling, self._target_s = ceiling, target_s
-        self._limit = float(min(START, ceiling))
-        self._stay_s: float | None = None
-        self._least_s: float | None = None
-        self._seen_alone = False
+        self._limit = min(START, ceiling)
+        self._window = _GeometricMean()
+        self._stay_s = 0.0
+        self._lone_s: float | None = None
+        self._fewest_s: float | None = None
         self._shrunk_at: float | None = None
 
     @property
     def now(self) -> int:
-        return int(self._limit)
+        return self._limit
 
     @property
     def least_s(self) -> float:
         """How long the work itself takes to a first token, 0.0 while that is not known."""
-        return self._least_s or 0.0
+        return self._lone_s or self._fewest_s or 0.0
 
     @property
     def target_s(self) -> float:
@@ -46,8 +53,8 @@ class PaceLimit:
 
     @property
     def stay_s(self) -> float:
-        """How long requests took of late."""
-        return self._stay_s or 0.0
+        """How long requests took of late, 0.0 while that is not known."""
+        return self._stay_s
 
     def observe(self, stayed_s: float, came_at: float, now: float, *, lone: bool, full: bool) -> None:
         """A request that came at `came_at` had its first token after `stayed_s`.
@@ -56,23 +63,41 @@ class PaceLimit:
         """
         if self._shrunk_at is not None and came_at < self._shrunk_at:
             return  # it came under the larger limit and tells nothing of the present one
-        self._stay_s = moved(self._stay_s, stayed_s, WEIGHT)
-        self._seen_alone |= lone
-        if lone or (not self._seen_alone and self.now <= FLOOR):  # where it never was alone, the floor must tell
-            slower = self._least_s is not None and stayed_s > self._least_s
-            self._least_s = moved(self._least_s, stayed_s, SLOWER_WEIGHT if slower else WEIGHT)
+        if lone:
+            self._lone_s = _moved(self._lone_s, stayed_s)
+        self._window.add(stayed_s)
+        if self._window.count >= max(SAMPLES, self._limit // 2):
+            self._stay_s = self._window.take()
+            self._judge(now, full)
+
+    def _judge(self, now: float, full: bool) -> None:
+        if self._limit <= FLOOR:  # the best that is known of stages that were never seen at ease
+            self._fewest_s = min(self._stay_s, self._fewest_s or self._stay_s)
         if self._stay_s > self.target_s:
-            self._shrink(now)
+            cut = max(self.target_s / self._stay_s, DEEPEST_CUT)
+            self._limit = max(int(self._limit * cut), min(FLOOR, self._ceiling))
+            self._shrunk_at = now
         elif full:
-            self._grow()
+            step = self._limit if self._shrunk_at is None else max(1, int(GROWTH * self._limit))
+            self._limit = min(self._limit + step, self._ceiling)
 
-    def _grow(self) -> None:
-        at_first = self._shrunk_at is None
-        step = self._limit if at_first else max(1.0, GROWTH * self._limit)
-        self._limit = min(self._limit + step / self._limit, self._ceiling)
 
-    def _shrink(self, now: float) -> None:
-        assert self._stay_s is not None
-        cut = max(self.target_s / self._stay_s, DEEPEST_CUT)
-        self._limit = max(self._limit * cut, min(FLOOR, self._ceiling))
-        self._shrunk_at, self._stay_s = now, self.target_s
+class _GeometricMean:
+    def __init__(self) -> None:
+        self._log_sum, self.count = 0.0, 0
+
+    def add(self, value: float) -> None:
+        self._log_sum += math.log(max(value, 1e-6))
+        self.count += 1
+
+    def take(self) -> float:
+        """The mean; begins anew."""
+        mean = math.exp(self._log_sum / self.count)
+        self._log_sum, self.count = 0.0, 0
+        return mean
+
+
+def _moved(mean_s: float | None, newest_s: float) -> float:
+    """A geometric moving mean, one value further."""
+    newest = math.log(max(newest_s, 1e-6))
+    return math.exp(moved(None if mean_s is None else math.log(mean_s), newest, WEIGHT))

@@ -1,5 +1,6 @@
 """How many run at once follows from how fast they get on: on every machine, and when the machine changes."""
 
+import random
 from collections import deque
 
 import pytest
@@ -59,16 +60,16 @@ def test_the_limit_shrinks_when_the_machine_slows_down_and_grows_again_afterward
 def test_work_that_takes_longer_than_the_target_by_itself_still_runs_side_by_side() -> None:
     limit, machine = PaceLimit(1000, 1.0), Machine(0.05, beside_s=3.0)
     machine.one_at_a_time(limit, 20)
-    assert limit.target_s == pytest.approx(6.1)
-    stays = machine.keep_full(limit, 2000)
+    assert limit.target_s == pytest.approx(9.15)
+    stays = machine.keep_full(limit, 4000)
     assert limit.now > 30
-    assert max(stays[1000:]) < 9.0
+    assert max(stays[2000:]) < 13.0
 
 
 def test_one_slow_machine_does_not_stop_everything() -> None:
     limit, machine = PaceLimit(100, 0.1), Machine(5.0)
     machine.keep_full(limit, 100)
-    assert FLOOR <= limit.now < 3 * FLOOR
+    assert FLOOR <= limit.now <= 4 * FLOOR
 
 
 def test_the_limit_never_passes_its_ceiling_and_starts_below_it() -> None:
@@ -89,19 +90,20 @@ def test_those_who_came_before_a_cut_do_not_make_another() -> None:
     limit = PaceLimit(1000, 1.0)
     for _ in range(100):
         limit.observe(5.0, 0.0, 5.0, lone=False, full=True)
-    assert limit.now == int(0.7 * START)
+    assert limit.now == START // 2
 
 
 def test_work_that_was_never_seen_alone_still_runs_side_by_side() -> None:
     limit, machine = PaceLimit(1000, 1.0), Machine(0.05, beside_s=3.0)
-    stays = machine.keep_full(limit, 2000)
+    stays = machine.keep_full(limit, 4000)
     assert limit.now > 30
-    assert max(stays[1000:]) < 9.0
+    assert max(stays[2000:]) < 13.0
 
 
-def test_load_of_others_does_not_pass_for_a_lone_requests_own_work() -> None:
-    limit, machine = PaceLimit(1000, 0.1), Machine(0.2)
-    machine.one_at_a_time(limit, 20)
-    machine.alone_s = 2.0
-    machine.one_at_a_time(limit, 5)
-    assert limit.target_s < 1.0
+def test_rare_large_requests_among_small_ones_do_not_look_like_an_overload() -> None:
+    limit, now, source = PaceLimit(1000, 0.5), 0.0, random.Random(1)
+    for _ in range(5000):
+        stayed_s = 10.0 if source.random() < 0.05 else 0.1
+        now += 0.01
+        limit.observe(stayed_s, now - stayed_s, now, lone=False, full=True)
+    assert limit.now > 200
