@@ -80,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     server = sluice(env=dict(pair.split("=", 1) for pair in BEST_ENV))
     with apart(server):
         workload = WorkloadSpec(mix=args.mix, seed=bench.seed, max_tokens=16)
-        capacity = run_load(LoadPlan(server.url, ClosedLoop(args.users, 15.0), workload, label="capacity"))
+        warm_up = run_load(LoadPlan(server.url, ClosedLoop(args.users, 15.0), workload, label="capacity"))
         before = leftovers(server, args.calm)
-        arrivals = OpenLoop(args.load * capacity["answered_rate"], seconds)
+        arrivals = OpenLoop(args.rate or args.load * warm_up["answered_rate"], seconds)
         plan = LoadPlan(server.url, arrivals, workload, first_request=10**6, label="soak")
         with ThreadPoolExecutor(1) as thread:
             load = thread.submit(run_load, plan)
@@ -148,6 +148,7 @@ def _answer(run: Figures, slopes: dict[str, Slope], seconds: float) -> str:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--load", type=float, default=0.5, help="part of the capacity")
+    parser.add_argument("--rate", type=float, help="requests a second, in place of --load")
     parser.add_argument("--mix", default="mixed")
     parser.add_argument("--users", type=int, default=8, help="concurrency at which the capacity is measured")
     parser.add_argument("--calm", type=float, default=12.0, help="seconds to wait for metrics: Ray's come every 10 s")
