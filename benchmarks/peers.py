@@ -9,6 +9,7 @@ NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, l
 """
 
 import argparse
+import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def _transformers(program: str, model: str) -> Server:
 
 def _command(name: str, text: str, model: str) -> Server:
     words = [word.replace("{model}", model) for word in shlex.split(text)]
-    env = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    env = dict(word.split("=", 1) for word in itertools.takewhile(re.compile("[A-Z_]+=").match, words))
     program = words[len(env) :]
     if not program:
         raise ValueError(f"{name!r} is neither a known server, nor NAME=URL, nor NAME=COMMAND")
