@@ -346,9 +346,17 @@ class StageClient(Protocol):
     """A stage as its callers see it; `calls.Stage` in the application, a fake in tests."""
 
     async def call(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        payloads: Sequence[TensorRef] = (),
+        answer_has_payload: bool = True,
     ) -> StageResult[Any]:
-        """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`."""
+        """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`.
+
+        A call without payloads whose answer can't have one either (`answer_has_payload` False) costs much less.
+        """
         ...
 
     def stream(

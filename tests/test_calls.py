@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.calls import Stage, put, stage_method
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable
+from deployments.types import TensorRef
 from tests.application import Cluster
 
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
@@ -57,7 +58,9 @@ class Worker:
         yield self.cancelled
 
     @stage_method
-    async def count_to(self, remaining_s: float, last: int, fail_at: int = -1) -> AsyncGenerator[Any, None]:
+    async def count_to(
+        self, remaining_s: float, last: int, fail_at: int, *payloads: NDArray[np.uint8]
+    ) -> AsyncGenerator[Any, None]:
         try:
             for number in range(last):
                 if number == fail_at:
@@ -117,6 +120,18 @@ def worker(stages: dict[str, Any]) -> Stage:
     return Stage(stages["worker"], "worker")
 
 
+@pytest.fixture(params=["by reference", "by value"])
+def answer_has_payload(request: pytest.FixtureRequest) -> bool:
+    """Calls without payloads go another way than those with one: what is promised holds on both."""
+    return bool(request.param == "by reference")
+
+
+@pytest.fixture(params=["by reference", "by value"])
+def payloads(request: pytest.FixtureRequest, stages: dict[str, Any]) -> list[TensorRef]:
+    """The same for streams."""
+    return [put(np.zeros(3, np.uint8))] if request.param == "by reference" else []
+
+
 async def test_a_payload_comes_by_reference_and_is_mapped_read_only_by_its_consumer(worker: Stage) -> None:
     produced = await worker.call("produce", Deadline(30, "t"), 5_000_000)
     assert produced.meta["size"] == 5_000_000
@@ -132,15 +147,21 @@ async def test_what_is_put_by_the_caller_reaches_the_stage(worker: Stage) -> Non
     assert consumed.meta["total"] == 6
 
 
-async def test_a_stages_own_error_arrives_as_it_was_raised(worker: Stage) -> None:
+async def test_metadata_alone_comes_by_value(worker: Stage) -> None:
+    slept = await worker.call("sleep", Deadline(30, "t"), 0.0, answer_has_payload=False)
+    assert slept.meta == "slept"
+    assert slept.payload is None
+
+
+async def test_a_stages_own_error_arrives_as_it_was_raised(worker: Stage, answer_has_payload: bool) -> None:
     with pytest.raises(BadMedia, match="not a video") as caught:
-        await worker.call("refuse", Deadline(30, "t"))
+        await worker.call("refuse", Deadline(30, "t"), answer_has_payload=answer_has_payload)
     assert caught.value.param == "messages[0].content[1]"
 
 
-async def test_a_defect_becomes_an_internal_error_without_its_details(worker: Stage) -> None:
+async def test_a_defect_becomes_an_internal_error_without_its_details(worker: Stage, answer_has_payload: bool) -> None:
     with pytest.raises(InternalError) as caught:
-        await worker.call("break_down", Deadline(30, "t"))
+        await worker.call("break_down", Deadline(30, "t"), answer_has_payload=answer_has_payload)
     assert str(caught.value) == "the worker stage failed"
 
 
@@ -154,16 +175,19 @@ async def _until_cancelled(worker: Stage, count: int) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_when_time_is_over_the_stage_is_named_and_its_work_is_cancelled(worker: Stage) -> None:
+async def test_when_time_is_over_the_stage_is_named_and_its_work_is_cancelled(
+    worker: Stage, answer_has_payload: bool
+) -> None:
     before = await _cancellations(worker)
     with pytest.raises(StageTimeout, match="worker"):
-        await worker.call("sleep", Deadline(0.3, "t"), 60)
+        await worker.call("sleep", Deadline(0.3, "t"), 60, answer_has_payload=answer_has_payload)
     await _until_cancelled(worker, before + 1)
 
 
-async def test_cancelling_the_caller_cancels_the_stages_work(worker: Stage) -> None:
+async def test_cancelling_the_caller_cancels_the_stages_work(worker: Stage, answer_has_payload: bool) -> None:
     before = await _cancellations(worker)
-    task = asyncio.create_task(worker.call("sleep", Deadline(60, "t"), 60))
+    call = worker.call("sleep", Deadline(60, "t"), 60, answer_has_payload=answer_has_payload)
+    task = asyncio.create_task(call)
     await asyncio.sleep(0.5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -171,35 +195,40 @@ async def test_cancelling_the_caller_cancels_the_stages_work(worker: Stage) -> N
     await _until_cancelled(worker, before + 1)
 
 
-async def test_a_stream_yields_every_value_in_order(worker: Stage) -> None:
-    assert [n async for n in worker.stream("count_to", Deadline(30, "t"), 20)] == list(range(20))
+async def test_a_stream_yields_every_value_in_order(worker: Stage, payloads: list[TensorRef]) -> None:
+    stream = worker.stream("count_to", Deadline(30, "t"), 20, -1, payloads=payloads)
+    assert [n async for n in stream] == list(range(20))
 
 
-async def test_an_error_in_the_middle_of_a_stream_arrives_after_what_came_before(worker: Stage) -> None:
+async def test_an_error_in_the_middle_of_a_stream_arrives_after_what_came_before(
+    worker: Stage, payloads: list[TensorRef]
+) -> None:
     seen = []
     with pytest.raises(BadMedia, match="no further"):
-        async for number in worker.stream("count_to", Deadline(30, "t"), 20, 3):
+        async for number in worker.stream("count_to", Deadline(30, "t"), 20, 3, payloads=payloads):
             seen.append(number)
     assert seen == [0, 1, 2]
 
 
-async def test_closing_a_stream_cancels_its_producer(worker: Stage) -> None:
+async def test_closing_a_stream_cancels_its_producer(worker: Stage, payloads: list[TensorRef]) -> None:
     before = await _cancellations(worker)
-    stream = worker.stream("count_to", Deadline(60, "t"), 100_000)
+    stream = worker.stream("count_to", Deadline(60, "t"), 100_000, -1, payloads=payloads)
     assert await anext(stream) == 0
     await stream.aclose()
     await _until_cancelled(worker, before + 1)
 
 
-async def test_a_stream_that_outlasts_its_time_ends_with_the_stages_name(worker: Stage) -> None:
+async def test_a_stream_that_outlasts_its_time_ends_with_the_stages_name(
+    worker: Stage, payloads: list[TensorRef]
+) -> None:
     with pytest.raises(StageTimeout, match="worker"):
-        async for _ in worker.stream("count_to", Deadline(0.5, "t"), 100_000):
+        async for _ in worker.stream("count_to", Deadline(0.5, "t"), 100_000, -1, payloads=payloads):
             pass
 
 
-async def test_a_full_stage_refuses_with_a_time_to_come_back(stages: dict[str, Any]) -> None:
+async def test_a_full_stage_refuses_with_a_time_to_come_back(stages: dict[str, Any], answer_has_payload: bool) -> None:
     narrow = Stage(stages["narrow"], "narrow")
-    calls = [narrow.call("sleep", Deadline(30, "t"), 0.5) for _ in range(6)]
+    calls = [narrow.call("sleep", Deadline(30, "t"), 0.5, answer_has_payload=answer_has_payload) for _ in range(6)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     refusals = [o for o in outcomes if isinstance(o, Overloaded)]
     assert refusals
@@ -208,14 +237,19 @@ async def test_a_full_stage_refuses_with_a_time_to_come_back(stages: dict[str, A
     assert not [o for o in outcomes if isinstance(o, BaseException) and not isinstance(o, Overloaded)]
 
 
-async def test_a_call_is_made_again_when_its_replica_dies(stages: dict[str, Any], tmp_path: Any) -> None:
-    result = await Stage(stages["mortal"], "mortal").call("die_once", Deadline(60, "t"), str(tmp_path / "died"))
+async def test_a_call_is_made_again_when_its_replica_dies(
+    stages: dict[str, Any], tmp_path: Any, answer_has_payload: bool
+) -> None:
+    mortal, marker = Stage(stages["mortal"], "mortal"), str(tmp_path / "died")
+    result = await mortal.call("die_once", Deadline(60, "t"), marker, answer_has_payload=answer_has_payload)
     assert result.meta == "alive"
 
 
-async def test_a_call_that_kills_every_replica_ends_as_unavailable(stages: dict[str, Any]) -> None:
+async def test_a_call_that_kills_every_replica_ends_as_unavailable(
+    stages: dict[str, Any], answer_has_payload: bool
+) -> None:
     with pytest.raises(StageUnavailable, match="mortal"):
-        await Stage(stages["mortal"], "mortal").call("die", Deadline(60, "t"))
+        await Stage(stages["mortal"], "mortal").call("die", Deadline(60, "t"), answer_has_payload=answer_has_payload)
 
 
 async def test_a_payload_that_was_lost_with_its_node_makes_the_stage_unavailable(worker: Stage) -> None:

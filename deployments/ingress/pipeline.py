@@ -73,7 +73,7 @@ class Pipeline:
         """What the graph must know of the model; asked once."""
         if self._profile is None:
             limited = deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
-            self._profile = (await self._stages.preprocessor.call("profile", limited)).meta
+            self._profile = (await self._stages.preprocessor.call("profile", limited, answer_has_payload=False)).meta
         return self._profile
 
     async def plan(self, job: Job, deadline: Deadline) -> Plan:
@@ -94,7 +94,7 @@ class Pipeline:
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
         result: StageResult[Prepared] = await self._stages.preprocessor.call(
-            "prepare", limited, job.chat, inputs, payloads=payloads
+            "prepare", limited, job.chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
         )
         progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}

@@ -70,7 +70,12 @@ class FakeStage:
     cancelled: int = 0
 
     async def call(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        payloads: Sequence[TensorRef] = (),
+        answer_has_payload: bool = True,
     ) -> StageResult[Any]:
         deadline.check()
         self.calls.append(Call(method, args, list(payloads), deadline.remaining_s()))
@@ -78,6 +83,7 @@ class FakeStage:
         try:
             await self._wait(deadline)
             meta, payload = self.answers[method](*args)
+            assert answer_has_payload or payload is None
             return StageResult(meta, payload, 0.001)
         except asyncio.CancelledError:
             self.cancelled += 1
