@@ -35,12 +35,14 @@ BENCHMARKS = (
     "gpu",
 )
 """In the order of the page."""
+LONG = frozenset({"burst", "soak", "autoscaling", "scaling", "sizing", "faults", "gpu"})
+"""Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
-    parser.add_argument("--quick", action="store_true", help="all of them in less than ten minutes on two cores")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all, see --quick")
+    parser.add_argument("--quick", action="store_true", help=f"short runs, of all but {', '.join(sorted(LONG))}")
     parser.add_argument("--json", action="store_true", help="append the results to benchmarks/results/")
     parser.add_argument("--report", action="store_true", help="run nothing; rewrite README.md from benchmarks/results/")
     args = parser.parse_args()
@@ -50,7 +52,7 @@ def main() -> None:
         print(write_report(RESULTS_DIR, BENCHMARKS))
         return
     flags = ["--quick"] * args.quick + ["--json"] * args.json
-    ended = {name: _run(name, flags) for name in args.names or _present()}
+    ended = {name: _run(name, flags) for name in args.names or _present(LONG if args.quick else frozenset())}
     for name, (seconds, status) in ended.items():
         print(f"{seconds:6.0f} s  {name}" + (f": exit status {status}" if status else ""))
     print(f"{sum(seconds for seconds, _ in ended.values()):6.0f} s  in all")
@@ -58,8 +60,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _present() -> list[str]:
-    return [name for name in BENCHMARKS if importlib.util.find_spec(f"benchmarks.{name}")]
+def _present(left_out: frozenset[str]) -> list[str]:
+    return [name for name in BENCHMARKS if name not in left_out and importlib.util.find_spec(f"benchmarks.{name}")]
 
 
 def _run(name: str, flags: list[str]) -> tuple[float, int]:

@@ -19,7 +19,7 @@ Each file here answers one question with one command, prints the machine, versio
 JSON line. This page is written by `python -m benchmarks --report` from the lines in `results/`; `--json` adds a line.
 
 ```bash
-python -m benchmarks --quick            # all of them, less than ten minutes on two cores
+python -m benchmarks --quick            # short runs, but of those that watch minutes; tells what each took
 python -m benchmarks.serve --help       # one of them; any OpenAI-compatible server can be measured by its URL
 ```
 
