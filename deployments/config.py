@@ -216,7 +216,7 @@ class EngineConfig(Section):
     """Prompt tokens that should wait for their prefill at one replica: more of them make more replicas; likewise."""
     target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
-    stream_interval_s: Annotated[float, Field(ge=0)] = 0.02
+    stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
     """Tokens of a streamed answer are gathered this long after the first one."""
     threads: Count | None = None
     """CPU threads of the forward pass; None: the cores that Ray gives the replica (`num_cpus`, one for a fraction).
