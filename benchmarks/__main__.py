@@ -15,6 +15,7 @@ from benchmarks.report import write_report
 BENCHMARKS = (
     "serve",
     "waterfall",
+    "costs",
     "handoff",
     "rates",
     "frame_rates",

@@ -172,10 +172,20 @@ def _role(process: psutil.Process) -> str:
     title = " ".join(process.cmdline()).strip()
     if "ServeReplica" in title:
         return title.rpartition("#")[0].rpartition(":")[2] or title.rpartition(":")[2]
-    for mark, role in (("ProxyActor", "proxy"), ("haproxy", "proxy"), ("ServeController", "controller")):
-        if mark in title.lower() or mark in title:
-            return role
-    return "Ray's daemons"
+    return next((role for mark, role in _ROLES.items() if mark in title), "Ray's agents")
+
+
+_ROLES = {
+    "ProxyActor": "proxy",
+    "haproxy": "proxy",
+    "HAProxy": "proxy",
+    "ServeController": "controller",
+    "log_monitor": "logs",  # reads what replicas print, for the one that follows
+    "ray.serve.scripts": "logs",
+    "raylet/raylet": "raylet",
+    "gcs_server": "raylet",
+}
+"""By what stands in a command line; the rest is dashboard, metrics and the like."""
 
 
 @contextlib.contextmanager
