@@ -1,9 +1,11 @@
 """What a trace says, who decides whether there is one, and that nothing of it is left while it is off."""
 
+import threading
 from collections.abc import Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import ValidationError
 
@@ -123,6 +125,22 @@ async def test_health_and_metrics_are_never_traced() -> None:
         for path in ("/health", "/ready", "/metrics", "/"):
             assert "traceparent" not in (await client.get(path, headers={"traceparent": SAMPLED})).headers
     assert not traced.spans()
+
+
+async def test_a_collector_that_never_answers_holds_nobody_up() -> None:
+    never = threading.Event()
+
+    class Stuck(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            never.wait()
+            return super().export(spans)
+
+    tracer = OtlpTracer(ON, Stuck(), {})
+    app = FakeApplication(tracer=tracer)
+    assert [(await app.chat("hi")).status_code for _ in range(3)] == [200] * 3
+    tracer.close()
+    assert not never.is_set()
+    never.set()
 
 
 @pytest.mark.parametrize("url", ["collector:4318", "ftp://collector", "http://user:secret@collector", "http://a b"])
