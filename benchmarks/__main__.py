@@ -30,6 +30,7 @@ BENCHMARKS = (
     "fetch",
     "media",
     "preprocess",
+    "workers",
     "engine",
     "engine_memory",
     "engine_cache",

@@ -3,7 +3,7 @@
     python -m benchmarks.fetch [--quick]
 
 The server is a process of its own which does as little as a server can. Ours includes all that the stage does: checking
-the URL and the address, counting, sniffing the container, SHA-256. The usual way only reads the body.
+the URL and the address, counting, sniffing the container. The usual way only reads the body.
 
 "Bare pool" is one aiohttp session that does nothing but `read()`. The ceiling is one blocking socket after the other
 receiving into a buffer that is already there: what loopback and the server can do.
@@ -210,7 +210,7 @@ def main() -> None:
     least = peaks["ours"] / CASES[-1].files / CASES[-1].size_bytes
     answer = (
         f"Against a new session per request: {', '.join(f'{gain:.2g}x for {name}' for name, gain in gains.items())}, "
-        f"checks and SHA-256 included; {least:.2f} bytes of memory for each byte held instead of "
+        f"checks included; {least:.2f} bytes of memory for each byte held instead of "
         f"{peaks[CONTENDERS[0]] / CASES[-1].files / CASES[-1].size_bytes:.2f}."
     )
     bench.finish(answer, {"wall_ms": results, "peak_bytes": peaks})

@@ -121,7 +121,7 @@ class MediaConfig(Section):
     max_buffered_bytes: Bytes = 2048 * MIB
     """Bytes of media that a replica holds at once while it fetches and hands on; items wait until there is room."""
     workers: Count = 4
-    """Threads of one replica for local files, base64, decompression and digests."""
+    """Threads of one replica for local files, base64 and decompression."""
     user_agent: str = "sluice"
     """What media hosts are told."""
 

@@ -52,8 +52,6 @@ class Fetched:
     container: str
     """By magic bytes: `jpeg png webp gif bmp tiff heic avif`, `mp4 matroska avi mpegts flv`, `wav flac ogg mp3 aac`."""
     size_bytes: int
-    sha256: str
-    """Hexadecimal, of the bytes."""
     final_url: str | None
     """After redirects, without credentials; None for `data:`."""
     fetch_s: float
@@ -187,8 +185,6 @@ class MediaInput:
 
     kind: MediaKind
     label: str
-    sha256: str
-    """Of the file's bytes; of the concatenated digests for a list of pictures."""
     container: str
     video: DecodedVideo | None = None
     pixels_at_model: bool = False
@@ -226,8 +222,6 @@ class Prepared:
     token_ids: NDArray[np.int32]
     """(prompt tokens,), placeholders of media expanded."""
     counts: TokenCounts
-    item_hashes: tuple[str, ...]
-    """One a media item: over kind, shape and content of what the model will see; hexadecimal."""
     pixel_norm: PixelNorm | None
     use_audio_in_video: bool
     prepare_s: float

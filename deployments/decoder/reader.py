@@ -72,7 +72,7 @@ class VideoReader:
             wanted = self._choose(index, task, limits)
             resize = task.resize if self._config.resize else None
             stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
-            work.share_left = lambda: stack.share_missing
+            work.share_left = stack.share_missing()
             decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
         stacked = stack.finish()
         if not len(stacked.kept):

@@ -3,7 +3,7 @@
 Shape legend: T frames, H height, W width, C channels (RGB).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,10 @@ class FrameStack:
     def complete(self) -> bool:
         return bool(self._filled.all())
 
-    @property
-    def share_missing(self) -> float:
-        """1.0 before the first frame, 0.0 after the last."""
-        return 1.0 - float(self._filled.mean())
+    def share_missing(self) -> Callable[[], float]:
+        """What tells 1.0 before the first frame, 0.0 after the last; whoever keeps it keeps no frames alive."""
+        filled = self._filled
+        return lambda: 1.0 - float(filled.mean())
 
     @property
     def missing(self) -> NDArray[np.int64]:

@@ -1,20 +1,17 @@
 """What fetching yields, wherever it came from, and how large it may be."""
 
 import errno
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
 from deployments.errors import TooLarge
 from deployments.types import MediaKind
 
 MIB = 2**20
 OWN_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 """What the system says when this machine, not the media's host or the client, is at fault."""
-_DIGEST_SLICE_BYTES = 16 * MIB
 
 Bytes = NDArray[np.uint8]
 
@@ -25,7 +22,6 @@ class Blob:
 
     data: Bytes
     """(n,), read-only: several requests may share it."""
-    sha256: str
     source: str | None
     """The URL after redirects, without query; None for `data:`."""
 
@@ -43,12 +39,3 @@ class ByteLimit:
             raise TooLarge(
                 f"is too large: {self.kind} items may have {self.max_bytes} bytes ({self.max_bytes / MIB:.4g} MiB)"
             )
-
-
-def digest(data: Bytes, deadline: Deadline) -> str:
-    """Hexadecimal SHA-256 of the bytes. Blocking, without the GIL; looks at `deadline` every few milliseconds."""
-    state = hashlib.sha256()
-    for start in range(0, len(data), _DIGEST_SLICE_BYTES):
-        deadline.check()
-        state.update(data.data[start : start + _DIGEST_SLICE_BYTES])
-    return state.hexdigest()

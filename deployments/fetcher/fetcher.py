@@ -10,7 +10,7 @@ from deployments.config import MediaConfig
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, SluiceError, StageTimeout
 from deployments.executor import StageExecutor
-from deployments.fetcher.blob import Blob, ByteLimit, Bytes, digest
+from deployments.fetcher.blob import Blob, ByteLimit, Bytes
 from deployments.fetcher.budget import ByteBudget, lazy_buffer
 from deployments.fetcher.cache import Entry, MediaCache
 from deployments.fetcher.client import HttpClient
@@ -24,8 +24,6 @@ from deployments.metrics import MetricSink
 from deployments.types import Fetched, MediaItem, MediaKind
 
 STAGE = "fetch"
-_INLINE_BYTES = 256 * 1024
-"""To digest so few bytes takes less time than to begin a thread."""
 _NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
 
 
@@ -76,7 +74,7 @@ class Fetcher:
         self._metrics.count("sluice_fetches", kind=item.kind, outcome="ok")
         self._metrics.count("sluice_fetched_bytes", len(blob.data), kind=item.kind)
         seconds = time.monotonic() - started
-        return Fetched(item.kind, container, len(blob.data), blob.sha256, blob.source, seconds), blob.data
+        return Fetched(item.kind, container, len(blob.data), blob.source, seconds), blob.data
 
     def check_health(self) -> None:
         """Raise `InternalError` when the session is broken or threads do not stop."""
@@ -105,7 +103,7 @@ class Fetcher:
         with await self._budget.take(url.size_bytes) as lease:
             data = await self._executor.run(deadline, decode_data_url, url, deadline)
             lease.keep_for(data)
-        return await self._blob(data, None, deadline)
+        return _blob(data, None)
 
     async def _load_file(self, url: str, limit: ByteLimit, deadline: Deadline) -> Blob:
         size_bytes = await self._executor.run(deadline, self._folder.size_bytes, url)
@@ -114,7 +112,7 @@ class Fetcher:
             data = lazy_buffer(size_bytes)
             await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
             lease.keep_for(data)
-        return await self._blob(data, url, deadline)
+        return _blob(data, url)
 
     async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline) -> Blob:
         """From the cache, from a fetch that is under way for an item of the same kind, or from the host."""
@@ -135,7 +133,7 @@ class Fetcher:
                 assert known is not None, "only an ETag that was sent can be confirmed"
                 self._cache.confirm(str(url), known, answer.freshness)
                 return self._cached(known, limit)
-            blob = await self._blob(answer.data, describe(answer.final_url), deadline)
+            blob = _blob(answer.data, describe(answer.final_url))
         if not answer.redirected:  # what a redirect leads to may change while the bytes there stay fresh
             self._cache.put(str(url), blob, answer.freshness)
         return blob
@@ -145,11 +143,10 @@ class Fetcher:
         self._metrics.count("sluice_fetch_cache_hits")
         return entry.blob
 
-    async def _blob(self, data: Bytes, source: str | None, deadline: Deadline) -> Blob:
-        data.flags.writeable = False
-        if len(data) <= _INLINE_BYTES:
-            return Blob(data, digest(data, deadline), source)
-        return Blob(data, await self._executor.run(deadline, digest, data, deadline), source)
+
+def _blob(data: Bytes, source: str | None) -> Blob:
+    data.flags.writeable = False
+    return Blob(data, source)
 
 
 def _container(data: Bytes, kind: MediaKind) -> str:

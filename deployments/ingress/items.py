@@ -1,7 +1,6 @@
 """One media item's way to the preprocessor: put what came in the body into shared memory, fetch, decode videos."""
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -128,10 +127,7 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _media_input(item: ItemPlan, files: list[Fetched], video: DecodedVideo | None) -> MediaInput:
-    digest = files[0].sha256
-    if item.is_list:
-        digest = hashlib.sha256(b"".join(bytes.fromhex(file.sha256) for file in files)).hexdigest()
-    return MediaInput(MediaKind(item.kind), item.label, digest, files[0].container, video)
+    return MediaInput(MediaKind(item.kind), item.label, files[0].container, video)
 
 
 def _payload(result: StageResult[Any]) -> TensorRef:

@@ -16,7 +16,6 @@ from deployments.errors import ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
 from deployments.preprocessor.handoff import Handoff, find_handoff
-from deployments.preprocessor.hashes import item_hash
 from deployments.preprocessor.hf_processor import Expanded, HfProcessor
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
@@ -84,7 +83,6 @@ class Preparation:
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
-            item_hashes=_hashes(inputs, sizes, media),
             pixel_norm=norm,
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
@@ -93,7 +91,7 @@ class Preparation:
 
     def _expand_clip(self, media: Media) -> Expanded:
         """What the processor makes of one clip and no text, its pixels left as uint8."""
-        item = MediaInput(MediaKind.VIDEO, "", "", "", media.clips[0].video)
+        item = MediaInput(MediaKind.VIDEO, "", "", media.clips[0].video)
         prompt = self._prompts.render(Chat((ChatMessage("user", (ChatPart(None, 0),)),)), (item,))
         with self._borrowed() as processor:
             return processor.expand(prompt, media, Sizes(None, self._family.video_size), raw_pixels=True)
@@ -118,12 +116,3 @@ class Preparation:
                 f"{prompt_tokens + answer} in all, the model's context holds {limit}",
                 param="messages",
             )
-
-
-def _hashes(inputs: Sequence[MediaInput], sizes: Sizes, media: Media) -> tuple[str, ...]:
-    size = {MediaKind.IMAGE: sizes.image, MediaKind.VIDEO: sizes.video, MediaKind.AUDIO: None}
-    shapes = iter(tuple(clip.frames_TCHW.shape) for clip in media.clips)
-    return tuple(
-        item_hash(item, next(shapes) if item.kind is MediaKind.VIDEO else (), size[item.kind], media.hears_clips)
-        for item in inputs
-    )

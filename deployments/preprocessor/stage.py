@@ -1,7 +1,7 @@
 """The preprocess stage without Ray: `Preparation` behind an owned thread pool, and what is measured of it.
 
 Threads, not processes: tokenising and the work on pixels and sounds let go of the interpreter; see
-`benchmarks/preprocess.py`.
+`benchmarks/workers.py`.
 """
 
 from collections.abc import Sequence

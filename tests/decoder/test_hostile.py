@@ -192,7 +192,7 @@ def test_a_codec_without_decoder_is_refused_by_its_name():
     assert refused.value.param == LABEL
     with pytest.raises(UnsupportedCodec, match="V_MPEG4/ISO/ZZZ"):
         read(make_video(container="matroska").replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/ZZZ"))
-    with pytest.raises(UnsupportedCodec, match="audio track; its tracks are coded as .*A_ZZZ"):
+    with pytest.raises(UnsupportedCodec, match=r"audio track; its tracks are coded as .*A_ZZZ"):
         heard = make_video(container="matroska", tones_hz=(440.0,))
         read(heard.replace(b"A_AAC", b"A_ZZZ"), task(audio_rate_hz=16_000))
 

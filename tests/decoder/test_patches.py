@@ -1,7 +1,9 @@
 """Frames that leave the decoder as the model's own tensor: the same pixels, and only where that can be."""
 
 import dataclasses
+import gc
 import io
+import weakref
 
 import numpy as np
 import pytest
@@ -85,3 +87,15 @@ def test_a_list_of_pictures_becomes_patches():
     wanted = dataclasses.replace(task(3, resize=RESIZE), patches=RULE)
     result = PictureListReader(DecoderConfig()).read(wanted, tuple(pictures), Deadline(30, "decode"))
     assert read_numbers(frames_of(result.payload["patches"], result.meta.patch_grid, RULE, 3)) == [0, 1, 2]
+
+
+def test_frames_are_freed_with_their_last_user_not_by_the_next_collection():
+    gc.disable()
+    try:
+        result = read(make_video(12, width=320, height=192), task(4))
+        freed = weakref.ref(result.payload["frames_THWC"].base)
+        assert freed() is not None
+        del result
+        assert freed() is None
+    finally:
+        gc.enable()

@@ -18,7 +18,7 @@ FOREVER = Freshness(storable=True, max_age_s=1e9, etag=None)
 
 
 def blob(size):
-    return Blob(np.zeros(size, np.uint8), "0" * 64, None)
+    return Blob(np.zeros(size, np.uint8), None)
 
 
 @pytest.mark.parametrize(

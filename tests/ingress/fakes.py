@@ -127,7 +127,7 @@ class FakeModel(FakeStage):
 
 def fetched(item: MediaItem) -> tuple[Fetched, object]:
     container = {MediaKind.IMAGE: "png", MediaKind.VIDEO: "mp4", MediaKind.AUDIO: "wav"}[item.kind]
-    return Fetched(item.kind, container, 1000, "ab" * 32, item.url, 0.001), f"bytes of {item.label}"
+    return Fetched(item.kind, container, 1000, item.url, 0.001), f"bytes of {item.label}"
 
 
 def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, object]:
@@ -135,9 +135,8 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     counts = TokenCounts(
         10, 5 * kinds.count(MediaKind.IMAGE), 7 * kinds.count(MediaKind.VIDEO), 3 * kinds.count(MediaKind.AUDIO)
     )
-    hashes = tuple(item.sha256 for item in media)
     tensors = "tensors" if media else None
-    return Prepared(np.zeros(counts.total, np.int32), counts, hashes, None, False, 0.001), tensors
+    return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
 
 
 def hello() -> list[GenerateChunk | Exception]:

@@ -13,7 +13,7 @@ from deployments.errors import BadRequest, ContextTooLong, StageTimeout
 from deployments.model.deployment import Model
 from deployments.types import Prepared, SamplingParams, TokenCounts
 
-PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), (), None, False, 0.0)
+PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), None, False, 0.0)
 
 
 @pytest.fixture(scope="module")

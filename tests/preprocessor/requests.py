@@ -55,15 +55,15 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def image(number: int) -> MediaInput:
-    return MediaInput(MediaKind.IMAGE, f"item {number}", f"{number:064x}", "png")
+    return MediaInput(MediaKind.IMAGE, f"item {number}", "png")
 
 
 def audio(number: int) -> MediaInput:
-    return MediaInput(MediaKind.AUDIO, f"item {number}", f"{number:064x}", "wav")
+    return MediaInput(MediaKind.AUDIO, f"item {number}", "wav")
 
 
 def video(number: int, facts: DecodedVideo) -> MediaInput:
-    return MediaInput(MediaKind.VIDEO, f"item {number}", f"{number:064x}", "mp4", facts)
+    return MediaInput(MediaKind.VIDEO, f"item {number}", "mp4", facts)
 
 
 def asking(*parts: str | int, **options: Any) -> Chat:

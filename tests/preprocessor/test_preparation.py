@@ -38,7 +38,6 @@ def test_text_alone_has_no_tensors_and_no_use_for_the_processor() -> None:
     assert prepared.token_ids.dtype == np.int32
     assert prepared.token_ids.tolist() == processor.tokenizer(text)["input_ids"]
     assert prepared.counts.text == len(prepared.token_ids)
-    assert prepared.item_hashes == ()
 
 
 def test_model_of_text_alone_is_served() -> None:
@@ -111,30 +110,6 @@ def test_sound_of_videos_is_not_promised_where_it_is_not_heard() -> None:
     with pytest.raises(BadRequest, match="does not listen"):
         item = video(0, decoded(range(4), 60, 80))
         prepare(preparation("qwen2_vl"), asking(0, use_audio_in_video=True), [item], [payload])
-
-
-def test_item_hash_is_of_content_and_of_what_is_made_of_it() -> None:
-    stage = preparation("qwen2_vl")
-
-    def hash_of(number: int, *options: tuple[str, int]) -> str:
-        chat = asking(0, "What?", processor_kwargs=options)
-        return prepare(stage, chat, [image(number)], [PICTURE])[0].item_hashes[0]
-
-    assert hash_of(1) == hash_of(1)
-    assert hash_of(1) != hash_of(2)
-    assert hash_of(1) != hash_of(1, ("max_pixels", 5000))
-    assert len(hash_of(1)) == 64
-
-
-def test_item_hash_of_a_video_is_of_its_frames() -> None:
-    stage = preparation("qwen2_vl")
-
-    def hash_of(*indices: int, height: int = 60) -> str:
-        payload = {"frames_THWC": frozen(noise(len(indices), height, 80, 3))}
-        return prepare(stage, asking(0), [video(0, decoded(indices, 60, 80))], [payload])[0].item_hashes[0]
-
-    assert hash_of(0, 5, 10, 15) == hash_of(0, 5, 10, 15)
-    assert len({hash_of(0, 5, 10, 15), hash_of(0, 5, 10, 16), hash_of(0, 5, 10, 15, height=64)}) == 3
 
 
 def test_nothing_is_prepared_for_nobody() -> None:
