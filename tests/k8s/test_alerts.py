@@ -17,11 +17,16 @@ pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="no promtool here")
 TARGET = 'ray_serve_autoscaling_target_replicas{application="sluice",deployment="Model"}'
 HEALTHY = 'ray_serve_deployment_replica_healthy{application="sluice",deployment="Model",replica="a"}'
 ANSWERED = 'ray_sluice_requests_total{route="/v1/chat/completions",status="200"}'
+PROBES = {
+    'ray_sluice_requests_total{route="/health",status="200"}': "0+9000x120",
+    'ray_sluice_requests_total{route="/ready",status="503"}': "0+9000x120",
+}
+"""They come often, and a 503 of `/ready` only says that a replica starts: neither may hide or make an alert."""
 
 FIRING: dict[str, dict[str, str]] = {
     "SluiceStageDown": {TARGET: "1x120", HEALTHY: "1x8 _x112"},  # its series ends with the last replica
-    "SluiceErrors": {ANSWERED: "0+90x120", ANSWERED.replace("200", "504"): "0+10x120"},
-    "SluiceRefusing": {ANSWERED: "0+90x120", 'ray_sluice_refused_total{reason="overloaded"}': "0+10x120"},
+    "SluiceErrors": PROBES | {ANSWERED: "0+90x120", ANSWERED.replace("200", "503"): "0+10x120"},
+    "SluiceRefusing": PROBES | {ANSWERED: "0+90x120", 'ray_sluice_refused_total{reason="overloaded"}': "0+10x120"},
     "SluiceSlowFirstToken": {
         'ray_sluice_ttft_seconds_bucket{le="10.0"}': "0+1x120",
         'ray_sluice_ttft_seconds_bucket{le="30.0"}': "0+9x120",
@@ -41,7 +46,7 @@ FIRING: dict[str, dict[str, str]] = {
 }
 QUIET: dict[str, dict[str, str]] = {
     "SluiceStageDown": {TARGET: "1x120", HEALTHY: "1x120"},
-    "SluiceErrors": {ANSWERED: "0+90x120", ANSWERED.replace("200", "400"): "0+90x120"},
+    "SluiceErrors": PROBES | {ANSWERED: "0+90x120", ANSWERED.replace("200", "400"): "0+90x120"},
     "SluiceRefusing": {ANSWERED: "0+90x120", 'ray_sluice_refused_total{reason="overloaded"}': "1x120"},
     "SluiceKvCacheFull": {
         'ray_sluice_kv_usage{replica="a"}': "0.99x120",
