@@ -145,11 +145,11 @@ class Engine:
         self._take_in()
         self._reap()
         self._scheduler.admit()
-        decoding = self._scheduler.decoding
-        work = None if self._pace.rests(decoding=decoding) else self._prompts.advance()
+        pressure = self._scheduler.pressure
+        work = None if self._pace.rests(pressure) else self._prompts.advance()
         if self._scheduler.decoding:
             self._decode()
-        if decoding:
+        if pressure is not None:
             self._pace.stepped(time.monotonic() - began, work)
         self._gauges.report()
 

@@ -3,17 +3,20 @@
 What a portion costs depends on machine, model, batch and context, so that it is measured, not configured: whole steps,
 with and without such work, by the clock. Portions grow while a step stays within `slowdown` steps of decoding alone and
 shrink as soon as one does not. Prefill has a portion for each length of context, since attention costs more the longer
-it is. With nobody decoding, or without a `slowdown`, a portion is as large as it may be.
+it is. Where more requests wait for their first token than for their next one, a step takes that many portions: else a
+replica with much to read would spend half its time on decode steps of few rows. With nobody decoding, or without a
+`slowdown`, a portion is as large as it may be.
 """
 
 from dataclasses import dataclass
 
 SMALLEST_CHUNK = 8
-_FIRST_CHUNK = 32
+_FIRST_CHUNK = 64
 _FIRST_PART = 1 << 16
 _LARGEST_PART = 1 << 26
 """Values of encoder inputs: two hundred frames of 360p. Bounds how long an abort waits for its step."""
-_GROWTH, _SHRINKAGE = 1.1, 0.6
+_GROWTH, _FAST_GROWTH, _SHRINKAGE = 1.1, 1.5, 0.6
+"""Of a portion from one step to the next; fast while a step took less than two thirds of what it might."""
 _MEMORY = 0.8
 _REST_EVERY = 32
 """So many steps with work are followed by one without, to see again what decoding takes alone."""
@@ -32,22 +35,36 @@ class Portion:
     def size(self) -> int:
         return int(self.exact)
 
-    def took(self, amount: int, seconds: float, allowed_s: float) -> None:
+    def took(self, amount: float, seconds: float, allowed_s: float) -> None:
         """A step with so much of the work took so long; a remainder can be too much but never too little."""
         if seconds > allowed_s:
             wanted = min(self.exact, amount) * max(_SHRINKAGE, allowed_s / seconds)
-        elif amount >= self.size:
-            wanted = self.exact * min(_GROWTH, allowed_s / seconds)
+        elif amount > self.exact - 1:
+            room = allowed_s / seconds
+            wanted = self.exact * (_FAST_GROWTH if room > _FAST_GROWTH else min(_GROWTH, room))
         else:
             return
         self.exact = min(float(self._largest), max(float(self._smallest), wanted))
 
 
 @dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a step may do of one kind of work."""
+
+    portion: Portion
+    portions: float
+    largest: int
+
+    @property
+    def size(self) -> int:
+        return min(int(self.portion.exact * self.portions), self.largest)
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a step did for prompts."""
 
-    portion: Portion
+    allowance: Allowance
     amount: int
 
 
@@ -62,36 +79,45 @@ class Pace:
         self._since_rest = 0
         self._chunks: dict[int, Portion] = {}
         self._part = Portion(_FIRST_PART, 1, _LARGEST_PART)
-        self._all_tokens = Portion(chunk_tokens, chunk_tokens, chunk_tokens)
-        self._all_values = Portion(_LARGEST_PART, _LARGEST_PART, _LARGEST_PART)
+        self._whole_chunk = Allowance(Portion(chunk_tokens, chunk_tokens, chunk_tokens), 1, chunk_tokens)
+        self._whole_part = Allowance(Portion(_LARGEST_PART, _LARGEST_PART, _LARGEST_PART), 1, _LARGEST_PART)
 
-    def rests(self, *, decoding: bool) -> bool:
-        """Whether the coming step should only decode, so that its time can be measured."""
-        if not decoding or self._slowdown is None:
+    def rests(self, pressure: float | None) -> bool:
+        """Whether the coming step should only decode, so that its time can be measured.
+
+        `pressure`, here and below: requests that wait for their first token for each one that decodes; None when none
+        does.
+        """
+        if pressure is None or self._slowdown is None:
             return False
         return self._alone_s is None or self._since_rest >= _REST_EVERY
 
-    def chunk(self, context: int, *, decoding: bool) -> Portion:
+    def chunk(self, context: int, pressure: float | None) -> Allowance:
         """Prompt tokens of the coming step, the first of which has so many tokens before it."""
-        if not decoding or self._slowdown is None:
-            return self._all_tokens
+        if pressure is None or self._slowdown is None:
+            return self._whole_chunk
         length = (context // _CONTEXT_STEP).bit_length()
         if length not in self._chunks:
             shorter = [known for known in self._chunks if known < length]
             first = self._chunks[max(shorter)].exact if shorter else _FIRST_CHUNK
             self._chunks[length] = Portion(first, SMALLEST_CHUNK, self._chunk_tokens)
-        return self._chunks[length]
+        return Allowance(self._chunks[length], max(1.0, pressure), self._chunk_tokens)
 
-    def part(self, *, decoding: bool) -> Portion:
+    def part(self, pressure: float | None) -> Allowance:
         """Values of encoder inputs of the coming step."""
-        return self._part if decoding and self._slowdown is not None else self._all_values
+        if pressure is None or self._slowdown is None:
+            return self._whole_part
+        return Allowance(self._part, max(1.0, pressure), _LARGEST_PART)
 
     def stepped(self, seconds: float, work: Work | None) -> None:
         """A step that decoded took so long in all, with some work on prompts or without."""
+        alone_s = self._alone_s
         if work is None:
             self._since_rest = 0
-            known = self._alone_s
-            self._alone_s = seconds if known is None else _MEMORY * known + (1 - _MEMORY) * min(seconds, 2 * known)
-        elif self._alone_s is not None and self._slowdown is not None:
+            known = seconds if alone_s is None else alone_s
+            self._alone_s = _MEMORY * known + (1 - _MEMORY) * min(seconds, 2 * known)
+        elif alone_s is not None and self._slowdown is not None:
             self._since_rest += 1
-            work.portion.took(work.amount, seconds, self._slowdown * self._alone_s)
+            portions = work.allowance.portions
+            one_s = alone_s + (seconds - alone_s) / portions
+            work.allowance.portion.took(work.amount / portions, one_s, self._slowdown * alone_s)

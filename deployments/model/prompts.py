@@ -41,22 +41,22 @@ class Prompts:
         first = self._scheduler.next_prompt
         if first is None:
             return None
-        decoding = self._scheduler.decoding
-        if first.sequence.phase is Phase.ENCODE or not decoding:
-            work = self._encode(decoding=decoding)
-            if work.amount and decoding:
+        pressure = self._scheduler.pressure
+        if first.sequence.phase is Phase.ENCODE or pressure is None:
+            work = self._encode(pressure)
+            if work.amount and pressure is not None:
                 return work
-        return self._prefill(decoding=decoding)
+        return self._prefill(pressure)
 
-    def _encode(self, *, decoding: bool) -> Work:
-        """The next items of all who have some, within the portion; whoever has none left can be prefilled."""
-        portion = self._pace.part(decoding=decoding)
+    def _encode(self, pressure: float | None) -> Work:
+        """The next items of all who have some, within the allowance; whoever has none left can be prefilled."""
+        allowance = self._pace.part(pressure)
         parts: list[tuple[Job, list[Item]]] = []
         amount = 0
         for job in self._scheduler.encoding:
             if not job.sequence.stamps.encoding:
                 self._attempt(job, partial(self._start, job))
-            items = job.media.take(portion.size - amount, at_least_one=not amount)
+            items = job.media.take(allowance.size - amount, at_least_one=not amount)
             amount += sum(item.values for item in items)
             parts.append((job, items))
             if job.media.items:
@@ -66,8 +66,8 @@ class Prompts:
             if job.sequence.phase is Phase.ENCODE and not job.media.items:
                 self._attempt(job, partial(self._finish, job))
             else:
-                self._runner.upload(job.media.ahead(portion.size))
-        return Work(portion, amount)
+                self._runner.upload(job.media.ahead(allowance.size))
+        return Work(allowance, amount)
 
     def _start(self, job: Job) -> None:
         job.sequence.stamps.encoding = time.monotonic()
@@ -102,17 +102,17 @@ class Prompts:
         stamps.encoded = time.monotonic() if job.media.encoded else stamps.encoding
         job.sequence.phase = Phase.PREFILL
 
-    def _prefill(self, *, decoding: bool) -> Work | None:
+    def _prefill(self, pressure: float | None) -> Work | None:
         """One chunk's worth of prompt tokens, of one request or several."""
         first = self._scheduler.next_prompt
         if first is None:
             return None
-        portion = self._pace.chunk(first.sequence.num_prefilled, decoding=decoding)
+        allowance = self._pace.chunk(first.sequence.num_prefilled, pressure)
         amount = 0
-        for job, end in self._scheduler.prefill_plan(portion.size):
+        for job, end in self._scheduler.prefill_plan(allowance.size):
             amount += end - job.sequence.num_prefilled
             self._attempt(job, partial(self._chunk, job, end))
-        return Work(portion, amount) if amount else None
+        return Work(allowance, amount) if amount else None
 
     def _chunk(self, job: Job, end: int) -> None:
         logits_1V = self._runner.prefill(job.sequence, job.media, end)

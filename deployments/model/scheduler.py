@@ -61,6 +61,12 @@ class Scheduler:
         return any(job.sequence.phase is Phase.DECODE for job in self.running)
 
     @property
+    def pressure(self) -> float | None:
+        """Requests on their way to a first token for each one that decodes; None when none does."""
+        decoding = sum(job.sequence.phase is Phase.DECODE for job in self.running)
+        return (len(self.running) - decoding) / decoding if decoding else None
+
+    @property
     def next_prompt(self) -> Job | None:
         """The first of those whose prompt is not in the cache yet."""
         return next((job for job in self.running if job.sequence.phase is not Phase.DECODE), None)

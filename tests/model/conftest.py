@@ -13,7 +13,7 @@ from deployments.errors import SluiceError
 from deployments.metrics import RecordingSink
 from deployments.model.engine import Engine
 from deployments.model.loading import build_engine
-from deployments.model.pace import Pace, Portion
+from deployments.model.pace import Allowance, Pace, Portion
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.types import FinishReason, SamplingParams
 from tests.tiny_configs import AUDIO, IMAGE, VIDEO
@@ -46,14 +46,14 @@ class Ear:
 class CreepingPace(Pace):
     """Beside running answers: one item at a time is encoded, three tokens are prefilled."""
 
-    def rests(self, *, decoding: bool) -> bool:
+    def rests(self, pressure: float | None) -> bool:
         return False
 
-    def chunk(self, context: int, *, decoding: bool) -> Portion:
-        return Portion(3, 3, 3) if decoding else super().chunk(context, decoding=decoding)
+    def chunk(self, context: int, pressure: float | None) -> Allowance:
+        return super().chunk(context, pressure) if pressure is None else Allowance(Portion(3, 3, 3), 1, 3)
 
-    def part(self, *, decoding: bool) -> Portion:
-        return Portion(1, 1, 1) if decoding else super().part(decoding=decoding)
+    def part(self, pressure: float | None) -> Allowance:
+        return super().part(pressure) if pressure is None else Allowance(Portion(1, 1, 1), 1, 1)
 
 
 class Bench:
