@@ -102,6 +102,8 @@ class Storm:
         """Answered requests a second of `--users` users who never pause."""
         self.run("warm-up", ClosedLoop(4, 4.0))
         figures = self.run("capacity", ClosedLoop(self._args.users, self.duration_s))
+        if not figures["verdicts"]["answered"]:
+            raise RuntimeError(f"nothing was answered, so there is no capacity to multiply: {figures['reasons']}")
         return float(figures["answered_rate"])
 
     def run(self, label: str, arrivals: Arrivals) -> Figures:
