@@ -22,7 +22,7 @@ import yaml
 from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.load.drive import LoadPlan, run_load
-from benchmarks.load.workload import WorkloadSpec
+from benchmarks.load.workload import Workload, WorkloadSpec
 from benchmarks.scaling_log import Look, read_looks
 from benchmarks.servers import SERVE_CONFIG, OwnServer, merged, sluice
 
@@ -68,6 +68,8 @@ QUICK = ("few large clips", "long answers")
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("autoscaling", QUESTION, argv)
     waves = [wave for wave in WAVES if not bench.quick or wave.name in QUICK]
+    for wave in waves:
+        Workload(WorkloadSpec(mix=wave.mix, seed=bench.seed), "")  # its media are there before anything is timed
     results = {"load": run(bench, "load", waves)}
     _show(bench, "Stages scaled by their work", results["load"])
     _plot(bench, results["load"])
@@ -195,16 +197,17 @@ def _peaks(result: dict[str, Any], stage: str, wave: dict[str, Any]) -> dict[str
 
 
 def _plot(bench: Benchmark, result: dict[str, Any]) -> None:
-    waves = ", ".join(f"{wave['name']} {wave['start_s']:.0f}-{wave['end_s']:.0f} s" for wave in result["waves"])
+    waves = ", ".join(f"{wave['name']} at {wave['start_s']:.0f}" for wave in result["waves"])
     for stage in (DECODER, MODEL):
         seen = result["stages"][stage]
         series = {
             "replicas": seen["replicas"],
             "wanted by load": seen["by_load"],
             "wanted by count": seen["by_count"],
-            "load": seen["load"],
+            "queued at callers": seen["queued"],
         }
-        bench.plot("lines", f"{stage}: {waves}", seen["second"], series, x_label="seconds", y_label="replicas")
+        labels = {"x_label": f"seconds; {waves}", "y_label": "replicas, requests"}
+        bench.plot("lines", f"{stage}, scaled by its work", seen["second"], series, **labels)
 
 
 def _answer(result: dict[str, Any]) -> str:

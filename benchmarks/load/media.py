@@ -30,6 +30,8 @@ MediaKind = Literal["image", "video", "audio"]
 MIME_TYPES: dict[MediaKind, str] = {"image": "image/jpeg", "video": "video/mp4", "audio": "audio/wav"}
 POOL: dict[MediaKind, int] = {"image": 32, "video": 8, "audio": 16}
 """Different items of a kind."""
+LARGE_CLIP, LARGE_CLIP_POOL = 2_000_000, 2
+"""Pixels x seconds from which a clip takes many seconds to encode; so many different ones are made of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ class MediaSpec:
             return f"sound@{self.seconds:g}s"
         return f"{self.width}x{self.height}" + (f"@{self.seconds:g}s" if self.kind == "video" else "")
 
+    @property
+    def pool(self) -> int:
+        """Different items that are made."""
+        large = self.kind == "video" and self.width * self.height * self.seconds > LARGE_CLIP
+        return LARGE_CLIP_POOL if large else POOL[self.kind]
+
     def make(self, seed: int, number: int) -> bytes:
         """The file, from `CACHE_DIR` if it was made before."""
         path = CACHE_DIR / f"{self.name}-{seed}-{number}"
@@ -73,7 +81,7 @@ class MediaSpec:
 
 def make_pool(spec: MediaSpec, seed: int, size: int | None = None) -> list[bytes]:
     """The kind's pool of different items, with a progress bar: the first time takes a while."""
-    numbers = tqdm(range(size or POOL[spec.kind]), desc=f"media {spec.name}", disable=None, leave=False)
+    numbers = tqdm(range(size or spec.pool), desc=f"media {spec.name}", disable=None, leave=False)
     return [spec.make(seed, number) for number in numbers]
 
 

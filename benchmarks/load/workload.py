@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.load.media import MIME_TYPES, POOL, MediaKind, MediaSpec, distinct, make_pool
+from benchmarks.load.media import MIME_TYPES, MediaKind, MediaSpec, distinct, make_pool
 
 MIXES = {
     "mixed": "text=0.4,640x480=0.3,360p@5s=0.3",
@@ -134,4 +134,4 @@ class Workload:
 
 def pool_size(mix: str) -> int:
     """How many different files the mix's media are made of."""
-    return sum(POOL[MediaSpec.parse(name).kind] for name in WorkloadSpec(mix).shares() if name != "text")
+    return sum(MediaSpec.parse(name).pool for name in WorkloadSpec(mix).shares() if name != "text")
