@@ -2,8 +2,11 @@
 
 import base64
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from deployments.demo.evaluation.cases import Case, MediaFile
@@ -40,8 +43,19 @@ class Served:
         request = Request(
             f"{self._url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
         )
-        with urlopen(request, timeout=TIMEOUT_S) as response:
+        with _opened(request) as response:
             return str(json.load(response)["choices"][0]["message"]["content"])
+
+
+def _opened(request: Request) -> Any:
+    """The response; a server that is busy says when to ask again."""
+    while True:
+        try:
+            return urlopen(request, timeout=TIMEOUT_S)
+        except HTTPError as error:
+            if error.code != HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            time.sleep(float(error.headers["Retry-After"]))
 
 
 def media_part(file: MediaFile) -> dict[str, Any]:
