@@ -176,8 +176,8 @@ class Lane:
 
     def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
         """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
-        before = self._queue.before(client)
-        if before == 0 and self._fits(size_bytes):
+        before = self._queue.before(client, self._may_run)
+        if before == 0 and self._may_run(client) and self._fits(size_bytes):
             return 0.0
         return (before + 1) * self._seconds_per_departure()
 

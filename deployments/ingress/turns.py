@@ -46,10 +46,11 @@ class Turns(Generic[W]):
         self._queues.move_to_end(waiter.client)
         self._forget_if_empty(waiter.client)
 
-    def before(self, client: str) -> int:
-        """How many will be served before one of `client` that joins now."""
+    def before(self, client: str, may_run: Callable[[str], bool]) -> int:
+        """How many will be served before one of `client` that joins now; who may not run at present holds up nobody."""
         place = len(self._queues.get(client, ())) + 1
-        return place - 1 + sum(min(len(queue), place) for name, queue in self._queues.items() if name != client)
+        others = (queue for name, queue in self._queues.items() if name != client and may_run(name))
+        return place - 1 + sum(min(len(queue), place) for queue in others)
 
     def has_shorter_queue(self, client: str) -> bool:
         """Whether another client has more in the queue than `client`."""

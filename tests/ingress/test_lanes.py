@@ -132,6 +132,17 @@ async def test_one_client_cannot_hold_more_than_its_share() -> None:
     await granted(third)
 
 
+async def test_a_client_at_its_limit_makes_nobody_else_wait() -> None:
+    lane, clock = make_lane(running=4, per_client=1, wait_s=5.0)
+    await granted(ask(lane, "a"))
+    ask(lane, "a")
+    await settle()
+    clock.now += 100.0
+    assert lane.expected_wait_s("b") == 0.0
+    assert lane.expected_wait_s("a") > 5.0
+    await granted(ask(lane, "b"))
+
+
 async def test_one_that_leaves_the_queue_makes_room_for_those_behind() -> None:
     lane, _ = make_lane(running=10, max_bytes=100)
     await granted(ask(lane, "a", size=60))
