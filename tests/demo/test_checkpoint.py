@@ -1,5 +1,7 @@
 """The committed checkpoint: small, loadable, and right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,13 @@ def test_known_media_get_true_answers(offline: Offline) -> None:
         return offline.answers_on([file.part], [decode(file, 8, with_sound=False)], [question])[0]
 
     assert wrong_answers(make_probes(seed=1, rounds=4), ask) == []
+
+
+def test_two_items_of_one_kind_are_told_apart(offline: Offline) -> None:
+    for case in make_cases(seed=5, files=3):
+        if len(case.files) == 2 and case.files[0].part == case.files[1].part:
+            asks = tuple(ask for ask in case.asks if ask.question in ("colour", "direction", "tone"))
+            assert offline.answers(replace(case, asks=asks)) == [ask.truth for ask in asks]
 
 
 def test_a_clip_played_backwards_moves_the_other_way(offline: Offline) -> None:
