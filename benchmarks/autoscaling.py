@@ -144,7 +144,7 @@ def _wait_for_calm(log: Path) -> float:
     while time.time() < give_up:
         time.sleep(0.5)
         latest = {look.stage: look for look in read_looks(log)}
-        if all(look.replicas == 1 and not look.requests for look in latest.values()):
+        if all(look.replicas == look.target == 1 and not look.requests for look in latest.values()):
             break
     return time.time()
 

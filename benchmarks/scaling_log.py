@@ -21,6 +21,8 @@ class Look:
     stage: str
     replicas: int
     """That run."""
+    target: int
+    """That should run, by bounds and delays."""
     queued: float
     """Requests that wait at the callers; like all figures here a mean over Ray's window."""
     requests: float
@@ -46,6 +48,7 @@ class Logged:
             at_s=context.current_time,
             stage=context.deployment_name,
             replicas=context.current_num_replicas,
+            target=context.target_num_replicas,
             queued=context.total_queued_requests,
             requests=context.total_num_requests,
             load=total_load(context),
