@@ -1,6 +1,7 @@
 """Which requests: a seeded mix of texts and media, each request a chat completion's JSON body in ready-made pieces.
 
     text=0.4,640x480=0.3,360p@5s=0.3     shares of texts and of media, see `media`; the shares are normalised
+    640x480                              a share that is not said is 1
 
 Request n of a seed is the same for every server. Media travel in `data:` URLs, or as URLs of a `host` on loopback.
 """
@@ -69,8 +70,8 @@ class WorkloadSpec:
 
     def shares(self) -> dict[str, float]:
         """`{"text" or a media spec: share}`, adding up to 1. Raises ValueError for a mix that can't be read."""
-        parts = dict(part.strip().split("=") for part in MIXES.get(self.mix, self.mix).split(","))
-        shares = {name: float(share) for name, share in parts.items()}
+        parts = (part.strip().partition("=") for part in MIXES.get(self.mix, self.mix).split(","))
+        shares = {name: float(share) if sign else 1.0 for name, sign, share in parts}
         for name in shares:
             if name != "text":
                 MediaSpec.parse(name)

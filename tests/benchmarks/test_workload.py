@@ -38,6 +38,11 @@ def test_kinds_come_in_the_shares_of_the_mix():
     assert kinds["audio"] > 100
 
 
+def test_a_medium_alone_is_a_mix():
+    assert WorkloadSpec(mix="640x480").shares() == {"640x480": 1.0}
+    assert WorkloadSpec(mix="text, 640x480").shares() == {"text": 0.5, "640x480": 0.5}
+
+
 def test_bodies_are_streamed_chat_completions_of_an_exact_length():
     for request in requests(10, max_tokens=7):
         body = json.loads(request.body)
