@@ -31,6 +31,7 @@ BENCHMARKS = (
     "media",
     "preprocess",
     "workers",
+    "resize",
     "engine",
     "engine_memory",
     "engine_cache",

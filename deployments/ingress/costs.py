@@ -17,13 +17,14 @@ COPIES = 2
 
 def item_bytes(item: ItemPlan, config: AppConfig, profile: MediaProfile) -> int:
     """Files and pixels of one item."""
-    pixels = 0
+    pixels, copies = 0, COPIES
     if item.kind == MediaKind.IMAGE:
         pixels = PICTURE_PIXELS
     elif item.kind == MediaKind.VIDEO:
         frames = len(item.sources) if item.is_list else _frames(item, config, profile)
         pixels = frames * _frame_pixels(profile, frames)
-    return sum(source_bytes(source, config) for source in item.sources) + COPIES * CHANNELS * pixels
+        copies = COPIES if profile.patches is None else 1  # the decoder's patches are the model's tensor
+    return sum(source_bytes(source, config) for source in item.sources) + copies * CHANNELS * pixels
 
 
 def source_bytes(source: Source, config: AppConfig) -> int:

@@ -145,7 +145,7 @@ class MediaReader:
         if limit_s is not None and seconds > limit_s:
             raise BadRequest(
                 f"the video's sound lasts {seconds:.1f} s, this model listens to at most {limit_s:g} s; "
-                "take a part of it with start and end, or leave use_audio_in_video out",
+                "take a part of it with start_s and end_s, or leave use_audio_in_video out",
                 param=item.label,
             )
 

@@ -17,7 +17,7 @@ from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.parts import ItemPlan, Source
 from deployments.ingress.schema import FrameOptions
 from deployments.metrics import RecordingSink
-from deployments.types import MediaItem, MediaKind, MediaProfile, ResizeRule
+from deployments.types import MediaItem, MediaKind, MediaProfile, PatchRule, ResizeRule
 from tests.ingress.fakes import PROFILE, FakeApplication
 
 CONFIG = AppConfig(ingress=IngressConfig(assumed_image_bytes=1000, assumed_video_bytes=5000, assumed_audio_bytes=300))
@@ -43,6 +43,12 @@ def test_a_video_is_its_file_and_its_frames_at_the_size_in_which_they_arrive(
 ) -> None:
     item, profile = video(10, rule)
     assert item_bytes(item, CONFIG, profile) == 5000 + COPIES * CHANNELS * pixels_of_ten_frames
+
+
+def test_pixels_that_go_straight_to_the_model_are_held_once() -> None:
+    item, profile = video(10, ResizeRule("exact", height=20, width=30))
+    cut = replace(profile, patches=PatchRule(10, 1, 1))
+    assert item_bytes(item, CONFIG, cut) == 5000 + CHANNELS * 10 * 600
 
 
 def test_no_more_frames_are_counted_than_the_server_takes() -> None:
