@@ -50,5 +50,5 @@ function render(body, refused, samples) {
     for (const name of [REPLICAS, RUNNING, QUEUED]) row.insertCell().textContent = sum(name, stage);
     return row;
   }));
-  refused.textContent = `${sum(REFUSED)} requests refused for lack of room since the start`;
+  refused.textContent = `requests refused since the start: ${sum(REFUSED)}`;
 }
