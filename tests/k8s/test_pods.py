@@ -75,7 +75,9 @@ def test_images_are_ours_and_no_tag_floats(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_is_installed_while_pods_run(name: str) -> None:
     assert "pip install" not in str(manifests.documents(name))
-    assert "runtime_env" not in str(manifests.serve_config(name))
+    (application,) = manifests.serve_config(name)["applications"]
+    assert set(application["runtime_env"]) == {"env_vars"}  # neither packages nor code
+    assert "runtime_env" not in str(application["deployments"])
 
 
 def test_ray_is_the_same_version_everywhere() -> None:
