@@ -24,9 +24,12 @@ def decode_run(video: VideoFile, run: Run, needed: Set[int] | None, deadline: De
     """
     context = video.stream.codec_context
     context.flush_buffers()
+    skipped = None
     for number in range(run.start, run.stop):
         deadline.check()
-        context.skip_frame = "DEFAULT" if needed is None or number in needed else "NONREF"
+        skip = "DEFAULT" if needed is None or number in needed else "NONREF"
+        if skip != skipped:
+            context.skip_frame = skipped = skip
         yield from frames_of(video.packets[number])
     yield from drained(context)
 

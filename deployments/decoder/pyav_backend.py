@@ -105,13 +105,18 @@ class _FrameWriter:
             threads=self._threads,
         )
         if planar:
-            green, blue, red = (np.rot90(_plane(plane, height, width), turns) for plane in rgb.planes)
+            green, blue, red = (_upright(_plane(plane, height, width), turns) for plane in rgb.planes)
             self.stack.put_planes(slot, (red, green, blue))
         else:
-            self.stack.put(slot, np.rot90(rgb.to_ndarray(), turns))
+            packed = _plane(rgb.planes[0], height, 3 * width).reshape(height, width, 3)
+            self.stack.put(slot, _upright(packed, turns))
 
 
-def _plane(plane: VideoPlane, height: int, width: int) -> NDArray[np.uint8]:
-    """(H, W), a view; valid as long as its frame."""
+def _upright(pixels: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
+    return np.rot90(pixels, turns) if turns else pixels
+
+
+def _plane(plane: VideoPlane, height: int, line_bytes: int) -> NDArray[np.uint8]:
+    """(H, bytes of a line), a view; valid as long as its frame."""
     lines: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-    return lines[:height, :width]
+    return lines[:height, :line_bytes]
