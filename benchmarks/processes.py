@@ -41,12 +41,15 @@ def footprint(pid: int) -> Footprint:
     return Footprint(count, memory, shared, cpu_s(pid), threads, descriptors)
 
 
-def memory_by_name(pid: int) -> dict[str, int]:
-    """Proportional bytes of the tree's processes by what they are; see `cpu_s_by_name`."""
+def own_memory_by_name(pid: int) -> dict[str, int]:
+    """Bytes that the tree's processes have written and share with no file, by what they are; see `cpu_s_by_name`.
+
+    Unlike `Footprint.memory_bytes` these do not move when processes elsewhere let go of libraries that both had mapped.
+    """
     held: dict[str, int] = defaultdict(int)
     for process in tree(pid):
         with contextlib.suppress(psutil.Error, OSError):
-            held[_what(process)] += _proportional_bytes(process.pid)["Pss"]
+            held[_what(process)] += _proportional_bytes(process.pid)["Pss_Anon"]
     return dict(held)
 
 

@@ -23,7 +23,7 @@ from benchmarks.load.arrivals import ClosedLoop, OpenLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import WorkloadSpec
 from benchmarks.overload import BEST_ENV, apart, leftovers
-from benchmarks.processes import memory_by_name
+from benchmarks.processes import own_memory_by_name
 from benchmarks.servers import OwnServer, sluice
 
 QUESTION = "Does memory, or anything else, grow while the application works for a long time?"
@@ -32,7 +32,9 @@ INTERVAL_S = 15.0
 WARM_SHARE = 0.3
 """Of the run, in which caches and pools fill: not counted."""
 RESAMPLES = 2000
-_IGNORED = ("media bytes admitted", "requests running", "threads of stages busy")
+OWN = "own memory, MiB"
+"""Of all processes, without what they map from files, which is shared with whatever else runs on the machine."""
+_IGNORED = ("media bytes admitted", "requests running", "threads of stages busy", "memory, MiB")
 """What follows the load of the moment; it must be 0 at the end, and is looked at then."""
 
 Figures = dict[str, Any]
@@ -108,7 +110,8 @@ def _watch(server: OwnServer, load: "Future[Figures]") -> list[tuple[float, dict
     load.add_done_callback(lambda _: ended.set())
     while not ended.wait(INTERVAL_S):
         assert server.pid is not None
-        by_name = {f"{name}, MiB": size / MIB for name, size in memory_by_name(server.pid).items()}
+        sizes = own_memory_by_name(server.pid)
+        by_name = {f"{name}, MiB": size / MIB for name, size in sizes.items()} | {OWN: sum(sizes.values()) / MIB}
         files = sum(path.is_file() for path in server.log.parent.rglob("*") if "logs" not in path.parts)
         samples.append((time.monotonic() - started, leftovers(server, 0) | {"files": files} | by_name))
     return samples
@@ -131,12 +134,12 @@ def _show(bench: Benchmark, slopes: dict[str, Slope], before: dict[str, float], 
 
 def _plot(bench: Benchmark, samples: Sequence[tuple[float, dict[str, float]]]) -> None:
     minutes = [round(at / 60, 2) for at, _ in samples]
-    series = {"all processes": [values["memory, MiB"] for _, values in samples]}
+    series = {"all processes": [values[OWN] for _, values in samples]}
     bench.plot("lines", "Memory", minutes, series, x_label="minutes", y_label="MiB")
 
 
 def _answer(run: Figures, slopes: dict[str, Slope], seconds: float) -> str:
-    memory = slopes["memory, MiB"]
+    memory = slopes[OWN]
     growing = [name for name, found in slopes.items() if not found.is_flat and found.per_hour > 0]
     return (
         f"{run['verdicts']['answered']} of {run['sent']} requests were answered in {seconds / 60:.0f} minutes; memory"
