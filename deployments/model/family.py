@@ -53,7 +53,7 @@ _QUIRKS = {
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), _QWEN),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), _GLM),
     "gemma3": Quirk(whole_media=True),
-    "gemma4": Quirk(whole_media=True),
+    "gemma4": Quirk(whole_media=True, frames_apart=True),
     "paligemma": Quirk(refused="its whole prompt attends both ways, so that a prefill can not be cut into chunks"),
     "mllama": Quirk(refused="pictures enter by cross-attention, whose cache can not be shared by a batch of slots"),
 }

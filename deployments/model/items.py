@@ -59,14 +59,13 @@ def split_items(
 ) -> list[Item]:
     """A request's items of one modality: by grids, or by equal first axes; one item where neither tells.
 
-    `by_frame`: the frames of a clip with a grid become items of their own, for towers that look at one frame at a time.
+    `by_frame`: the frames of a clip become items of their own, for towers that look at one frame at a time.
     """
+    if by_frame:
+        tensors = _frames_as_clips(tensors)
     grid = tensors.get(f"{kind}_grid_thw")
     firsts = {tensor.shape[0] for tensor in tensors.values()}
     if grid is not None:
-        if by_frame:
-            tensors = {**tensors, f"{kind}_grid_thw": _frame_grids(grid)}
-            grid = tensors[f"{kind}_grid_thw"]
         sizes = [int(size) for size in grid.prod(1)]
         parts = {name: torch.split(t, 1 if t.shape[0] == len(sizes) else sizes) for name, t in tensors.items()}
         count = len(sizes)
@@ -78,8 +77,14 @@ def split_items(
     return [Item(kind, {name: pieces[i] for name, pieces in parts.items()}, pixels, norm) for i in range(count)]
 
 
-def _frame_grids(grid: torch.Tensor) -> torch.Tensor:
-    """Grids (time, height, width) of clips as grids (1, height, width) of their frames."""
-    frames = grid.repeat_interleave(grid[:, 0], dim=0)
-    frames[:, 0] = 1
-    return frames
+def _frames_as_clips(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clips told apart by grids (time, height, width), or by their numbers of frames, as clips of one frame each."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith("_grid_thw"):
+            frames = tensor.repeat_interleave(tensor[:, 0], dim=0)
+            frames[:, 0] = 1
+            found[name] = frames
+        elif name == "num_frames_per_video":
+            found[name] = torch.ones(int(tensor.sum()), dtype=tensor.dtype)
+    return found

@@ -6,8 +6,9 @@ import torch
 
 from deployments.config import MIB
 from deployments.model.encoder import EncodedStore
+from deployments.model.family import Family
 from deployments.model.items import split_items
-from deployments.model.multimodal import EncodedRows
+from deployments.model.multimodal import EncodedRows, joined_rows
 from deployments.types import MediaKind
 from tests.model.conftest import Bench, generate, greedy
 from tests.tiny_families import FAMILIES, Prompt
@@ -87,3 +88,19 @@ def test_items_differ_by_content_shape_and_kind():
     (c,) = split_items(MediaKind.IMAGE, {"pixel_values": pixels + 1, "image_grid_thw": torch.tensor([[1, 2, 2]])})
     (d,) = split_items(MediaKind.VIDEO, {"pixel_values": pixels, "video_grid_thw": torch.tensor([[1, 2, 2]])})
     assert len({item.digest() for item in (a, b, c, d)}) == 4
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "glm4v", "gemma4"])
+def test_frames_encoded_apart_are_those_of_the_whole_clip(name):
+    tiny = FAMILIES[name]
+    family = Family(tiny.build())
+    tensors = tiny.prompt(np.random.default_rng(4), ["video"]).tensors
+    arguments = {
+        n: torch.from_numpy(tensors[n]) for n in family.features[MediaKind.VIDEO].argument_names if n in tensors
+    }
+    arguments = {n: t.double() if t.is_floating_point() else t for n, t in arguments.items()}
+    items = split_items(MediaKind.VIDEO, arguments, by_frame=True)
+    apart = [rows for item in items for rows in family.encode(MediaKind.VIDEO, item.tensors)]
+    whole = family.encode(MediaKind.VIDEO, arguments)
+    assert len(apart) > len(whole)
+    torch.testing.assert_close(joined_rows(apart).rows_ND, joined_rows(whole).rows_ND)
