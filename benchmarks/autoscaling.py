@@ -58,7 +58,7 @@ class Wave:
 WAVES = (
     Wave("few large clips", DECODER, "1080p@5s=1", 3),
     Wave("many tiny clips", None, "64x48@1s=1", 16, duration_s=8),
-    Wave("long answers", MODEL, "text", 64, max_tokens=600),
+    Wave("long answers", MODEL, "text", 48, max_tokens=400),
     Wave("few long prompts", MODEL, "text", 6, words=1500),
     Wave("many short prompts", None, "text", 24, duration_s=8),
 )
@@ -132,7 +132,7 @@ def _plan(server: OwnServer, wave: Wave, number: int, seed: int) -> LoadPlan:
         url=server.url,
         arrivals=ClosedLoop(wave.users, wave.duration_s),
         workload=WorkloadSpec(mix=wave.mix, seed=seed, max_tokens=wave.max_tokens, text_words=wave.words),
-        timeout_s=120.0,
+        timeout_s=300.0,
         first_request=number * 1_000_000,
         label=wave.name,
     )
