@@ -1,7 +1,7 @@
 """How many CPUs for media does one GPU replica need, at which mix? A simulation fed with measured costs.
 
     python -m benchmarks.sizing --measure                   measure the stages' costs here, and check the simulation
-    python -m benchmarks.sizing                             the table, from the costs measured last
+    python -m benchmarks.sizing                             the table, from the costs measured last, if there are any
     python -m benchmarks.sizing --prefill-rate 40000 --step-ms 6 --max-running 128      another GPU
 
 The CPU time of fetching, decoding and preprocessing one item is measured on the running application, hand-offs
@@ -56,7 +56,7 @@ _UNHURRIED = {"ingress": {"target_ttft_s": 60, "max_wait_s": 60}}
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("sizing", QUESTION, argv, _options)
     check = None
-    if bench.args.measure:
+    if bench.args.measure or not bench.args.costs.exists():
         with sluice(args=_UNHURRIED) as server:
             measured = measure(bench, server)
             check = real_run(bench, server)
