@@ -24,7 +24,6 @@ import deployments.ingress.deployment as ingress_room
 import graph
 from deployments.calls import Stage, put
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
 from deployments.decoder.deployment import VideoDecoder
 from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.api import Api
@@ -101,19 +100,15 @@ def _own_work(value: Any) -> Any:
 
 
 class _Stage(Stage):
-    async def call(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
-    ) -> StageResult[Any]:
+    async def call(self, *args: Any, **options: Any) -> StageResult[Any]:
         note(f"{self._name}.sent")
-        result = await super().call(method, deadline, *args, payloads=payloads)
+        result = await super().call(*args, **options)
         note(f"{self._name}.received")
         return result
 
-    async def stream(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
-    ) -> AsyncGenerator[Any, None]:
+    async def stream(self, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
         note(f"{self._name}.sent")
-        async with contextlib.aclosing(super().stream(method, deadline, *args, payloads=payloads)) as values:
+        async with contextlib.aclosing(super().stream(*args, **options)) as values:
             async for value in values:
                 note(f"{self._name}.received")
                 yield value
