@@ -1,0 +1,64 @@
+"""Clocks at the doors of stages: what they note, and that nothing else changes."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+import graph
+from benchmarks import traced
+from benchmarks.timeline import read_trace
+from deployments.calls import Stage
+from deployments.config import AppConfig
+from deployments.types import Fetched, MediaKind, StageResult
+
+FETCHED = Fetched(kind=MediaKind.IMAGE, container="png", size_bytes=3, final_url=None, fetch_s=0.25)
+
+
+@pytest.fixture
+def trace(tmp_path, monkeypatch):
+    monkeypatch.setenv(traced.TRACE_VARIABLE, str(tmp_path / "trace"))
+    traced._file.cache_clear()
+    yield tmp_path / "trace"
+    traced._file.cache_clear()
+
+
+class Worker:
+    async def fetch(self, remaining_s: float, *payloads: Any) -> AsyncGenerator[Any, None]:
+        yield FETCHED
+        yield payloads
+
+
+async def test_a_stage_notes_its_beginning_and_its_own_work_and_yields_what_it_did(trace):
+    fetch = traced._noting(Worker.fetch, "fetcher")
+    assert [value async for value in fetch(Worker(), 1.0, b"data")] == [FETCHED, (b"data",)]
+    (events,) = read_trace(trace).values()
+    assert [(event.name, event.detail) for event in events] == [("fetcher.entered", None), ("fetcher.answers", 0.25)]
+
+
+async def test_a_call_is_passed_on_with_all_that_belongs_to_it(trace, monkeypatch):
+    async def call(self, *args, **options):
+        return StageResult((args, options), None, 0.0)
+
+    monkeypatch.setattr(Stage, "call", call)
+    stage = traced._Stage.__new__(traced._Stage)
+    stage._name = "fetcher"
+    result = await stage.call("fetch", 1.0, answer_has_payload=False)
+    assert result.meta == (("fetch", 1.0), {"answer_has_payload": False})
+    (events,) = read_trace(trace).values()
+    assert [event.name for event in events] == ["fetcher.sent", "fetcher.received"]
+
+
+def test_the_application_is_the_one_that_graph_builds(monkeypatch):
+    for name in ("MediaFetcher", "VideoDecoder", "Preprocessor", "Model"):
+        monkeypatch.setattr(graph, name, getattr(graph, name))  # put back what `build` replaces
+    for name in ("Stage", "put", "Api"):
+        monkeypatch.setattr(traced.ingress_room, name, getattr(traced.ingress_room, name))
+    plain, clocked = graph.build(AppConfig()), traced.build(AppConfig())
+    names = [application._bound_deployment.name for application in (plain, clocked)]
+    assert names == ["Ingress", "Ingress"]
+    stages = [
+        {key: bound._bound_deployment.name for key, bound in application._bound_deployment.init_kwargs.items()}
+        for application in (plain, clocked)
+    ]
+    assert stages[0] == stages[1] != {}
