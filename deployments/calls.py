@@ -6,7 +6,8 @@ survives the stage replica's death, is freed as soon as the caller lets go of it
 top-level argument, which maps it from shared memory without a copy. Since refs are ready when they are passed on,
 `max_queued_requests` counts them truly. `_to_object_ref_gen` is a developer API of Ray: the version is pinned.
 
-Calls without any payload go by value, over gRPC straight to the replica: a third of the cost. Payloads never do.
+Calls without any payload go by value, over gRPC straight to the replica, which spares both ends the book-keeping of
+object references. Payloads never do.
 
 Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
 Errors raised on purpose travel as values, so that a client's mistake does not fill the logs with tracebacks.
