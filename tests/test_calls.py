@@ -252,12 +252,18 @@ async def test_a_call_that_kills_every_replica_ends_as_unavailable(
         await Stage(stages["mortal"], "mortal").call("die", Deadline(60, "t"), answer_has_payload=answer_has_payload)
 
 
-async def test_a_payload_that_was_lost_with_its_node_makes_the_stage_unavailable(worker: Stage) -> None:
-    produced = await worker.call("produce", Deadline(30, "t"), 5_000_000)
-    assert produced.payload is not None
-    ray.internal.free([produced.payload])
+@ray.remote(num_cpus=0)
+class Owner:
+    def put(self) -> list[Any]:
+        return [ray.put(np.zeros(5_000_000, np.uint8))]
+
+
+async def test_a_payload_that_was_lost_makes_the_stage_unavailable(worker: Stage) -> None:
+    owner = Owner.remote()
+    [ref] = await owner.put.remote()
+    ray.kill(owner)  # with it goes what it owns, as with a node that is lost
     with pytest.raises(StageUnavailable):
-        await worker.call("consume", Deadline(30, "t"), payloads=[produced.payload])
+        await worker.call("consume", Deadline(30, "t"), payloads=[TensorRef(ref)])
 
 
 async def test_a_death_after_the_first_value_is_told_and_not_hidden_by_a_second_try(stages: dict[str, Any]) -> None:
