@@ -53,7 +53,7 @@ class IngressConfig(Section):
     """What of a JSON body may be anything but media."""
     target_ttft_s: Seconds = 0.5
     """Time to a first token, without waiting for admission and for media hosts, up to which more requests are let in
-    at once; where a request takes more than half of it with nothing else to do, twice what it takes."""
+    at once; where a request takes more than a third of it with nothing else to do, three times what it takes."""
     max_running_text: Count = 256
     """Text-only requests without a first token in one ingress replica, at most; how many there may be at present
     follows from `target_ttft_s`."""
