@@ -78,7 +78,7 @@ class BodySubject:
 
 def check_answer(response: httpx.Response) -> None:
     """An answer, or a refusal in OpenAI's shape that gives nothing away."""
-    assert response.status_code in (200, 400, 404, 413), f"{response.status_code}: {response.text[:500]}"
+    assert response.status_code in (200, 400, 404, 413, 415), f"{response.status_code}: {response.text[:500]}"
     if response.status_code == 200:
         return
     assert len(response.content) < MAX_ANSWER_BYTES, response.text[:500]
