@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 class SimulatedCluster:
-    """A head for what needs neither a media node nor a GPU, and for each replica of the two stages a node."""
+    """A head for what needs no node of its own, and for each replica of the two stages a node."""
 
     def __init__(self, replicas: int) -> None:
         self._replicas = replicas
@@ -85,7 +85,7 @@ class SimulatedCluster:
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(self._replicas):
             self._cluster.add_node(num_cpus=1, resources={"media": 1}, wait=False, **store)
-            self._cluster.add_node(num_cpus=1, num_gpus=1, wait=False, **store)
+            self._cluster.add_node(num_cpus=1, resources={"model": 1}, wait=False, **store)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -113,7 +113,7 @@ def _config(port: int, replicas: int) -> dict[str, Any]:
     application = settings["applications"][0]
     application["import_path"] = "benchmarks.paced:build"
     application["args"] = merged(application["args"], _ARGS)
-    places = {DECODER: {"num_cpus": 1, "resources": {"media": 1}}, MODEL: {"num_cpus": 1, "num_gpus": 1}}
+    places = {DECODER: {"num_cpus": 1, "resources": {"media": 1}}, MODEL: {"num_cpus": 1, "resources": {"model": 1}}}
     for entry in application["deployments"]:
         entry.pop("autoscaling_config", None)
         entry["num_replicas"] = replicas if entry["name"] in places else 1
