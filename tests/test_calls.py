@@ -263,7 +263,9 @@ async def test_a_payload_that_was_lost_makes_the_stage_unavailable(worker: Stage
     [ref] = await owner.put.remote()
     ray.kill(owner)  # with it goes what it owns, as with a node that is lost
     with pytest.raises(StageUnavailable):
-        await worker.call("consume", Deadline(30, "t"), payloads=[TensorRef(ref)])
+        while True:  # until the cluster has noticed
+            await worker.call("consume", Deadline(30, "t"), payloads=[TensorRef(ref)])
+            await asyncio.sleep(0.1)
 
 
 async def test_a_death_after_the_first_value_is_told_and_not_hidden_by_a_second_try(stages: dict[str, Any]) -> None:
