@@ -75,7 +75,9 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_kv_usage": MetricSpec("gauge", "Share of the KV cache in use, 0 to 1."),
     "sluice_waiting_prefill_tokens": MetricSpec("gauge", "Prompt tokens that wait for their prefill."),
     "sluice_multimodal_bytes": MetricSpec("gauge", "Bytes of processor tensors and encoder outputs alive.", ("place",)),
-    "sluice_encoder_reuse_hits": MetricSpec("counter", "Media whose encoder outputs were reused."),
+    "sluice_encoder_cache_bytes": MetricSpec("gauge", "Bytes of encoder outputs kept for media that are seen again."),
+    "sluice_encoder_reuse_hits": MetricSpec("counter", "Media, or frames of clips, whose encoder outputs were reused."),
+    "sluice_encoder_reuse_misses": MetricSpec("counter", "Media, or frames, encoded although outputs are kept."),
 }
 
 

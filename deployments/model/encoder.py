@@ -1,14 +1,14 @@
-"""Media to encoder outputs: items of several requests together where shapes allow, seen ones from a bounded store.
+"""Media to encoder outputs: items of several requests together where shapes allow, seen ones from a bounded cache.
 
 Shape legend: N placeholder tokens of one item, D hidden size.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from deployments.metrics import MetricSink
+from deployments.model.encoder_cache import EncoderCache
 from deployments.model.family import Family
 from deployments.model.items import Item
 from deployments.model.multimodal import EncodedRows, joined_rows
@@ -20,25 +20,38 @@ from deployments.types import MediaKind
 class Encoder:
     """Runs the model's towers. Belongs to the engine's thread."""
 
-    def __init__(self, family: Family, uploads: Uploads, store_bytes: int, sink: MetricSink) -> None:
+    def __init__(self, family: Family, uploads: Uploads, cache: EncoderCache | None, sink: MetricSink) -> None:
         self._family = family
         self._uploads = uploads
-        self._store = EncodedStore(store_bytes)
+        self._cache = cache
         self._sink = sink
+
+    def expect(self, items: Sequence[Item]) -> None:
+        """Items that will be encoded: begin to find out which of them have been already."""
+        if self._cache is not None:
+            self._cache.expect(items)
+
+    def cost(self, item: Item, *, wait: bool) -> int | None:
+        """An expected item's values, 0 where its outputs are kept; None where that is unknown and not to `wait` for."""
+        kept = False if self._cache is None else self._cache.holds(item, wait=wait)
+        if kept is None:
+            return None
+        return 0 if kept else item.values
 
     @torch.inference_mode()
     def encode(self, items: Sequence[Item]) -> list[EncodedRows]:
-        """One result for each item, in their order. Raises whatever the model raises on impossible items."""
-        if not self._store.capacity_bytes:
+        """One result for each expected item, in their order. Raises whatever the model raises on impossible items."""
+        if self._cache is None:
             return self._run(items)
-        keys = [item.digest() for item in items]
-        results = [self._store.get(key) for key in keys]
-        self._sink.count("sluice_encoder_reuse_hits", sum(result is not None for result in results))
-        missing = {key: item for key, item, found in zip(keys, items, results, strict=True) if found is None}
+        found = [self._cache.get(item) for item in items]
+        keys = [item.key.result() for item in items if item.key is not None]
+        missing = {key: item for key, item, rows in zip(keys, items, found, strict=True) if rows is None}
         fresh = dict(zip(missing, self._run(list(missing.values())), strict=True))
         for key, rows in fresh.items():
-            self._store.put(key, rows)
-        return [found if found is not None else fresh[key] for key, found in zip(keys, results, strict=True)]
+            self._cache.put(missing[key], rows)
+        self._sink.count("sluice_encoder_reuse_hits", len(items) - len(missing))
+        self._sink.count("sluice_encoder_reuse_misses", len(missing))
+        return [fresh[key] if rows is None else rows for key, rows in zip(keys, found, strict=True)]
 
     def _run(self, items: Sequence[Item]) -> list[EncodedRows]:
         groups: dict[object, list[int]] = {}
@@ -51,6 +64,13 @@ class Encoder:
 
     def upload(self, items: Iterable[Item]) -> None:
         """Begin to bring items to the device which will be encoded soon."""
+        self._bring(item for item in items if self.cost(item, wait=False))
+
+    def close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+
+    def _bring(self, items: Iterable[Item]) -> None:
         for item in items:
             if not item.uploads:
                 item.uploads = {name: self._uploads.begin(tensor) for name, tensor in item.tensors.items()}
@@ -64,7 +84,7 @@ class Encoder:
         return [joined_rows(self._features([item])) for item in items]
 
     def _features(self, items: list[Item]) -> list[EncodedRows]:
-        self.upload(items)
+        self._bring(items)
         first, dtype = items[0], self._family.model.dtype
         joined = {name: _joined([item.uploads[name].tensor() for item in items]) for name in first.tensors}
         if first.pixels is not None:
@@ -75,28 +95,3 @@ class Encoder:
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-class EncodedStore:
-    """Encoder outputs by the digest of what they were made of; the least recently used leave first."""
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self.capacity_bytes = capacity_bytes
-        self._entries: OrderedDict[bytes, EncodedRows] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: bytes) -> EncodedRows | None:
-        rows = self._entries.get(key)
-        if rows is not None:
-            self._entries.move_to_end(key)
-        return rows
-
-    def put(self, key: bytes, rows: EncodedRows) -> None:
-        """Keep a copy, unless it is larger than the whole store."""
-        if rows.nbytes > self.capacity_bytes:
-            return
-        self._entries[key] = rows.clone()
-        self._bytes += rows.nbytes
-        while self._bytes > self.capacity_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            self._bytes -= oldest.nbytes

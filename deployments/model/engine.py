@@ -137,6 +137,7 @@ class Engine:
         for job in [*self._inbox, *self._scheduler.waiting, *self._scheduler.running]:
             job.sequence.abort()
         self._thread.join()
+        self._runner.close()
 
     @torch.inference_mode()
     def step(self) -> None:

@@ -53,3 +53,4 @@ class Gauges:
         gauge("sluice_load", self._demand.load.in_hand if self._demand.load else 0.0)
         for place, num_bytes in self._ledger.alive.items():
             gauge("sluice_multimodal_bytes", num_bytes, place=place)
+        gauge("sluice_encoder_cache_bytes", self._ledger.cached_bytes)

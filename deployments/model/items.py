@@ -5,6 +5,7 @@ Families that do not tell their items apart have one item a request and modality
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,8 @@ class Item:
     """How to normalise them where they are uint8."""
     uploads: dict[str, Upload] = field(default_factory=dict)
     """Of the tensors, by name, once they have begun."""
+    key: "Future[bytes] | None" = None
+    """Its digest, where encoder outputs are kept for media that are seen again."""
 
     @property
     def form(self) -> object:

@@ -19,6 +19,7 @@ from deployments.metrics import MetricSink
 from deployments.model.checks import check_text, warm_up, warn_unverified
 from deployments.model.decode_step import DecodeStep, FixedDecodeStep
 from deployments.model.encoder import Encoder
+from deployments.model.encoder_cache import EncoderCache
 from deployments.model.engine import Engine
 from deployments.model.family import Family
 from deployments.model.kv_cache import CachePlan, SlotCache
@@ -63,7 +64,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
     cache = allocate_cache(family, config)
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
-    encoder = Encoder(family, uploads, int(config.reuse_cache_mib * MIB), sink)
+    kept = EncoderCache(int(config.reuse_cache_mib * MIB), ledger) if config.reuse_cache_mib else None
+    encoder = Encoder(family, uploads, kept, sink)
     step = (FixedDecodeStep if config.decode_graphs else DecodeStep)(family, cache, uploads)
     runner = ModelRunner(family, cache, encoder, uploads, step)
     check_text(runner)

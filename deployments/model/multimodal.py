@@ -8,7 +8,7 @@ Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ from deployments.model.items import Item
 from deployments.types import MediaKind
 
 Place = Literal["host", "device"]
+Cost = Callable[[Item], int | None]
+"""What an item's encoding takes, in its values; None where that is not known yet."""
 
 
 class Ledger:
-    """Bytes of processor tensors and encoder outputs: alive by place, and promised to admitted requests.
+    """Bytes of processor tensors and encoder outputs: alive by place, promised to admitted requests, kept for later.
 
     Written by the engine's thread only.
     """
@@ -32,6 +34,9 @@ class Ledger:
         self.reserved_bytes = 0
         """Promised on the device to requests whose prefill is not done; never more than the budget."""
         self.alive: dict[Place, int] = {"host": 0, "device": 0}
+        """Of requests, until the end of their prefill."""
+        self.cached_bytes = 0
+        """Encoder outputs kept on the device for media that are seen again: no request's."""
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so much more may be promised."""
@@ -103,20 +108,24 @@ class Media:
         self._ledger = ledger
         self._counted: dict[Place, int] = {"host": 0, "device": 0}
 
-    def ahead(self, values: int) -> list[Item]:
+    def ahead(self, values: int, cost: Cost) -> list[Item]:
         """The next items to encode, of so many values in all."""
         found: list[Item] = []
         for item in self.items:
-            values -= item.values
-            if values < 0:
+            needed = cost(item)
+            if needed is None or needed > values:
                 break
+            values -= needed
             found.append(item)
         return found
 
-    def take(self, values: int, *, at_least_one: bool) -> list[Item]:
-        """The next items to encode, of so many values in all, which are encoded now."""
-        number = len(self.ahead(values)) or min(len(self.items), int(at_least_one))
-        return [self.items.popleft() for _ in range(number)]
+    def take(self, values: int, cost: Cost, *, at_least_one: bool) -> tuple[list[Item], int]:
+        """The next items to encode, of so many values in all, which are encoded now; and their values."""
+        number = len(self.ahead(values, cost))
+        if not number and at_least_one and self.items and cost(self.items[0]) is not None:
+            number = 1
+        taken = [self.items.popleft() for _ in range(number)]
+        return taken, sum(cost(item) or 0 for item in taken)
 
     def count(self) -> None:
         """Tell the ledger what is held now."""
@@ -130,6 +139,9 @@ class Media:
     def drop(self) -> None:
         """Let go of everything: the prefill is done, or will never be."""
         self.tensors.clear()
+        for item in self.items:
+            if item.key is not None:
+                item.key.cancel()
         self.items.clear()
         self.parts, self.encoded, self.counts_T = {}, {}, {}
         self.types_T, self.blocks = None, []

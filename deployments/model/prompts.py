@@ -49,15 +49,19 @@ class Prompts:
         return self._prefill(pressure)
 
     def _encode(self, pressure: float | None) -> Work:
-        """The next items of all who have some, within the allowance; whoever has none left can be prefilled."""
+        """The next items of all who have some, within the allowance; whoever has none left can be prefilled.
+
+        Items whose outputs are kept cost nothing. Nobody who decodes waits until that is known of an item.
+        """
         allowance = self._pace.part(pressure)
+        cost = partial(self._runner.cost, wait=pressure is None)
         parts: list[tuple[Job, list[Item]]] = []
         amount = 0
         for job in self._scheduler.encoding:
             if not job.sequence.stamps.encoding:
                 self._attempt(job, partial(self._start, job))
-            items = job.media.take(allowance.size - amount, at_least_one=not amount)
-            amount += sum(item.values for item in items)
+            items, values = job.media.take(allowance.size - amount, cost, at_least_one=not amount)
+            amount += values
             parts.append((job, items))
             if job.media.items:
                 break
@@ -66,7 +70,7 @@ class Prompts:
             if job.sequence.phase is Phase.ENCODE and not job.media.items:
                 self._attempt(job, partial(self._finish, job))
             else:
-                self._runner.upload(job.media.ahead(allowance.size))
+                self._runner.upload(job.media.ahead(allowance.size, partial(self._runner.cost, wait=False)))
         return Work(allowance, amount)
 
     def _start(self, job: Job) -> None:

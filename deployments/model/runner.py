@@ -65,8 +65,16 @@ class ModelRunner:
             pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
             by_frame = self.family.frames_apart
             media.items += split_items(kind, arguments, pixels, request.pixel_norm, by_frame=by_frame)
+        self._encoder.expect(media.items)
         media.tensors.clear()
         sequence.prompt_T = self._uploads.put(ids_T)
+
+    def cost(self, item: Item, *, wait: bool) -> int | None:
+        """What a started request's item takes to encode, in its values: 0 where its encoder outputs are kept.
+
+        None where that is not known yet and not to `wait` for.
+        """
+        return self._encoder.cost(item, wait=wait)
 
     def upload(self, items: list[Item]) -> None:
         """Begin to bring items to the device which will be encoded soon."""
@@ -118,6 +126,10 @@ class ModelRunner:
     def decode(self, rows: list[Row]) -> torch.Tensor:
         """One more token for each of the cache's first R slots; logits [R, V], meaningless where a row idles."""
         return self._step.run(rows)
+
+    def close(self) -> None:
+        """No more requests will come."""
+        self._encoder.close()
 
     @property
     def decode_shapes(self) -> list[tuple[int, int]]:

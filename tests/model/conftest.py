@@ -1,7 +1,7 @@
 """What the engine's tests share: a listener that remembers, and transformers' own answer to compare with."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -78,6 +78,26 @@ class Bench:
     def run(self) -> None:
         while self.engine.busy:
             self.engine.step()
+
+
+class Counting:
+    """Counts calls of a model's feature function."""
+
+    def __init__(self, model: Any, name: str = "get_image_features") -> None:
+        self.calls = 0
+        self._function = getattr(model.base_model, name)
+        self._model, self._name = model, name
+
+    def __enter__(self) -> Self:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return self._function(*args, **kwargs)
+
+        setattr(self._model.base_model, self._name, counted)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        delattr(self._model.base_model, self._name)
 
 
 def greedy(max_tokens: int = 8, **kwargs: Any) -> SamplingParams:

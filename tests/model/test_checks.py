@@ -30,7 +30,7 @@ def test_model_whose_masks_are_not_understood_is_refused(qwen3_vl):
 
 def _runner(family, cache):
     uploads = Uploads(family.model.device)
-    encoder = Encoder(family, uploads, 0, RecordingSink())
+    encoder = Encoder(family, uploads, None, RecordingSink())
     return ModelRunner(family, cache, encoder, uploads, DecodeStep(family, cache, uploads))
 
 

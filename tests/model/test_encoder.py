@@ -1,37 +1,15 @@
-"""Items of several requests are encoded together, seen ones not at all, and neither changes an answer."""
+"""Items of several requests are encoded together, frames of a clip apart, and neither changes an answer."""
 
 import numpy as np
 import pytest
 import torch
 
-from deployments.config import MIB
-from deployments.model.encoder import EncodedStore
 from deployments.model.family import Family
 from deployments.model.items import split_items
-from deployments.model.multimodal import EncodedRows, joined_rows
+from deployments.model.multimodal import joined_rows
 from deployments.types import MediaKind
-from tests.model.conftest import Bench, generate, greedy
-from tests.tiny_families import FAMILIES, Prompt
-
-
-class _Counting:
-    """Counts calls of a model's feature function."""
-
-    def __init__(self, model, name="get_image_features"):
-        self.calls = 0
-        self._function = getattr(model.base_model, name)
-        self._model, self._name = model, name
-
-    def __enter__(self):
-        def counted(*args, **kwargs):
-            self.calls += 1
-            return self._function(*args, **kwargs)
-
-        setattr(self._model.base_model, self._name, counted)
-        return self
-
-    def __exit__(self, *args):
-        delattr(self._model.base_model, self._name)
+from tests.model.conftest import Bench, Counting, generate, greedy
+from tests.tiny_families import FAMILIES
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "llava_onevision"])
@@ -42,43 +20,10 @@ def test_pictures_of_several_requests_are_encoded_in_one_call(name):
     prompts = [family.prompt(rng, ["image"]) for _ in range(3)]
     bench = Bench(model)
     ears = [bench.submit(prompt, greedy())[1] for prompt in prompts]
-    with _Counting(model) as counting:
+    with Counting(model) as counting:
         bench.run()
     assert counting.calls == 1
     assert [ear.ids() for ear in ears] == [generate(model, prompt) for prompt in prompts]
-
-
-@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_5_omni", "gemma3"])
-def test_seen_media_are_not_encoded_again(name):
-    family = FAMILIES[name]
-    model = family.build()
-    rng = np.random.default_rng(2)
-    one, other = family.prompt(rng, ["image"]), family.prompt(rng, ["image"])
-    both = Prompt(
-        np.concatenate([one.token_ids, other.token_ids]),
-        {n: np.concatenate([one.tensors[n], other.tensors[n]]) for n in one.tensors},
-    )
-    bench = Bench(model, reuse_cache_mib=1.0)
-    for prompt in (one, other):
-        bench.submit(prompt, greedy())
-        bench.run()
-    with _Counting(model) as counting:
-        _, ear = bench.submit(both, greedy())
-        bench.run()
-    assert counting.calls == 0
-    assert bench.sink.values["sluice_encoder_reuse_hits", ()] == 2
-    assert ear.ids() == generate(model, both)
-
-
-def test_store_keeps_within_its_bytes_and_drops_the_oldest():
-    rows = [EncodedRows(torch.full((MIB // 4 // 4, 4), float(i))) for i in range(3)]
-    store = EncodedStore(2 * MIB)
-    store.put(b"0", rows[0])
-    store.put(b"1", rows[1])
-    assert store.get(b"0") is not None
-    store.put(b"2", rows[2])
-    assert store.get(b"1") is None
-    assert torch.equal(store.get(b"0").rows_ND, rows[0].rows_ND)
 
 
 def test_items_differ_by_content_shape_and_kind():
