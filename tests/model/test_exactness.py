@@ -95,11 +95,17 @@ def test_any_order_with_neighbours_aborting_equals_generate(data):
         prefill_chunk_tokens=data.draw(st.integers(1, 40)),
         max_running=data.draw(st.integers(1, 5)),
         decode_graphs=name != "qwen3_5" and data.draw(st.booleans()),
+        reuse_cache_mib=data.draw(st.sampled_from([0.0, 0.002, 1.0])),
+        creeping=data.draw(st.booleans()),
     )
+    known = []
     wanted = []
     for _ in range(data.draw(st.integers(1, 6))):
-        kinds = data.draw(st.lists(st.sampled_from(sorted(family.media)), max_size=2))
-        prompt = family.prompt(rng, kinds)
+        if known and data.draw(st.booleans()):
+            prompt = data.draw(st.sampled_from(known))
+        else:
+            prompt = family.prompt(rng, data.draw(st.lists(st.sampled_from(sorted(family.media)), max_size=2)))
+            known.append(prompt)
         length = data.draw(st.integers(1, 8))
         sequence, ear = bench.submit(prompt, greedy(length))
         bench.step(data.draw(st.integers(0, 4)))
