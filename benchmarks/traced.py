@@ -29,7 +29,8 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.api import Api
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
-from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared, StageResult, TensorRef
+from deployments.stage_client import StageResult, TensorRef
+from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared
 
 TRACE_VARIABLE = "SLUICE_TRACE"
 

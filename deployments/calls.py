@@ -38,8 +38,8 @@ from deployments.config import TracingConfig
 from deployments.deadline import Deadline
 from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
 from deployments.metrics import METRICS
+from deployments.stage_client import StageResult, TensorRef
 from deployments.tracing import NO_SPAN, Tracer, current_carrier, describe, open_tracer
-from deployments.types import StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -111,7 +111,7 @@ def put(array: NDArray[Any]) -> TensorRef:
 
 
 class Stage:
-    """A stage as the ingress calls it: `types.StageClient` over a Ray Serve handle."""
+    """A stage as the ingress calls it: `stage_client.StageClient` over a Ray Serve handle."""
 
     def __init__(self, handle: "DeploymentHandle[Any]", name: str, *, retries: int = 1) -> None:
         """`name` stands in errors and timings. `retries`: how often a call is made again when its replica dies."""
@@ -130,7 +130,7 @@ class Stage:
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
     ) -> StageResult[Any]:
-        """Metadata by value and payload by reference of one call; see `types.StageClient.call`.
+        """Metadata by value and payload by reference of one call; see `stage_client.StageClient.call`.
 
         Stages behind `call` are idempotent: a call whose replica dies is made again while time is left.
         """
@@ -153,7 +153,7 @@ class Stage:
     async def stream(
         self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
     ) -> AsyncGenerator[Any, None]:
-        """The values that the method yields; see `types.StageClient.stream`. Closing the generator cancels the work."""
+        """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
         for attempt in range(self._retries + 1):
             response = self._send(method, deadline, args, payloads, by_value=not payloads)
             begun = finished = False

@@ -6,21 +6,14 @@ Every stage method is an async generator called as `method(remaining_s, *metadat
 first and then, when it has one, its payload: a numpy array, or a dict of numpy arrays by name.
 """
 
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, Literal, NewType, Protocol, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
-
 Payload = NDArray[Any] | dict[str, NDArray[Any]]
-TensorRef = NewType("TensorRef", object)
-"""A payload in shared memory. Rooms hand it on; only `calls.py` knows what it is."""
-
-M = TypeVar("M")
 
 
 class MediaKind(StrEnum):
@@ -322,39 +315,3 @@ class GenerateChunk:
 
     deltas: tuple[TokenDelta, ...]
     times: GenerateTimes | None = None
-
-
-# ── how rooms see other stages ───────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult(Generic[M]):
-    """Answer of a stage: its metadata by value, its payload by reference, and the seconds that the call took in all."""
-
-    meta: M
-    payload: TensorRef | None
-    seconds: float
-
-
-class StageClient(Protocol):
-    """A stage as its callers see it; `calls.Stage` in the application, a fake in tests."""
-
-    async def call(
-        self,
-        method: str,
-        deadline: Deadline,
-        *args: object,
-        payloads: Sequence[TensorRef] = (),
-        answer_has_payload: bool = True,
-    ) -> StageResult[Any]:
-        """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`.
-
-        A call without payloads whose answer can't have one either (`answer_has_payload` False) costs much less.
-        """
-        ...
-
-    def stream(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
-    ) -> AsyncGenerator[Any, None]:
-        """The values that the method yields. Closing it cancels the work; raises as `call` does."""
-        ...

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.calls import Stage, put, stage_method
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable
-from deployments.types import TensorRef
+from deployments.stage_client import TensorRef
 from tests.application import Cluster
 
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}

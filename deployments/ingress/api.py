@@ -42,8 +42,8 @@ from deployments.ingress.pipeline import Pipeline, Stages
 from deployments.ingress.playground import playground_routes
 from deployments.ingress.responses import error_response, http_error_response, json_response
 from deployments.metrics import MetricSink
+from deployments.stage_client import TensorRef
 from deployments.tracing import NO_SPAN, NO_TRACER, Span, Tracer, within
-from deployments.types import TensorRef
 
 READY_TIMEOUT_S = 5.0
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

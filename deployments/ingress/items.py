@@ -17,16 +17,8 @@ from deployments.ingress.costs import source_bytes
 from deployments.ingress.lanes import Lease
 from deployments.ingress.parts import ItemPlan, Source
 from deployments.ingress.timing import Timings
-from deployments.types import (
-    DecodedVideo,
-    Fetched,
-    MediaInput,
-    MediaKind,
-    StageClient,
-    StageResult,
-    TensorRef,
-    VideoTask,
-)
+from deployments.stage_client import StageClient, StageResult, TensorRef
+from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, VideoTask
 
 COPY_WORKERS = 2
 

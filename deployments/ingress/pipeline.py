@@ -17,18 +17,8 @@ from deployments.ingress.costs import item_bytes
 from deployments.ingress.frames import frame_sampling
 from deployments.ingress.items import ItemLoader, ItemTask, Progress, together
 from deployments.ingress.parts import ItemPlan
-from deployments.types import (
-    DecodedVideo,
-    GenerateChunk,
-    MediaInput,
-    MediaKind,
-    MediaProfile,
-    Prepared,
-    StageClient,
-    StageResult,
-    TensorRef,
-    VideoTask,
-)
+from deployments.stage_client import StageClient, StageResult, TensorRef
+from deployments.types import DecodedVideo, GenerateChunk, MediaInput, MediaKind, MediaProfile, Prepared, VideoTask
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from benchmarks import traced
 from benchmarks.timeline import read_trace
 from deployments.calls import Stage
 from deployments.config import AppConfig
-from deployments.types import Fetched, MediaKind, StageResult
+from deployments.stage_client import StageResult
+from deployments.types import Fetched, MediaKind
 
 FETCHED = Fetched(kind=MediaKind.IMAGE, container="png", size_bytes=3, final_url=None, fetch_s=0.25)
 

@@ -18,7 +18,7 @@ from deployments.fetcher.fetcher import Fetcher
 from deployments.ingress.api import Api
 from deployments.ingress.pipeline import Stages
 from deployments.metrics import RecordingSink
-from deployments.types import StageResult, TensorRef
+from deployments.stage_client import StageResult, TensorRef
 from tests.ingress.fakes import FakeApplication
 
 MAX_ANSWER_BYTES = 20_000

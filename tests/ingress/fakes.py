@@ -14,6 +14,7 @@ from deployments.deadline import Deadline
 from deployments.ingress.api import Api
 from deployments.ingress.pipeline import Stages
 from deployments.metrics import RecordingSink
+from deployments.stage_client import StageResult, TensorRef
 from deployments.tracing import NO_TRACER, Carrier, Tracer, current_carrier
 from deployments.types import (
     Chat,
@@ -28,8 +29,6 @@ from deployments.types import (
     MediaProfile,
     Prepared,
     SamplingParams,
-    StageResult,
-    TensorRef,
     TokenCounts,
     TokenDelta,
     VideoTask,
