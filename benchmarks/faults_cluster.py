@@ -4,7 +4,6 @@ Only processes that were started here are ever touched.
 """
 
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -21,8 +20,9 @@ from urllib.request import urlopen
 import psutil
 import yaml
 
+from benchmarks.cluster import start_cluster
 from benchmarks.load.media import MediaKind
-from benchmarks.servers import ROOT, SERVE_CONFIG, OwnServer
+from benchmarks.servers import SERVE_CONFIG, OwnServer
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 REPLICAS = 2
@@ -44,17 +44,7 @@ class FaultyCluster:
 
     def __enter__(self) -> "FaultyCluster":
         self._folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))  # sockets below it need a short path
-        os.environ |= {
-            "RAY_TMPDIR": str(self._folder),
-            "RAY_worker_niceness": "0",
-            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_OFFLINE": "1",
-        }
-        from ray.cluster_utils import Cluster  # reads the environment
-
-        head: dict[str, Any] = {"num_cpus": 2, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = start_cluster(self._folder, num_cpus=2, object_store_bytes=_STORE_BYTES)
         self._node = self._add_node()
         self._media = _MediaHost(self._folder / "media")
         self._server = OwnServer("Sluice", self._command, "/ready", {})

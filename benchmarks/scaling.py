@@ -24,12 +24,13 @@ from typing import Any
 
 import yaml
 
+from benchmarks.cluster import start_cluster
 from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import WorkloadSpec
 from benchmarks.processes import cpu_by_process
-from benchmarks.servers import ROOT, SERVE_CONFIG, OwnServer, merged
+from benchmarks.servers import SERVE_CONFIG, OwnServer, merged
 
 QUESTION = "Does twice the replicas give twice the answers?"
 DECODER, MODEL = "VideoDecoder", "Model"
@@ -71,18 +72,8 @@ class SimulatedCluster:
 
     def __enter__(self) -> "SimulatedCluster":
         self._folder = Path(tempfile.mkdtemp(prefix="sc-", dir="/tmp"))  # sockets below it need a short path
-        os.environ |= {
-            "RAY_TMPDIR": str(self._folder),
-            "RAY_worker_niceness": "0",
-            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_OFFLINE": "1",
-        }
-        from ray.cluster_utils import Cluster  # reads the environment
-
         store = {"object_store_memory": _STORE_BYTES}
-        head = {"num_cpus": 4, "include_dashboard": False, **store}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self._cluster = start_cluster(self._folder, num_cpus=4, object_store_bytes=_STORE_BYTES)
         for _ in range(self._replicas):
             self._cluster.add_node(num_cpus=1, resources={"media": 1}, wait=False, **store)
             self._cluster.add_node(num_cpus=1, resources={"model": 1}, wait=False, **store)

@@ -131,8 +131,3 @@ class Workload:
             return head + text + b"]}]}"
         part = _PART_TYPES[kind].encode()
         return b"".join((head, b'{"type": "', part, b'", "', part, b'": {"url": "', url, b'"}}, ', text, b"]}]}"))
-
-
-def pool_size(mix: str) -> int:
-    """How many different files the mix's media are made of."""
-    return sum(MediaSpec.parse(name).pool for name in WorkloadSpec(mix).shares() if name != "text")
