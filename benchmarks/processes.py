@@ -12,6 +12,9 @@ from types import TracebackType
 
 import psutil
 
+INTERRUPT_SHARE = 1 / 6
+"""Of the time that a server has to end, until it is asked by SIGTERM."""
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
@@ -125,11 +128,17 @@ class MemoryWatch:
 
 
 def end(root: subprocess.Popen[bytes], timeout_s: float = 60.0) -> None:
-    """Ask `root` to end as ctrl-C does; kill what is left of its tree after `timeout_s`."""
+    """Ask `root` to end as ctrl-C does, then as `kill` does; kill what is left of its tree after `timeout_s`.
+
+    The children of a shell's background jobs do not hear ctrl-C.
+    """
     family = tree(root.pid)
-    root.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        root.wait(timeout_s)
+    patience_s = INTERRUPT_SHARE * timeout_s
+    for request, wait_s in ((signal.SIGINT, patience_s), (signal.SIGTERM, timeout_s - patience_s)):
+        root.send_signal(request)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            root.wait(wait_s)
+            break
     alive = [process for process in family if process.is_running()]
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):

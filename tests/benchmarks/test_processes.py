@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -45,6 +46,12 @@ def test_ending_a_server_leaves_none_of_its_processes():
     assert len(family) == 2
     assert not any(member.is_running() for member in family)
     assert footprint(process.pid).processes == 0
+
+
+def test_a_server_that_does_not_hear_ctrl_c_is_asked_in_another_way():
+    process = start("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + HOLD_MEMORY)
+    end(process, timeout_s=3)
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_peak_memory_is_that_of_the_function_alone():
