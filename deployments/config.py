@@ -64,8 +64,11 @@ class IngressConfig(Section):
     max_waiting: Count = 256
     """Requests of either kind that wait for admission; more are refused."""
     max_wait_s: Seconds = 0.5
-    """Longest expected wait for admission, or as long as a request takes with nothing else to do: one that would have
-    to wait longer is refused at once. More of it takes bursts in, and delays every answer of an overload as much."""
+    """Longest expected wait for admission in an overload, or as long as a request takes with nothing else to do: one
+    that would have to wait longer is refused at once. More of it delays every answer of an overload as much."""
+    max_burst_wait_s: Seconds = 5.0
+    """The same in a queue that has just formed, as when one client asks many things at once. It becomes less by a
+    second for each second in which requests wait, and more again by a tenth of each second in which none does."""
     max_media_bytes_in_flight: Bytes | None = None
     """Media bytes, frames and tensors that admitted requests of all ingress replicas may hold, by estimate before
     the fetch and counted after it; None: `object_store_share` of the cluster's object store."""

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from deployments.config import IngressConfig
 from deployments.deadline import Deadline
-from deployments.errors import Overloaded
 from deployments.ingress.lanes import Lane, LaneLimits, Lease
 from deployments.metrics import MetricSink
 
@@ -37,14 +36,12 @@ class Admission:
         self._metrics = metrics
         self.text = Lane("text", self._limits(config.max_running_text), 1, clock, self._running)
         self.media = Lane("media", self._limits(config.max_running_media), media_bytes, clock, self._running)
-        bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s)
+        bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s, config.max_burst_wait_s)
         self.bodies = Lane("large", bodies, config.max_body_bytes_in_flight, clock)
 
     def check(self, client: str, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""
-        try:
-            self.text.check(client, 0, deadline)
-        except Overloaded:
+        if self.text.objection(client, 0, deadline) is not None:
             self.check_media(client, deadline)
 
     def check_media(self, client: str, deadline: Deadline) -> None:
@@ -77,5 +74,10 @@ class Admission:
     def _limits(self, max_running: int) -> LaneLimits:
         ours = self._config
         return LaneLimits(
-            max_running, ours.max_waiting, ours.max_wait_s, ours.max_running_per_client, ours.target_ttft_s
+            max_running,
+            ours.max_waiting,
+            ours.max_wait_s,
+            ours.max_burst_wait_s,
+            ours.max_running_per_client,
+            ours.target_ttft_s,
         )

@@ -14,13 +14,16 @@ from types import TracebackType
 
 from deployments.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
+from deployments.ingress.comebacks import Comebacks
 from deployments.ingress.limit import PaceLimit
 from deployments.ingress.pace import Pace
+from deployments.ingress.patience import Patience
 from deployments.ingress.turns import Turns
 
 STAGE = "admission"
 SLACK = 10.0
-"""How many times longer than allowed a wait may become before one who was let into the queue is sent away after all."""
+"""How many times `max_wait_s` longer a wait may become than what was accepted, before one who was let in the queue is
+sent away after all."""
 LONE = 2
 """Requests that run with no more than so many, this one included, show what the work itself takes."""
 SHORTEST_RETRY_S = 1.0
@@ -33,6 +36,9 @@ class LaneLimits:
     """Ceiling of the requests without a first token; `PaceLimit` finds out how many of them it shall be."""
     max_waiting: int
     max_wait_s: float
+    """Of a queue that lasts."""
+    max_burst_wait_s: float = 0.0
+    """Of one that has just formed, where that is more."""
     max_running_per_client: int | None = None
     """Answers under way included."""
     target_s: float | None = None
@@ -109,6 +115,8 @@ class Lane:
         self._clients: Counter[str] = Counter()
         self._queue: Turns[_Waiter] = Turns()
         self._pace = Pace()
+        self._patience = Patience(limits.max_wait_s, limits.max_burst_wait_s)
+        self._comebacks = Comebacks()
         self._limit = None if limits.target_s is None else PaceLimit(limits.max_running, limits.target_s)
 
     @property
@@ -141,12 +149,20 @@ class Lane:
 
     def check(self, client: str, size_bytes: int, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request that comes now has no place in the queue or in the time that it has."""
+        why = self.objection(client, size_bytes, deadline)
+        if why is not None:
+            raise self._overloaded(why)
+
+    def objection(self, client: str, size_bytes: int, deadline: Deadline) -> str | None:
+        """Why `check` would raise."""
+        self._look()
         wait_s = self.expected_wait_s(client, size_bytes)
         stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
-        if wait_s > self._max_wait_s or wait_s + stay_s > deadline.remaining_s():
-            raise self._overloaded(f"would reach this request in about {wait_s:.2g} s only")
+        if wait_s > self._longest_wait_s or wait_s + stay_s > deadline.remaining_s():
+            return f"would reach this request in about {wait_s:.2g} s only"
         if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
-            raise self._overloaded("is full")
+            return "is full"
+        return None
 
     async def acquire(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
         """A lease for `size_bytes`, at once or after waiting; more than the lane may hold counts as all of it.
@@ -156,10 +172,11 @@ class Lane:
         """
         size_bytes = min(size_bytes, self._max_bytes)
         self.check(client, size_bytes, deadline)
-        patience_s = min(deadline.remaining_s(), SLACK * self._max_wait_s)
+        patience_s = min(deadline.remaining_s(), self._longest_wait_s + SLACK * self._steady_wait_s)
         waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
+        self._look()
         if self.waiting > self._limits.max_waiting:
             self._refuse(self._queue.last_of_the_longest(), "is full")
         try:
@@ -199,6 +216,7 @@ class Lane:
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
             self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
         self._admit()
+        self._look()
         self._send_hopeless_away()
 
     def leave_client(self, lease: Lease) -> None:
@@ -209,14 +227,22 @@ class Lane:
         self._admit()
 
     def retry_after_s(self) -> float:
-        """When the queue as it is now will have drained."""
-        drained_s = (self.waiting + 1) * self._seconds_per_departure()
-        return min(max(drained_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
+        """When the queue as it is now will have drained, and those who were sent away before will have had a turn."""
+        step_s = self._seconds_per_departure()
+        turn_s = self._comebacks.next_s(self.clock(), (self.waiting + 1) * step_s, step_s)
+        return min(max(turn_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
 
     @property
-    def _max_wait_s(self) -> float:
+    def _steady_wait_s(self) -> float:
         """As configured, or once more what the work itself takes."""
         return max(self._limits.max_wait_s, 0.0 if self._limit is None else self._limit.least_s)
+
+    @property
+    def _longest_wait_s(self) -> float:
+        return max(self._patience.longest_s, self._steady_wait_s)
+
+    def _look(self) -> None:
+        self._patience.see(self.clock(), queued=bool(self._queue))
 
     def _seconds_per_departure(self) -> float:
         now = self.clock()

@@ -28,9 +28,10 @@ def make_lane(
     wait_s: float = 60.0,
     per_client: int | None = None,
     target_s: float | None = None,
+    burst_s: float = 0.0,
 ) -> tuple[Lane, Clock]:
     clock = Clock()
-    return Lane("test", LaneLimits(running, waiting, wait_s, per_client, target_s), max_bytes, clock), clock
+    return Lane("test", LaneLimits(running, waiting, wait_s, burst_s, per_client, target_s), max_bytes, clock), clock
 
 
 def ask(lane: Lane, client: str = "a", size: int = 0, seconds: float = 60.0) -> "asyncio.Task[Lease]":
@@ -45,6 +46,13 @@ async def settle() -> None:
 async def granted(work: Awaitable[Lease]) -> Lease:
     async with asyncio.timeout(5):
         return await work
+
+
+async def refused(*asked: "asyncio.Task[Lease]") -> list[Overloaded]:
+    """The refusals of those among `asked` that were not let in at once."""
+    await settle()
+    errors = [task.exception() for task in asked if task.done()]
+    return [error for error in errors if isinstance(error, Overloaded)]
 
 
 async def test_what_fits_runs_at_once_and_what_does_not_waits_for_room() -> None:
@@ -210,9 +218,43 @@ async def test_those_who_wait_are_sent_away_as_soon_as_the_lane_proves_too_slow_
     first.release()
     await settle()
     refused = [task for task in waiting if task.done() and task.exception() is not None]
-    assert refused == waiting[7:]  # one runs, six can be done in 24 s; ten times 3 s are allowed, 4 s are over
+    assert refused == waiting[8:]  # one runs, seven can be done in 28 s; eleven times 3 s are allowed, 4 s are over
     assert all(isinstance(task.exception(), Overloaded) for task in refused)
-    assert lane.waiting == 6
+    assert lane.waiting == 7
+
+
+async def test_a_burst_is_let_in_and_an_overload_is_not() -> None:
+    lane, clock = make_lane(waiting=100, wait_s=1.0, burst_s=10.0)
+    first = await granted(ask(lane))
+    clock.now += 1.0
+    first.release()  # the lane serves one a second
+    running = await granted(ask(lane))
+    burst = [ask(lane) for _ in range(12)]
+    await settle()
+    assert [task.done() for task in burst] == [False] * 10 + [True] * 2
+    for task in burst[:10]:
+        clock.now += 1.0
+        running.release()
+        running = await granted(task)
+        await refused(ask(lane), ask(lane), ask(lane))
+    assert lane.waiting <= 1  # ten seconds with a queue: it is short from now on
+    await refused(*burst[10:])
+
+
+async def test_those_who_are_sent_away_are_told_to_come_back_one_after_the_other() -> None:
+    lane, clock = make_lane(wait_s=1.0)
+    first = await granted(ask(lane))
+    clock.now += 2.0
+    first.release()  # the lane serves one in two seconds
+    second = await granted(ask(lane))
+    errors = await refused(*(ask(lane) for _ in range(3)))
+    assert [error.retry_after_s for error in errors] == pytest.approx([2.0, 4.0, 6.0])
+    clock.now += 2.0
+    second.release()
+    await granted(ask(lane))
+    clock.now += 2.0
+    [later] = await refused(ask(lane))
+    assert later.retry_after_s == pytest.approx(4.0)  # the first two have had their turns
 
 
 async def test_what_was_learnt_under_load_is_not_forgotten_at_ease() -> None:
