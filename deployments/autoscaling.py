@@ -2,9 +2,12 @@
 
 A count takes an hour of 4K for as much as a second of 360p, and a prompt of 30,000 tokens for as much as a greeting.
 So each replica reports its *load*: the work in its hands as a multiple of what one replica should have before it
-(pixels to decode, prompt tokens to prefill, slots of the KV cache; the targets are settings). The policy adds up the
-loads, takes what still waits at the callers for as heavy as what came lately, and asks for a replica for each whole
-one.
+(pixels to decode and prompt tokens to prefill, as seconds at its pace of late; slots of the KV cache; the targets are
+settings). The policy adds up the loads, takes what still waits at the callers for as heavy as what came lately, and
+asks for a replica for each whole one.
+
+Seconds, because admission goes by seconds: it refuses whatever would make first tokens late. A target in pixels or in
+tokens would never be reached by a replica that is slow enough, and the stage would be refused its replicas for ever.
 
 Ray calls `by_load` in its controller; the config file names it (`policy: {policy_function: deployments.autoscaling:
 by_load}`) and Ray ships this module there by value, so it imports nothing of ours and nothing of Ray's. Three things

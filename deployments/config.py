@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 MIB = 2**20
 
@@ -164,9 +164,9 @@ class DecoderConfig(Section):
     """Frames delivered for one video."""
     max_audio_s: Seconds = 1800.0
     """Audio track delivered for one video."""
-    target_megapixels: Annotated[float, Field(gt=0)] = 500.0
-    """Millions of pixels still to decode that one replica should have before it: more of them make more replicas.
-    Keep it well below what `ingress.target_ttft_s` lets in, or it is never reached."""
+    target_backlog_s: Seconds = 0.15
+    """How long the pixels still to decode at one replica should take it, at its pace of late: more make more replicas.
+    At most a third of `ingress.target_ttft_s`: beyond that, admission refuses before it is reached."""
     resize: bool = True
     """Deliver frames at the size that the model's processor would resize them to."""
 
@@ -215,8 +215,9 @@ class EngineConfig(Section):
     """Encoder outputs kept for media that are seen again; 0 keeps none."""
     max_waiting: Count = 256
     """Requests that wait for a slot; more are refused."""
-    target_prefill_tokens: Count = 4096
-    """Prompt tokens that should wait for their prefill at one replica: more of them make more replicas; likewise."""
+    target_backlog_s: Seconds = 0.15
+    """How long the prompt tokens that wait at one replica should take it to encode and prefill, at its pace of late:
+    more make more replicas. At most a third of `ingress.target_ttft_s`, likewise."""
     target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
@@ -267,6 +268,17 @@ class AppConfig(Section):
     preprocessor: PreprocessorConfig = PreprocessorConfig()
     engine: EngineConfig = EngineConfig()
     tracing: TracingConfig = TracingConfig()
+
+    @model_validator(mode="after")
+    def _replicas_come_before_refusals(self) -> "AppConfig":
+        most_s = self.ingress.target_ttft_s / 3
+        for name, section in (("decoder", self.decoder), ("engine", self.engine)):
+            if section.target_backlog_s > most_s:
+                raise ValueError(
+                    f"{name}.target_backlog_s is {section.target_backlog_s:g} and may be {most_s:.2g} at most, a third"
+                    " of ingress.target_ttft_s: admission would refuse requests before the stage gets another replica"
+                )
+        return self
 
     @property
     def model_name(self) -> str:

@@ -4,16 +4,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from deployments.autoscaling import SLACK, StageLoad, by_load, replicas_for, stats_of
+from deployments.config import AppConfig
+from deployments.decoder.backlog import Backlog
+from deployments.ingress.limit import SAMPLES, PaceLimit
 from tests import serve_files
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +136,38 @@ def test_few_heavy_requests_outweigh_many_light_ones() -> None:
 
 def test_a_replica_that_has_just_started_counts_as_idle() -> None:
     assert Stage([StageLoad(2.0, 0.5), None], queued=2, target=3).wants() == 3
+
+
+# ── before anyone is refused ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=40)
+@given(st.floats(0.02, 5), st.floats(0, 1), st.integers(1, 4), st.integers(1, 4))
+def test_a_decoder_that_admission_keeps_busy_asks_for_another_replica(
+    decode_s: float, rest_s: float, workers: int, replicas: int
+) -> None:
+    """Users in plenty, `limit.now` of them let in, all threads at work; Little's law in place of a run."""
+    config = AppConfig()
+    limit = PaceLimit(1000, config.ingress.target_ttft_s)
+    backlog = Backlog(config.decoder.target_backlog_s, workers, clock=lambda: decode_s)
+    with backlog.video() as work:
+        work.began, work.megapixels, work.share_left = 0.0, 1.0, lambda: 0.0
+    report, rate = backlog.load(), workers * replicas / decode_s
+    assert report is not None
+    _observe(limit, 0, decode_s + rest_s, lone=True)
+    loads = []
+    for now in range(1, 120):
+        stay_s = max(decode_s + rest_s, limit.now / rate)
+        in_stage = rate * (stay_s - rest_s)
+        loads.append((in_stage - workers * replicas / 2) * report.of_next)  # those on threads are half done
+        _observe(limit, 1000 * now, stay_s, lone=False)
+    assert fmean(loads[60:]) > replicas
+
+
+def _observe(limit: PaceLimit, now: float, stay_s: float, *, lone: bool) -> None:
+    """As many first tokens as it judges by."""
+    for _ in range(max(SAMPLES, limit.now // 2)):
+        limit.observe(stay_s, now - stay_s, now, lone=lone, full=not lone)
 
 
 # ── when nothing is known ────────────────────────────────────────────────────────────────────────────────────────────

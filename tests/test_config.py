@@ -37,6 +37,14 @@ def test_a_malformed_domain_stops_the_start(entry: str) -> None:
         MediaConfig(allowed_domains=(entry,))
 
 
+@pytest.mark.parametrize("stage", ["decoder", "engine"])
+def test_a_stage_that_would_get_replicas_only_after_admission_refuses_stops_the_start(stage: str) -> None:
+    slow = {stage: {"target_backlog_s": 0.3}}
+    with pytest.raises(ValidationError, match=f"{stage}.target_backlog_s is 0.3 and may be 0.17"):
+        AppConfig.model_validate(slow)
+    AppConfig.model_validate({**slow, "ingress": {"target_ttft_s": 1.0}})
+
+
 def test_every_setting_says_what_it_is() -> None:
     def walk(model: type[BaseModel]) -> None:
         for name, field in model.model_fields.items():

@@ -62,6 +62,7 @@ class VideoReader:
         packets.
         """
         started, work = time.monotonic(), work or VideoWork()
+        work.began = started
         sniffed = sniff(data[:HEAD_BYTES].tobytes())
         if sniffed.container not in VIDEO_CONTAINERS:
             raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)

@@ -27,7 +27,7 @@ class DecodeStage:
         self._videos = VideoReader(config)
         self._pictures = PictureListReader(config)
         self._executor = StageExecutor(STAGE, config.workers)
-        self._backlog = Backlog(config.target_megapixels)
+        self._backlog = Backlog(config.target_backlog_s, config.workers)
         self._metrics = metrics
 
     @property

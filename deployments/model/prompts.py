@@ -28,13 +28,18 @@ class Prompts:
         pace: Pace,
         ready: Callable[[Job, torch.Tensor], object],
         failed: Callable[[Job, SluiceError], object],
+        prefilled: Callable[[int], object],
     ) -> None:
-        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token."""
+        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token.
+
+        `prefilled` gets the tokens of each chunk.
+        """
         self._runner = runner
         self._scheduler = scheduler
         self._pace = pace
         self._ready = ready
         self._failed = failed
+        self._prefilled = prefilled
 
     def advance(self) -> Work | None:
         """A step's share of the work: a part to encode or a chunk to prefill, both when nobody decodes."""
@@ -119,7 +124,9 @@ class Prompts:
         return Work(allowance, amount) if amount else None
 
     def _chunk(self, job: Job, end: int) -> None:
+        began = job.sequence.num_prefilled
         logits_1V = self._runner.prefill(job.sequence, job.media, end)
+        self._prefilled(end - began)
         job.media.count()
         if logits_1V is not None:
             self._ready(job, logits_1V)

@@ -19,22 +19,51 @@ from tests.media_files import make_picture, make_video
 megapixels = st.floats(0.1, 1e5)
 
 
-def test_nothing_is_said_before_the_first_video_is_known():
-    backlog = Backlog(100)
-    assert backlog.load() is None
-    with backlog.video():
-        assert backlog.load() is None  # its packets have not been read
+class Clock:
+    """Moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-@given(st.lists(megapixels, min_size=1, max_size=20), megapixels)
-def test_a_video_counts_one_replica_at_most(costs, target):
-    backlog = Backlog(target)
+def decoded(backlog, clock, cost, seconds, share_left=0.0):
+    """A video has been read, wholly or in part."""
+    with backlog.video() as work:
+        work.began, work.megapixels, work.share_left = clock.now, cost, lambda: share_left
+        clock.now += seconds
+
+
+def replica(target_s=1.0, workers=1, megapixels_per_s=100.0):
+    """A backlog whose pace is known, and its clock."""
+    clock = Clock()
+    backlog = Backlog(target_s, workers, clock)
+    decoded(backlog, clock, megapixels_per_s, 1.0)
+    return backlog, clock
+
+
+def test_nothing_is_said_before_the_first_video_is_done():
+    clock = Clock()
+    backlog = Backlog(1.0, 1, clock)
+    with backlog.video() as work:
+        work.began, work.megapixels = clock.now, 50.0
+        assert backlog.load() is None  # nobody knows how long it takes
+    assert backlog.load() is None  # it failed before its first frame
+    decoded(backlog, clock, 50.0, 0.5)
+    assert backlog.load().of_next == pytest.approx(0.5)
+
+
+@given(st.lists(megapixels, min_size=1, max_size=20), st.floats(0.01, 10), st.integers(1, 4))
+def test_a_video_counts_one_thread_at_most(costs, target_s, workers):
+    backlog, _ = replica(target_s, workers)
     works = [backlog.video() for _ in costs]
     for work, cost in zip(works, costs, strict=True):
         work.__enter__().megapixels = cost
     load = backlog.load()
-    assert load.in_hand == pytest.approx(sum(min(1, cost / target) for cost in costs))
-    assert load.of_next <= 1
+    assert load.in_hand == pytest.approx(sum(min(1, cost / 100 / target_s) for cost in costs) / workers)
+    assert load.of_next <= 1 / workers
     assert backlog.megapixels == pytest.approx(sum(costs))
     for work in works:
         work.__exit__(None, None, None)
@@ -42,32 +71,56 @@ def test_a_video_counts_one_replica_at_most(costs, target):
     assert backlog.megapixels == 0
 
 
+@given(st.lists(st.tuples(megapixels, st.floats(0.01, 100)), min_size=1, max_size=20))
+def test_the_pace_lies_between_the_slowest_and_the_fastest(videos):
+    clock = Clock()
+    backlog = Backlog(1e9, 1, clock)
+    for cost, seconds in videos:
+        decoded(backlog, clock, cost, seconds)
+    with backlog.video() as work:
+        work.megapixels = 1.0
+        paces = [seconds / cost for cost, seconds in videos]
+        assert min(paces) * 0.999 <= backlog.load().in_hand * 1e9 <= max(paces) * 1.001
+
+
+def test_a_slower_machine_has_more_before_it():
+    loads = []
+    for pace in (400.0, 100.0):
+        backlog, _ = replica(megapixels_per_s=pace)
+        with backlog.video() as work:
+            work.megapixels = 80.0
+            loads.append(backlog.load().in_hand)
+    assert loads == pytest.approx([0.2, 0.8])
+
+
 def test_work_shrinks_as_frames_come_out():
-    backlog = Backlog(100)
+    backlog, _ = replica()
     with backlog.video() as work:
         work.megapixels, left = 80.0, [1.0]
         work.share_left = lambda: left[0]
         assert backlog.load().in_hand == pytest.approx(0.8)
         left[0] = 0.25
         assert backlog.load().in_hand == pytest.approx(0.2)
-        assert backlog.load().of_next == pytest.approx(0.8)  # another one would begin at its beginning
 
 
 def test_what_is_not_known_yet_is_taken_for_what_came_lately():
-    backlog = Backlog(100)
+    backlog, clock = replica()
     for cost in [100.0] * RECENT + [10.0] * RECENT:
-        with backlog.video() as work:
-            work.megapixels = cost
+        decoded(backlog, clock, cost, cost / 100)
     with backlog.video(), backlog.video():
         assert backlog.load().in_hand == pytest.approx(0.2)
 
 
-def test_a_video_that_fails_is_no_longer_in_hand():
-    backlog = Backlog(100)
+def test_a_video_that_fails_is_no_longer_in_hand_and_counts_for_what_was_decoded():
+    backlog, clock = replica()
     with pytest.raises(ValueError, match="damaged"), backlog.video() as work:
-        work.megapixels = 50.0
+        work.began, work.megapixels, work.share_left = clock.now, 50.0, lambda: 0.5
+        clock.now += 0.25
         raise ValueError("damaged")
     assert backlog.load().in_hand == 0
+    with backlog.video() as work:
+        work.megapixels = 100.0
+        assert backlog.load().in_hand == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("backend", ["pyav", "opencv"])
@@ -82,17 +135,20 @@ def test_a_decode_declares_the_pixels_that_its_frames_take(backend):
 
 async def test_the_stage_tells_its_load_while_it_decodes_and_after():
     sink = RecordingSink()
-    stage = DecodeStage(DecoderConfig(workers=1, target_megapixels=1.0), sink)
+    stage = DecodeStage(DecoderConfig(workers=1, target_backlog_s=1e-4), sink)
     data = np.frombuffer(make_video(300, width=640, height=360), np.uint8)
     assert stage.load() is None
+    await stage.decode(60, task(4), data)
     decoding = [asyncio.create_task(stage.decode(60, task(100), data)) for _ in range(3)]
-    async with asyncio.timeout(30):
-        while (load := stage.load()) is None:
-            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    load = stage.load()
     assert load.of_next == 1
-    assert 2 <= load.in_hand <= 3  # one on the thread, two that wait for it
+    assert load.in_hand == 3  # one on the thread, two that wait for it
     assert sink.values["sluice_load", ()] == load.in_hand
-    assert sink.values["sluice_waiting_megapixels", ()] > 0
+    async with asyncio.timeout(30):
+        while not sink.values["sluice_waiting_megapixels", ()]:
+            await asyncio.sleep(0)
+            stage.load()
     await asyncio.gather(*decoding)
     assert stage.load().in_hand == 0
     assert sink.values["sluice_waiting_megapixels", ()] == 0
@@ -100,7 +156,7 @@ async def test_the_stage_tells_its_load_while_it_decodes_and_after():
 
 
 async def test_lists_of_pictures_count_as_much_as_the_videos_before_them():
-    stage = DecodeStage(DecoderConfig(workers=1, target_megapixels=1.0), RecordingSink())
+    stage = DecodeStage(DecoderConfig(workers=1, target_backlog_s=1e-4), RecordingSink())
     await stage.decode(60, task(4), np.frombuffer(make_video(60, width=640, height=360), np.uint8))
     pictures = tuple(np.frombuffer(make_picture(width=64), np.uint8) for _ in range(2))
     reading = asyncio.create_task(stage.decode_pictures(30, task(2), pictures))

@@ -44,7 +44,7 @@ def test_the_application_is_the_shipped_one(name: str) -> None:
     assert without(here, {"args", "deployments"}) == without(there, {"args", "deployments"})
     own = {"model", "device", "ingress"}
     assert without(here["args"], own) == without(there["args"], own)
-    assert set(here["args"].get("ingress", {})) <= {"api_keys_file"}
+    assert set(here["args"].get("ingress", {})) <= {"api_keys_file", "max_running_media"}
 
 
 @pytest.mark.parametrize("name", ALL)
