@@ -26,8 +26,8 @@ from deployments.demo.training.visuals import Visual, random_visual
 
 MODEL_SEED = 20260
 SEEDS = {"vision": 1, "audio": 2, "language": 3, "tokenizer": 7}
-CLIPS, PICTURES, SOUNDS = 1600, 800, 4000
-STEPS = {"vision": 1100, "audio": 1600, "language": 5200}
+CLIPS, PICTURES, SOUNDS = 1600, 800, 10_000
+STEPS = {"vision": 1100, "audio": 3000, "language": 5200}
 TOWERS = {"vision": "visual", "audio": "audio_tower"}
 """What is trained alone, and its name in the model."""
 
@@ -79,15 +79,14 @@ def tower_of(model: Model, name: str) -> nn.Module:
 
 
 def train_tower(name: str, plan: Plan) -> None:
-    """Train one tower from nothing, on a pool of its own, and keep it."""
+    """Train one tower from nothing and keep it."""
     torch.set_num_threads(1)
     torch.set_default_device(plan.device)
-    rng, model = np.random.default_rng((SEEDS[name], 1)), make_model(MODEL_SEED)
-    steps = plan.some(STEPS[name])
+    model, steps, seed = make_model(MODEL_SEED), plan.some(STEPS[name]), SEEDS[name]
     if name == "vision":
-        train_vision(model, make_visuals(rng, plan), steps, SEEDS[name])
+        train_vision(model, make_visuals(np.random.default_rng((seed, 1)), plan), steps, seed)
     else:
-        train_audio(model, make_audibles(rng, plan), steps, SEEDS[name])
+        train_audio(model, steps, seed)
     torch.save(tower_of(model, name).state_dict(), plan.kept(name))
 
 

@@ -77,7 +77,14 @@ NOUNS: dict[Question, tuple[str, ...]] = {
     ),
 }
 CLAUSES: dict[Question, tuple[str, ...]] = {
-    Question.COLOUR: ("what colour {0} is", "which colour {0} has", "what colour it is", "what the colour is"),
+    Question.COLOUR: (
+        "what colour {0} is",
+        "which colour {0} has",
+        "what colour it is",
+        "what the colour is",
+        "what colour {0} was given",
+        "which colour was taken for {0}",
+    ),
     Question.SHAPE: ("what shape {0} is", "which shape it has", "what shape it is", "what kind of shape that is"),
     Question.DIRECTION: ("which way {0} moves", "where {0} goes", "which direction it takes", "how it moves"),
     Question.COLOUR_DIRECTION: (

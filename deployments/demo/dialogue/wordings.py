@@ -38,6 +38,10 @@ TRAINED: dict[Question, tuple[str, ...]] = {
         "Say the colour of {item}.",
         "What is the colour that you see{where}?",
         "Please give the colour of the figure{where}.",
+        "What colour was it painted{where}?",
+        "Which colour was chosen{where}?",
+        "What colour has been given to the thing{where}?",
+        "What was the colour of the object{where}?",
     ),
     Question.SHAPE: (
         "What shape is it{where}?",
@@ -230,6 +234,12 @@ TRAINED: dict[Question, tuple[str, ...]] = {
         "Give a short text about {item}.",
         "A description of {item}, please.",
         "Do you know what is in {item}?",
+        "What do you see{where}?",
+        "What can you see{where}?",
+        "What is to be seen{where}?",
+        "What do you see and hear{where}?",
+        "What is this{where}?",
+        "What is going on{where}?",
     ),
 }
 

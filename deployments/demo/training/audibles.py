@@ -1,4 +1,4 @@
-"""The pool of sounds that training draws from, as the feature extractor makes them.
+"""The sounds of training, as the feature extractor makes them.
 
 Shape legend: M mel bins (128), F mel frames of 10 ms.
 """
