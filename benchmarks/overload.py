@@ -46,7 +46,10 @@ GAUGES = {
 }
 """What to look for in `/metrics`, summed over replicas."""
 
-_LAG = "Loop lag: the longest pause of the ingress's event loop in the last ten seconds before its last report."
+_LAG = (
+    "Loop lag: the longest pause of the ingress's event loop in the ten seconds before its last report; of it held: the"
+    " longest that the loop's own work made, by its thread's CPU time, and not a wait for a core."
+)
 
 Figures = dict[str, Any]
 
@@ -122,10 +125,12 @@ class Storm:
             return run_load(plan)
         with MemoryWatch(self._server.pid) as watch:
             figures = run_load(plan)
+        metrics = metrics_text(self._server)
         return figures | {
             "peak_memory_bytes": watch.peak_bytes,
             "peak_shared_bytes": watch.peak_shared_bytes,
-            "loop_lag_s": gauge(metrics_text(self._server), "ray_sluice_loop_lag_seconds"),
+            "loop_lag_s": gauge(metrics, "ray_sluice_loop_lag_seconds"),
+            "loop_held_s": gauge(metrics, "ray_sluice_loop_held_seconds"),
         }
 
 
@@ -206,10 +211,11 @@ def _show_refusals(bench: Benchmark, runs: dict[float, Figures]) -> None:
                 health["max"],
                 run["health_failed"],
                 run.get("loop_lag_s"),
+                run.get("loop_held_s"),
             ]
         )
     columns = ["load", "sent", "429/503", "with Retry-After", "time to refuse p50", "p99", "504", "client gave up"]
-    health = ["other errors", "/health p50", "/health p99", "/health max", "/health failed", "loop lag"]
+    health = ["other errors", "/health p50", "/health p99", "/health max", "/health failed", "loop lag", "of it held"]
     failures: Counter[str] = Counter()
     for run in runs.values():
         failures.update(run["reasons"])

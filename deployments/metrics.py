@@ -48,7 +48,10 @@ METRICS: dict[str, MetricSpec] = {
         "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind",)
     ),
     "sluice_admitted_bytes": MetricSpec("gauge", "Bytes of media that admitted requests may hold."),
-    "sluice_loop_lag_seconds": MetricSpec("gauge", "Longest pause of the ingress's event loop in the last period."),
+    "sluice_loop_lag_seconds": MetricSpec("gauge", "Longest pause of the ingress loop in the last ten seconds."),
+    "sluice_loop_held_seconds": MetricSpec(
+        "gauge", "Longest such pause that the loop's own work made; in longer ones its thread waited for a core."
+    ),
     "sluice_prompt_tokens": MetricSpec("counter", "Prompt tokens.", ("modality",)),
     "sluice_completion_tokens": MetricSpec("counter", "Tokens of answers."),
     # fetcher
