@@ -39,9 +39,10 @@ class Admission:
         bodies = LaneLimits(config.max_waiting, config.max_waiting, config.max_wait_s, config.max_burst_wait_s)
         self.bodies = Lane("large", bodies, config.max_body_bytes_in_flight, clock)
 
-    def check(self, client: str, deadline: Deadline) -> None:
+    def check(self, client: str, declared_bytes: int | None, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""
-        if self.text.objection(client, 0, deadline) is not None:
+        has_media = declared_bytes is not None and declared_bytes > self._config.max_text_bytes
+        if has_media or self.text.objection(client, 0, deadline) is not None:
             self.check_media(client, deadline)
 
     def check_media(self, client: str, deadline: Deadline) -> None:

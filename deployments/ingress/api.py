@@ -142,14 +142,14 @@ class Api:
     def _build(self) -> list[Route]:
         chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics)
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
-        return [
-            *front,
+        return [  # looked through in this order for each request
+            Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
+            *front,
             Route("/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._metrics_page, methods=["GET"]),
             Route("/v1/models", self._models, methods=["GET"]),
             Route("/v1/models/{model:path}", self._model, methods=["GET"]),
-            Route("/v1/chat/completions", chat, methods=["POST"]),
         ]
 
     @asynccontextmanager

@@ -46,8 +46,9 @@ class ChatCompletions:
         headers = Headers(scope=scope)
         deadline = request_deadline(headers, self._config.ingress)
         with ExitStack() as held:
-            self._admission.check(client, deadline)
-            body_lease = await self._admission.admit_body(client, self._declared_bytes(headers), deadline)
+            declared_bytes = self._declared_bytes(headers)
+            self._admission.check(client, declared_bytes, deadline)
+            body_lease = await self._admission.admit_body(client, declared_bytes, deadline)
             if body_lease is not None:
                 held.enter_context(body_lease)
             job = read_job(await self._read(receive, client, deadline), self._config)

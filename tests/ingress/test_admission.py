@@ -1,6 +1,7 @@
 """What requests are expected to hold, and what that means for the next ones."""
 
 import asyncio
+import time
 from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -129,9 +130,9 @@ async def test_text_and_media_have_queues_of_their_own() -> None:
     assert (admission.text.running, admission.media.running) == (1, 1)
 
 
-async def refused_after(app: FakeApplication, sent: bytes) -> int:
+async def refused_after(app: FakeApplication, sent: bytes, declared_bytes: int = 1_000_000) -> int:
     """The status that a client gets who sends `sent` of a long body, and then nothing more."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"1000000")]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(declared_bytes).encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers, "query_string": b""}
     pieces = [{"type": "http.request", "body": sent, "more_body": True}] if sent else []
     answer: list[MutableMapping[str, Any]] = []
@@ -164,6 +165,15 @@ async def test_who_would_be_refused_whatever_he_asks_for_is_refused_before_his_b
         task.cancel()
 
 
+async def test_a_body_too_large_for_text_is_refused_unread_when_media_have_no_room() -> None:
+    limits = IngressConfig(max_running_media=1, max_waiting=1, max_text_bytes=1000, max_body_bytes=2000)
+    app = FakeApplication(AppConfig(ingress=limits))
+    held = await fill(app.api.admission.media)
+    assert await refused_after(app, b"", declared_bytes=1001) == 429
+    for task in held:
+        task.cancel()
+
+
 async def test_media_that_have_no_room_are_refused_where_they_begin() -> None:
     app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_media=1, max_waiting=1)))
     held = await fill(app.api.admission.media)
@@ -171,6 +181,19 @@ async def test_media_that_have_no_room_are_refused_where_they_begin() -> None:
     assert await refused_after(app, b'{"model": "demo", "messages": [{"role": "user", "content": [' + url) == 429
     for task in held:
         task.cancel()
+
+
+async def test_a_loop_that_waits_is_told_from_one_that_works() -> None:
+    sink = RecordingSink()
+    watch = asyncio.create_task(watch_loop_lag(sink, lambda: None))
+    await asyncio.sleep(0)
+    time.sleep(0.5)  # as a machine does that gives the loop no core
+    async with asyncio.timeout(10):
+        while not sink.values:
+            await asyncio.sleep(0.01)
+    watch.cancel()
+    assert sink.values["sluice_loop_lag_seconds", ()] > 0.4
+    assert sink.values["sluice_loop_held_seconds", ()] < 0.4
 
 
 async def test_the_gauges_are_kept_fresh() -> None:
@@ -182,6 +205,6 @@ async def test_the_gauges_are_kept_fresh() -> None:
         while ("sluice_loop_lag_seconds", ()) not in sink.values:
             await asyncio.sleep(0.01)
     watch.cancel()
-    assert sink.values["sluice_loop_lag_seconds", ()] >= 0
+    assert sink.values["sluice_loop_lag_seconds", ()] >= sink.values["sluice_loop_held_seconds", ()] >= 0
     assert sink.values["sluice_admitted_bytes", ()] == 50
     assert sink.values["sluice_requests_running", ()] == 1
