@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from deployments.ingress.exchange import Exchange
+from deployments.tracing import NO_SPAN
 
 logger = logging.getLogger("sluice.access")
 
@@ -29,7 +30,7 @@ class JsonLines(logging.Formatter):
         said = record.getMessage()
         if record.name == logger.name and record.exc_info is None:
             return said
-        line = {"time": _time(record.created), "level": record.levelname.lower(), "message": said}
+        line = {"time": said_at(record.created), "level": record.levelname.lower(), "message": said}
         if record.exc_info is not None:
             line["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(line).decode()
@@ -47,7 +48,7 @@ def log_to_stdout() -> None:
 
 def log_exchange(exchange: Exchange, route: str) -> None:
     line = {
-        "time": _time(time.time() - exchange.elapsed_s),
+        "time": said_at(time.time() - exchange.elapsed_s),
         "id": exchange.id,
         "method": exchange.scope["method"],
         "route": route,
@@ -63,6 +64,8 @@ def log_exchange(exchange: Exchange, route: str) -> None:
 
 def end_span(exchange: Exchange, route: str) -> None:
     """Named and attributed as OpenTelemetry's conventions for HTTP servers and generative models have it."""
+    if exchange.span is NO_SPAN:
+        return
     span, facts, status = exchange.span, exchange.facts, exchange.status or GONE
     method = exchange.scope["method"]
     span.note({"http.request.method": method, "http.route": route, "http.response.status_code": status})
@@ -80,5 +83,6 @@ def log_defect(exchange: Exchange, error: BaseException) -> None:
     logger.error("request %s failed", exchange.id, exc_info=error)
 
 
-def _time(seconds: float) -> str:
+def said_at(seconds: float) -> str:
+    """An instant as the log words it; `seconds` since 1970."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -40,6 +40,7 @@ from deployments.ingress.exchange import ClientGone, Exchange, request_id
 from deployments.ingress.loop_lag import watch_loop_lag
 from deployments.ingress.pipeline import Pipeline, Stages
 from deployments.ingress.playground import playground_routes
+from deployments.ingress.refusals import Refusals
 from deployments.ingress.responses import error_response, http_error_response, json_response
 from deployments.metrics import MetricSink
 from deployments.stage_client import TensorRef
@@ -50,7 +51,7 @@ METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines all the time: kept out of the log."""
 
-REFUSALS = (Overloaded, TooLarge, TooManyItems, Unauthorized)
+REFUSALS = (TooLarge, TooManyItems, Unauthorized)
 
 MetricsText = Callable[[], Awaitable[bytes | str]]
 
@@ -80,6 +81,7 @@ class Api:
         self.clients = Clients(config.ingress)
         self.pipeline = Pipeline(config, stages, put)
         self.admission = Admission(config.ingress, media_bytes, metrics)
+        self._refusals = Refusals(metrics)
         self._routes = self._build()
         self._router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
         self._paths: dict[object, str] = {route.endpoint: route.path for route in self._routes}
@@ -107,6 +109,11 @@ class Api:
         finally:
             self._close(exchange)
 
+    def report(self) -> None:
+        """Bring the metrics up to date."""
+        self.admission.report()
+        self._refusals.report()
+
     def _span(self, scope: Scope, headers: Headers) -> Span:
         if not scope["path"].startswith("/v1/"):
             return NO_SPAN
@@ -122,13 +129,19 @@ class Api:
             error = StageUnavailable("the work was cancelled before it was done")
         if isinstance(error, Overloaded | StageUnavailable):
             error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
-        if isinstance(error, REFUSALS):
+        if isinstance(error, Overloaded):
+            exchange.refused = True
+        elif isinstance(error, REFUSALS):
             self._metrics.count("sluice_refused", reason=error.code)
         if exchange.status is None:
             await error_response(error)(exchange.scope, receive, exchange.send)
 
     def _close(self, exchange: Exchange) -> None:
         route = self._paths.get(exchange.scope.get("endpoint"), "other")
+        end_span(exchange, route)
+        if exchange.refused:
+            self._refusals.add(exchange, route, Overloaded.code)
+            return
         self._metrics.count("sluice_requests", route=route, status=str(exchange.status or GONE))
         self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
         for stage, seconds in exchange.timings.seconds.items():
@@ -137,7 +150,6 @@ class Api:
             self._metrics.observe("sluice_wait_seconds", seconds, stage=stage)
         if route not in QUIET_ROUTES:
             log_exchange(exchange, route)
-        end_span(exchange, route)
 
     def _build(self) -> list[Route]:
         chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics)
@@ -154,7 +166,7 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        lag = asyncio.create_task(watch_loop_lag(self._metrics, self.admission.report))
+        lag = asyncio.create_task(watch_loop_lag(self._metrics, self.report))
         yield
         lag.cancel()
         self.pipeline.close()

@@ -41,6 +41,8 @@ class Exchange:
     status: int | None = None
     answered: bool = False
     """Whether the last byte of the answer has been handed on."""
+    refused: bool = False
+    """Whether it was sent away for want of room."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     async def send(self, message: Message) -> None:
