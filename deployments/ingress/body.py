@@ -66,6 +66,7 @@ class BodyScanner:
         self._max_body_bytes = max_body_bytes
         self._max_text_bytes = max_text_bytes
         self._on_media = on_media
+        self._has_media = False
         self._size_bytes = 0
         self._text = bytearray()
         self._unscanned = b""
@@ -141,6 +142,9 @@ class BodyScanner:
     def _read_string(self, data: bytes, position: int) -> int:
         quote = data.find(b'"', position)
         end = len(data) if quote < 0 else quote
+        if not self._has_media and len(self._string) + end - position >= CUT_CHARS:
+            self._has_media = True
+            self._on_media()
         self._string += memoryview(data)[position:end]
         if quote >= 0 and _odd_backslashes(self._string):
             self._string += b'"'
@@ -169,8 +173,6 @@ class BodyScanner:
     def _move_to_cut(self, length: int) -> None:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
-            if not self._cuts:
-                self._on_media()
             bare = self._is_key_data and not self._string.startswith(b"data:")
             self._cut = bytearray(AUDIO_PREFIX if bare else b"")
         if self._string.find(b"\\", 0, length) < 0:
