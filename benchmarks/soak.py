@@ -3,12 +3,19 @@
     python -m benchmarks.soak [--minutes 20] [--load 0.5]
 
 Steady Poisson arrivals at a part of the measured capacity. Every few seconds: memory, threads, descriptors and files of
-all of the application's processes, and what its metrics say of slots, references and caches. After a while in which
-caches fill, a line is drawn through each of them: its slope an hour, and the interval in which 95 % of the slopes lie
-that one gets from the same minutes drawn anew (a bootstrap; minutes, because neighbouring samples are not independent).
+all of the application's processes. After a while in which caches fill, a line is drawn through each of them: its slope
+an hour, and the interval in which 95 % of the slopes lie that one gets from the same minutes drawn anew (a bootstrap of
+blocks of minutes, because neighbouring samples are not independent).
+
+grows      surely more than 1 % an hour: even the lower end of the interval
+flat       surely less than 5 % an hour: even the upper end of it
+unclear    neither; a longer run would tell
+
+Slots, references and queues follow the load of the moment: what they hold must be gone at the end.
 """
 
 import argparse
+import math
 import random
 import statistics
 import threading
@@ -16,13 +23,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import ClosedLoop, OpenLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import WorkloadSpec
-from benchmarks.overload import BEST_ENV, apart, leftovers
+from benchmarks.overload import BEST_ENV, GAUGES, apart, leftovers
 from benchmarks.processes import own_memory_by_name
 from benchmarks.servers import OwnServer, sluice
 
@@ -34,8 +41,15 @@ WARM_SHARE = 0.3
 RESAMPLES = 2000
 OWN = "own memory, MiB"
 """Of all processes, without what they map from files, which is shared with whatever else runs on the machine."""
-_IGNORED = ("media bytes admitted", "requests running", "threads of stages busy", "memory, MiB")
-"""What follows the load of the moment; it must be 0 at the end, and is looked at then."""
+BLOCK = 3
+"""Minutes that are drawn together: what one minute leaves behind, the next ones have too."""
+GROWTH_PER_HOUR = 0.01
+FLAT_PER_HOUR = 0.05
+"""Of the mean."""
+_IGNORED = (*GAUGES, "memory, MiB")
+"""What follows the load of the moment, and the memory that is shared with other programs."""
+_JUDGED = (OWN, "processes", "threads", "descriptors", "files")
+"""The rest are parts of them: of so many some seem to grow by chance."""
 
 Figures = dict[str, Any]
 
@@ -50,9 +64,10 @@ class Slope:
     mean: float
 
     @property
-    def is_flat(self) -> bool:
-        """Whether 0 lies in the interval, or the growth is below one in a hundred of the whole in an hour."""
-        return self.low <= 0 <= self.high or abs(self.per_hour) < 0.01 * self.mean
+    def verdict(self) -> Literal["grows", "flat", "unclear"]:
+        if self.low > GROWTH_PER_HOUR * self.mean:
+            return "grows"
+        return "flat" if self.high <= FLAT_PER_HOUR * self.mean else "unclear"
 
 
 def slope(samples: Sequence[tuple[float, float]], seed: int = 0) -> Slope:
@@ -62,8 +77,10 @@ def slope(samples: Sequence[tuple[float, float]], seed: int = 0) -> Slope:
         minutes.setdefault(int(second // 60), []).append(value)
     points = [(minute / 60, statistics.fmean(values)) for minute, values in minutes.items()]
     source, drawn = random.Random(seed), []
+    size = max(1, min(BLOCK, len(points) // 3))
+    blocks = [points[start : start + size] for start in range(len(points) - size + 1)]
     while len(drawn) < RESAMPLES:
-        chosen = source.choices(points, k=len(points))
+        chosen = [point for block in source.choices(blocks, k=math.ceil(len(points) / size)) for point in block]
         if len({hour for hour, _ in chosen}) > 1:
             drawn.append(_line(chosen))
     cuts = statistics.quantiles(drawn, n=40)
@@ -123,13 +140,15 @@ def _slope_of(samples: Sequence[tuple[float, dict[str, float]]], name: str, seco
 
 def _show(bench: Benchmark, slopes: dict[str, Slope], before: dict[str, float], after: dict[str, float]) -> None:
     rows = [
-        [name, before.get(name), after.get(name), s.mean, s.per_hour, s.low, s.high, "flat" if s.is_flat else "grows"]
+        [name, before.get(name), after.get(name), s.mean, s.per_hour, s.low, s.high, s.verdict]
         for name, s in slopes.items()
         if s.mean or after.get(name)
     ]
     columns = ["", "before", "after", "mean", "an hour", "from", "to", ""]
     note = "Before and after: at rest. Mean and growth under load, with the 95 % interval of the growth."
     bench.table("What grows", columns, rows, note)
+    left = [[name, before[name], after[name]] for name in GAUGES if name in after]
+    bench.table("What is left", ["", "before", "after"], left, "At rest, before the run and after it.")
 
 
 def _plot(bench: Benchmark, samples: Sequence[tuple[float, dict[str, float]]]) -> None:
@@ -140,11 +159,14 @@ def _plot(bench: Benchmark, samples: Sequence[tuple[float, dict[str, float]]]) -
 
 def _answer(run: Figures, slopes: dict[str, Slope], seconds: float) -> str:
     memory = slopes[OWN]
-    growing = [name for name, found in slopes.items() if not found.is_flat and found.per_hour > 0]
+    judged = {
+        verdict: [name for name in _JUDGED if slopes[name].verdict == verdict] for verdict in ("grows", "unclear")
+    }
     return (
         f"{run['verdicts']['answered']} of {run['sent']} requests were answered in {seconds / 60:.0f} minutes; memory"
         f" changed by {memory.per_hour:+.0f} MiB an hour ({memory.low:+.0f} to {memory.high:+.0f}) of"
-        f" {memory.mean:.0f} MiB; what grows: {', '.join(growing) or 'nothing'}."
+        f" {memory.mean:.0f} MiB; what grows: {', '.join(judged['grows']) or 'nothing'}"
+        f"{'; unclear: ' + ', '.join(judged['unclear']) if judged['unclear'] else ''}."
     )
 
 

@@ -15,16 +15,19 @@ def noisy(per_hour: float, noise: float, minutes: int = 14) -> list[tuple[float,
 def test_a_leak_is_found_under_noise_and_its_size_with_it() -> None:
     found = slope(noisy(per_hour=300, noise=5))
     assert found.low < 300 < found.high
-    assert found.low > 0
-    assert not found.is_flat
+    assert found.verdict == "grows"
 
 
 def test_noise_alone_is_no_growth() -> None:
-    assert slope(noisy(per_hour=0, noise=20)).is_flat
+    assert slope(noisy(per_hour=0, noise=20)).verdict == "flat"
+
+
+def test_noise_in_which_growth_could_hide_is_told() -> None:
+    assert slope(noisy(per_hour=0, noise=400)).verdict == "unclear"
 
 
 def test_growth_of_less_than_a_hundredth_an_hour_is_none() -> None:
-    assert slope(noisy(per_hour=5, noise=0)).is_flat
+    assert slope(noisy(per_hour=5, noise=0)).verdict == "flat"
 
 
 def test_the_slope_is_that_of_the_line() -> None:
