@@ -159,14 +159,14 @@ def _plot(bench: Benchmark, samples: Sequence[tuple[float, dict[str, float]]]) -
 
 def _answer(run: Figures, slopes: dict[str, Slope], seconds: float) -> str:
     memory = slopes[OWN]
-    judged = {
-        verdict: [name for name in _JUDGED if slopes[name].verdict == verdict] for verdict in ("grows", "unclear")
-    }
+    grows, unclear = (
+        ", ".join(name for name in _JUDGED if slopes[name].verdict == verdict) for verdict in ("grows", "unclear")
+    )
     return (
         f"{run['verdicts']['answered']} of {run['sent']} requests were answered in {seconds / 60:.0f} minutes; memory"
         f" changed by {memory.per_hour:+.0f} MiB an hour ({memory.low:+.0f} to {memory.high:+.0f}) of"
-        f" {memory.mean:.0f} MiB; what grows: {', '.join(judged['grows']) or 'nothing'}"
-        f"{'; unclear: ' + ', '.join(judged['unclear']) if judged['unclear'] else ''}."
+        f" {memory.mean:.0f} MiB; what grows: {grows or 'nothing'};"
+        f" what may: {unclear or 'nothing'}."
     )
 
 

@@ -19,7 +19,7 @@ def test_a_leak_is_found_under_noise_and_its_size_with_it() -> None:
 
 
 def test_noise_alone_is_no_growth() -> None:
-    assert slope(noisy(per_hour=0, noise=20)).verdict == "flat"
+    assert slope(noisy(per_hour=0, noise=5)).verdict == "flat"
 
 
 def test_noise_in_which_growth_could_hide_is_told() -> None:
