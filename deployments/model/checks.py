@@ -13,6 +13,8 @@ import torch
 from deployments.errors import InternalError
 from deployments.model.decode_step import Row
 from deployments.model.family import Family
+from deployments.model.joint_attention import install
+from deployments.model.joint_pass import Chunk
 from deployments.model.kv_cache import SlotCache
 from deployments.model.runner import ModelRunner
 from deployments.model.spans import PrefillSpan
@@ -76,6 +78,32 @@ def check_text(runner: ModelRunner) -> None:
                 f"models of the family {family.name!r} are not served: the engine's logits differ from the plain "
                 f"forward's by {difference:.3g}"
             )
+
+
+@torch.inference_mode()
+def check_joint(runner: ModelRunner) -> None:
+    """Let chunks and decode steps share a pass where its logits are the plain forward's."""
+    family, cache = runner.family, runner.cache
+    total = min(_PROMPT_TOKENS + _STEPS, cache.max_length)
+    if not cache.joins or cache.num_slots < 2 or total < 8 or not family.joins or not install(family.text_config):
+        return
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(10, min(family.vocab_size, 100), (total,), generator=generator)
+    positions = family.with_axes(torch.arange(total, device=runner.device)[None])
+    wanted = family.model(input_ids=ids[None].to(runner.device), position_ids=positions, use_cache=False).logits[0]
+    step, middle = total - 2, total // 2
+    _prefill(runner, cache, ids[:step], 0)
+    ids_T = ids.to(runner.device)
+    found = []
+    for start, stop in ((0, middle), (middle, total)):
+        chunk = Chunk(PrefillSpan(1, start, stop - start), ids_T[start:stop], None)
+        found.append(runner.joint_pass.run([chunk], [_row(int(ids[step]), step, active=True)], {}))
+        step += 1
+    plain = wanted[[middle - 1, total - 2, total - 1, total - 1]].float()
+    difference = float((torch.cat(found) - plain).abs().max())
+    runner.joint = difference <= _TOLERANCE.get(runner.dtype, _LOW_PRECISION_TOLERANCE) * (float(plain.std()) or 1.0)
+    if not runner.joint:
+        logger.warning("%r: prompts and answers are computed in passes of their own (%.3g)", family.name, difference)
 
 
 def warn_unverified(family: Family) -> None:

@@ -35,6 +35,20 @@ IDLE = Row(0, 0, (0, 0, 0), active=False)
 """Of a slot that nobody owns."""
 
 
+def step_inputs(rows: list[Row], num_axes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """On the host: (token id, length, active) int64 [R, 3], and rotary positions [A, R]."""
+    columns = torch.tensor([(row.token_id, row.length, row.active) for row in rows])
+    return columns, torch.tensor(
+        [[row.length + row.position_offsets[axis] for row in rows] for axis in range(num_axes)]
+    )
+
+
+def step_width(rows: list[Row], max_length: int) -> int:
+    """How many positions a step of these rows looks at."""
+    longest = max(row.length for row in rows if row.active) + 1
+    return min(-(-longest // WIDTH_STEP) * WIDTH_STEP, max_length)
+
+
 class DecodeStep:
     """Runs each step at its own shape. Belongs to the engine's thread."""
 
@@ -52,14 +66,10 @@ class DecodeStep:
         """How many rows a step has which must have `used` ones."""
         return used
 
-    def width(self, longest: int) -> int:
-        """How many positions a step looks at which must look at `longest` ones."""
-        return min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self._cache.max_length)
-
     def run(self, rows: list[Row]) -> torch.Tensor:
         """Logits [R, V] for the cache's first R slots, meaningless where a row idles; at least one is active."""
-        columns, places = self._inputs(rows)
-        width = self.width(max(row.length for row in rows if row.active) + 1)
+        columns, places = step_inputs(rows, self._family.num_axes)
+        width = step_width(rows, self._cache.max_length)
         all_active = all(row.active for row in rows)
         return self._forward(self._uploads.put(columns), self._uploads.put(places), width, all_active=all_active)
 
@@ -67,12 +77,6 @@ class DecodeStep:
         """Powers of two up to the number of slots, and that number itself."""
         slots = self._cache.num_slots
         return sorted({min(1 << exponent, slots) for exponent in range(slots.bit_length() + 1)})
-
-    def _inputs(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """On the host: (token id, length, active) int64 [R, 3], and rotary positions [A, R]."""
-        columns = torch.tensor([(row.token_id, row.length, row.active) for row in rows])
-        axes = range(self._family.num_axes)
-        return columns, torch.tensor([[row.length + row.position_offsets[axis] for row in rows] for axis in axes])
 
     def _forward(self, columns: torch.Tensor, places: torch.Tensor, width: int, *, all_active: bool) -> torch.Tensor:
         ids_R, lengths_R, active_R = columns.T
@@ -127,11 +131,12 @@ class FixedDecodeStep(DecodeStep):
         return min(1 << (used - 1).bit_length(), self._cache.num_slots)
 
     def width(self, longest: int) -> int:
+        """How many positions a step looks at which must look at `longest` ones."""
         steps = -(-longest // WIDTH_STEP)
         return min(WIDTH_STEP << (steps - 1).bit_length(), self._cache.max_length)
 
     def run(self, rows: list[Row]) -> torch.Tensor:
-        columns, places = self._inputs(rows)
+        columns, places = step_inputs(rows, self._family.num_axes)
         width = self.width(max(row.length for row in rows if row.active) + 1)
         key = (len(rows), width, places.dtype)
         if key not in self._captured:

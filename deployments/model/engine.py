@@ -4,6 +4,7 @@ A step: let go of what nobody waits for, admit, encode or prefill a portion of t
 sequence by one token. It knows no tokenizer, no HTTP and no Ray.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -29,11 +30,15 @@ from deployments.model.demand import Demand
 from deployments.model.gauges import Gauges
 from deployments.model.multimodal import Ledger, Media
 from deployments.model.pace import Pace
-from deployments.model.prompts import Prompts
+from deployments.model.prompts import Chunks, Prompts
 from deployments.model.runner import ModelRunner
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+
+Owners = list[tuple[Job, Choice]]
+
+logger = logging.getLogger(__name__)
 
 WEDGED_AFTER_S = 60.0
 """A step that takes longer than this makes the replica unhealthy."""
@@ -52,7 +57,7 @@ class Engine:
         *,
         pace: Pace,
         max_waiting: int,
-        target_backlog_s: float,
+        target_prefill_tokens: int,
         target_kv_usage: float,
     ) -> None:
         self.family = runner.family
@@ -60,10 +65,9 @@ class Engine:
         self._ledger = ledger
         self._scheduler = Scheduler(runner.cache, ledger)
         self._pace = pace
-        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_backlog_s, target_kv_usage)
-        demand = self._demand
-        self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail, demand.prefilled)
+        self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
         self._sampler = Sampler(runner.device)
+        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_prefill_tokens, target_kv_usage)
         self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache, self._demand)
         self._max_waiting = max_waiting
         self._inbox: deque[Job] = deque()
@@ -147,14 +151,11 @@ class Engine:
         self._take_in()
         self._reap()
         self._scheduler.admit()
-        pressure, prompts = self._scheduler.pressure, self._scheduler.next_prompt is not None
-        work = None if self._pace.rests(pressure) else self._prompts.advance()
-        if self._scheduler.decoding:
-            self._decode()
-        took_s = time.monotonic() - began
+        pressure = self._scheduler.pressure
+        work, chunks = (None, []) if self._pace.rests(pressure) else self._prompts.advance()
+        self._compute(chunks)
         if pressure is not None:
-            self._pace.stepped(took_s, work)
-        self._demand.stepped(took_s, prompts=prompts)
+            self._pace.stepped(time.monotonic() - began, work)
         self._gauges.report()
 
     def _run(self) -> None:
@@ -207,34 +208,85 @@ class Engine:
             elif deadline.remaining_s() <= 0:
                 self._fail(job, StageTimeout("model"))
 
+    def _compute(self, chunks: Chunks) -> None:
+        """Prefill the chunks and decode one token of every answer: in one pass where the model allows it."""
+        owners, rows = self._rows()
+        if chunks and self._runner.joins(rows):
+            try:
+                logits = self._runner.join([(job.sequence, job.media, end) for job, end in chunks], rows)
+            except Exception:
+                logger.warning("a joint pass failed; its requests are computed apart", exc_info=True)
+            else:
+                self._joined(chunks, owners, rows, logits)
+                return
+        # Each chunk in a pass of its own: what goes wrong there is its request's fault alone.
+        self._prompts.prefill(chunks)
+        if self._scheduler.decoding:
+            self._decode()
+
+    def _joined(self, chunks: Chunks, owners: Owners, rows: list[Row], logits: torch.Tensor) -> None:
+        """Choose tokens after a joint pass: first ones of prompts that are complete, next ones of answers."""
+        chosen: Owners = []
+        places: list[int] = []
+        for number, (job, end) in enumerate(chunks):
+            job.media.count()
+            if end == job.sequence.num_prompt:
+                self._prefilled(job)
+                chosen += [(job, choice) for choice in job.sequence.choices]
+                places += [number] * len(job.sequence.choices)
+        active = [number for number, row in enumerate(rows) if row.active]
+        chosen += [owners[number] for number in active]
+        places += [len(chunks) + number for number in active]
+        if active:
+            self._gauges.batch(len(active))
+        if chosen:
+            self._choose(chosen, logits[torch.tensor(places, device=logits.device)])
+
     def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
-        """The prompt is in the first choice's slot: copy it for the others and choose everyone's first token."""
-        sequence = job.sequence
-        first, *others = sequence.choices
+        """The prompt is in the first choice's slot: choose everyone's first token."""
+        self._prefilled(job)
+        choices = job.sequence.choices
+        self._choose([(job, choice) for choice in choices], logits_1V.expand(len(choices), -1))
+
+    def _prefilled(self, job: Job) -> None:
+        """The prompt is in the first choice's slot: copy it for the others."""
+        first, *others = job.sequence.choices
         for choice in others:
-            self._runner.cache.copy_slot(first.slot, choice.slot, sequence.num_prompt)
+            self._runner.cache.copy_slot(first.slot, choice.slot, job.sequence.num_prompt)
         self._scheduler.prefilled(job)
-        rows = [(sequence, choice) for choice in sequence.choices]
-        sampled = self._sampler.sample(logits_1V.expand(len(rows), -1), rows)
-        sequence.stamps.first_token = time.monotonic()
-        self._accept([(job, choice) for choice in sequence.choices], sampled)
 
     def _decode(self) -> None:
-        owners = self._scheduler.slots
-        last = max(i for i, (job, _) in enumerate(owners) if job.sequence.phase is Phase.DECODE)
-        count = self._runner.num_rows(last + 1)
-        owners = owners[:count]
-        rows = [_row(job, choice) for job, choice in owners] + [IDLE] * (count - len(owners))
+        owners, rows = self._rows()
         logits_RV = self._runner.decode(rows)
         active = [i for i, row in enumerate(rows) if row.active]
         if len(active) < len(rows):
             logits_RV = logits_RV[torch.tensor(active, device=logits_RV.device)]
-        chosen = [owners[i] for i in active]
-        self._gauges.batch(len(chosen))
-        sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in chosen])
-        self._accept(chosen, sampled)
+        self._gauges.batch(len(active))
+        self._choose([owners[i] for i in active], logits_RV)
 
-    def _accept(self, owners: list[tuple[Job, Choice]], sampled: list[Sampled]) -> None:
+    def _rows(self) -> tuple[Owners, list[Row]]:
+        """The slots of a decode step up to the last one that decodes, none when none does, and what it knows of each.
+
+        A step may have a few rows more than there are owners.
+        """
+        owners = self._scheduler.slots
+        used = max((i + 1 for i, (job, _) in enumerate(owners) if job.sequence.phase is Phase.DECODE), default=0)
+        if not used:
+            return [], []
+        count = self._runner.num_rows(used)
+        owners = owners[:count]
+        return owners, [_row(job, choice) for job, choice in owners] + [IDLE] * (count - len(owners))
+
+    def _choose(self, owners: Owners, logits_RV: torch.Tensor) -> None:
+        """A token for each choice from its row of logits."""
+        sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in owners])
+        now = time.monotonic()
+        for job, choice in owners:
+            if not choice.token_ids:
+                job.sequence.stamps.first_token = now
+        self._accept(owners, sampled)
+
+    def _accept(self, owners: Owners, sampled: list[Sampled]) -> None:
         """Note everyone's new token and tell the listeners; then end what has ended.
 
         Slots move when one is freed: by then each choice must know all tokens that its slot holds.

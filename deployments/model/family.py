@@ -110,6 +110,11 @@ class Family:
         return self._quirk.frames_apart
 
     @property
+    def joins(self) -> bool:
+        """Whether tokens of several sequences may stand in one row: not where a row's own types make its masks."""
+        return not self._quirk.whole_media
+
+    @property
     def num_axes(self) -> int:
         """Of rotary positions: three where they are those of time, height and width."""
         return 1 if self._rope_index is None else 3

@@ -22,7 +22,7 @@ from transformers.cache_utils import (
 
 from deployments.errors import InternalError
 from deployments.model.kv_linear import SlotLinearLayer
-from deployments.model.spans import DecodeSpan, PrefillSpan, Span
+from deployments.model.spans import DecodeSpan, JointSpan, PrefillSpan, Span
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyped
@@ -44,8 +44,13 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write [1, H, Q, D] of a chunk or [R, H, 1, D] of a step; return all that its queries may look at."""
+        """Write [1, H, Q, D] of a chunk or [R, H, 1, D] of a step; return all that its queries may look at.
+
+        Of both at once, [1, H, Q + R, D]: `joint_attention` finds in the whole storage what each of them looks at.
+        """
         span = self.span
+        if isinstance(span, JointSpan):
+            return self._update_all(span, key_states[0], value_states[0])
         if isinstance(span, PrefillSpan):
             end = span.start + span.length
             self.keys[span.slot, :, span.start : end] = key_states[0]
@@ -57,6 +62,23 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         self.values[rows_R, :, span.lengths_R] = value_states[:, :, 0]
         return self.keys[: span.rows, :, : span.width], self.values[: span.rows, :, : span.width]
 
+    def _update_all(self, span: JointSpan, keys: torch.Tensor, values: torch.Tensor) -> tuple[Any, Any]:
+        # Steps first: rows that idle write where their own next chunk begins.
+        if span.decode is not None:
+            rows_R, places_R = self.rows_R[: span.decode.rows], span.decode.lengths_R
+            self.keys[rows_R, :, places_R] = keys[:, span.num_prompt :].transpose(0, 1)
+            self.values[rows_R, :, places_R] = values[:, span.num_prompt :].transpose(0, 1)
+        for chunk, _, place in span.pieces:
+            end = chunk.start + chunk.length
+            self.keys[chunk.slot, :, chunk.start : end] = keys[:, place]
+            self.values[chunk.slot, :, chunk.start : end] = values[:, place]
+        return self.keys, self.values
+
+    @property
+    def _single_span(self) -> PrefillSpan | DecodeSpan:
+        assert not isinstance(self.span, JointSpan), "masks and positions of a joint pass are made beforehand"
+        return self.span
+
     def begin(self, span: Span) -> None:
         """The coming forward pass stands at `span`."""
         self.span = span
@@ -65,11 +87,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         """The forward pass is over."""
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        span = self.span
+        span = self._single_span
         return (span.start + query_length if isinstance(span, PrefillSpan) else span.width), 0
 
     def get_seq_length(self) -> int:
-        span = self.span
+        span = self._single_span
         return span.start if isinstance(span, PrefillSpan) else span.width - 1
 
     @property
@@ -103,7 +125,7 @@ class SlotSlidingLayer(SlotLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        span = self.span
+        span = self._single_span
         if isinstance(span, PrefillSpan):
             return self._prefill(span, key_states, value_states)
         rows_R, places_R = self.rows_R[: span.rows], span.lengths_R % self.window
@@ -130,7 +152,7 @@ class SlotSlidingLayer(SlotLayer):
         return min(span.start, self.window - 1)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        span = self.span
+        span = self._single_span
         if isinstance(span, PrefillSpan):
             past = self._num_past(span)
             return past + query_length, span.start - past
@@ -161,6 +183,11 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers is untyped
     def done(self) -> None:
         for layer in self._slot_layers:
             layer.finish()
+
+    @property
+    def joins(self) -> bool:
+        """Whether chunks and a decode step can be written in one pass: every layer keeps every position."""
+        return all(type(layer) is SlotLayer for layer in self.layers)
 
     @property
     def same_every_step(self) -> bool:

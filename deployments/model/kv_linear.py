@@ -74,5 +74,6 @@ class SlotLinearLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # 
     def _rows(store: torch.Tensor, span: Span) -> torch.Tensor:
         if isinstance(span, PrefillSpan):
             return store[span.slot : span.slot + 1]
+        assert isinstance(span, DecodeSpan), "states of several sequences have no joint pass"
         rows = store[: span.rows]
         return rows if span.all_active else rows.clone()

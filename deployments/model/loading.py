@@ -16,7 +16,7 @@ from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig, EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import MetricSink
-from deployments.model.checks import check_text, warm_up, warn_unverified
+from deployments.model.checks import check_joint, check_text, warm_up, warn_unverified
 from deployments.model.decode_step import DecodeStep, FixedDecodeStep
 from deployments.model.encoder import Encoder
 from deployments.model.encoder_cache import EncoderCache
@@ -69,6 +69,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
     step = (FixedDecodeStep if config.decode_graphs else DecodeStep)(family, cache, uploads)
     runner = ModelRunner(family, cache, encoder, uploads, step)
     check_text(runner)
+    check_joint(runner)
     warn_unverified(family)
     warm_up(runner)
     return Engine(
@@ -77,7 +78,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
         sink,
         pace=pace or Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
         max_waiting=config.max_waiting,
-        target_backlog_s=config.target_backlog_s,
+        target_prefill_tokens=config.target_prefill_tokens,
         target_kv_usage=config.target_kv_usage,
     )
 

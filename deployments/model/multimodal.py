@@ -64,16 +64,20 @@ class EncodedRows:
         deepstack = tuple(rows.clone() for rows in self.deepstack_ND)
         return EncodedRows(self.rows_ND.clone(), deepstack, self.as_list, self.output_type)
 
-    def output(self, start: int, stop: int) -> Any:
-        """What the forward is given for the placeholders `start` to `stop`."""
+    def piece(self, start: int, stop: int) -> "EncodedRows":
+        """Views of the rows of the placeholders `start` to `stop`."""
+        deepstack = tuple(rows_ND[start:stop] for rows_ND in self.deepstack_ND)
+        return EncodedRows(self.rows_ND[start:stop], deepstack, self.as_list, self.output_type)
 
-        def piece(rows_ND: torch.Tensor) -> Any:
-            part = rows_ND[start:stop]
-            return [part] if self.as_list else part[None]
+    def output(self) -> Any:
+        """What the forward is given."""
 
-        fields: dict[str, Any] = {"pooler_output": piece(self.rows_ND)}
+        def wrapped(rows_ND: torch.Tensor) -> Any:
+            return [rows_ND] if self.as_list else rows_ND[None]
+
+        fields: dict[str, Any] = {"pooler_output": wrapped(self.rows_ND)}
         if self.deepstack_ND:
-            fields["deepstack_features"] = [piece(rows) for rows in self.deepstack_ND]
+            fields["deepstack_features"] = [wrapped(rows) for rows in self.deepstack_ND]
         return self.output_type(**fields)
 
 
@@ -146,6 +150,12 @@ class Media:
         self.parts, self.encoded, self.counts_T = {}, {}, {}
         self.types_T, self.blocks = None, []
         self.count()
+
+    def prefilled(self, end: int) -> None:
+        """The prompt's tokens up to `end` are in the KV cache: let go of encoder outputs whose last row went in."""
+        for kind, rows in list(self.encoded.items()):
+            if int(self.counts_T[kind][end]) == len(rows.rows_ND):
+                del self.encoded[kind]
 
     def chunk_end(self, start: int, end: int) -> int:
         """Where a chunk from `start` that should end at `end` does end: not inside a block, later when it must."""

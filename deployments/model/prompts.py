@@ -17,6 +17,9 @@ from deployments.model.runner import ModelRunner
 from deployments.model.scheduler import Job, Scheduler
 from deployments.model.sequence import Phase
 
+Chunks = list[tuple[Job, int]]
+"""Requests, and up to which token their prompts are computed next."""
+
 
 class Prompts:
     """Belongs to the engine's thread."""
@@ -28,30 +31,36 @@ class Prompts:
         pace: Pace,
         ready: Callable[[Job, torch.Tensor], object],
         failed: Callable[[Job, SluiceError], object],
-        prefilled: Callable[[int], object],
     ) -> None:
-        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token.
-
-        `prefilled` gets the tokens of each chunk.
-        """
+        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token."""
         self._runner = runner
         self._scheduler = scheduler
         self._pace = pace
         self._ready = ready
         self._failed = failed
-        self._prefilled = prefilled
 
-    def advance(self) -> Work | None:
-        """A step's share of the work: a part to encode or a chunk to prefill, both when nobody decodes."""
+    def advance(self) -> tuple[Work | None, Chunks]:
+        """Do a step's share of encoding, or say its share of prefilling; both when nobody decodes."""
         first = self._scheduler.next_prompt
         if first is None:
-            return None
+            return None, []
         pressure = self._scheduler.pressure
         if first.sequence.phase is Phase.ENCODE or pressure is None:
             work = self._encode(pressure)
             if work.amount and pressure is not None:
-                return work
-        return self._prefill(pressure)
+                return work, []
+        first = self._scheduler.next_prompt
+        if first is None:
+            return None, []
+        allowance = self._pace.chunk(first.sequence.num_prefilled, pressure)
+        chunks = self._scheduler.prefill_plan(allowance.size)
+        amount = sum(end - job.sequence.num_prefilled for job, end in chunks)
+        return Work(allowance, amount) if amount else None, chunks
+
+    def prefill(self, chunks: Chunks) -> None:
+        """Compute chunks, each in a pass of its own."""
+        for job, end in chunks:
+            self._attempt(job, partial(self._chunk, job, end))
 
     def _encode(self, pressure: float | None) -> Work:
         """The next items of all who have some, within the allowance; whoever has none left can be prefilled.
@@ -111,22 +120,8 @@ class Prompts:
         stamps.encoded = time.monotonic() if job.media.encoded else stamps.encoding
         job.sequence.phase = Phase.PREFILL
 
-    def _prefill(self, pressure: float | None) -> Work | None:
-        """One chunk's worth of prompt tokens, of one request or several."""
-        first = self._scheduler.next_prompt
-        if first is None:
-            return None
-        allowance = self._pace.chunk(first.sequence.num_prefilled, pressure)
-        amount = 0
-        for job, end in self._scheduler.prefill_plan(allowance.size):
-            amount += end - job.sequence.num_prefilled
-            self._attempt(job, partial(self._chunk, job, end))
-        return Work(allowance, amount) if amount else None
-
     def _chunk(self, job: Job, end: int) -> None:
-        began = job.sequence.num_prefilled
         logits_1V = self._runner.prefill(job.sequence, job.media, end)
-        self._prefilled(end - began)
         job.media.count()
         if logits_1V is not None:
             self._ready(job, logits_1V)

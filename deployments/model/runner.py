@@ -15,6 +15,7 @@ from deployments.model.decode_step import DecodeStep, Row
 from deployments.model.encoder import Encoder
 from deployments.model.family import Family
 from deployments.model.items import Item, split_items
+from deployments.model.joint_pass import Chunk, JointPass
 from deployments.model.kv_cache import SlotCache
 from deployments.model.multimodal import EncodedRows, Media, joined_rows
 from deployments.model.sequence import Sequence
@@ -24,6 +25,10 @@ from deployments.types import MediaKind
 
 # Payloads are views of shared memory, hence read-only; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+Goal = tuple[Sequence, Media, int]
+"""A request, and up to which token its prompt is to be computed."""
 
 
 class ModelRunner:
@@ -37,6 +42,10 @@ class ModelRunner:
         self._encoder = encoder
         self._uploads = uploads
         self._step = step
+        self.joint_pass = JointPass(family, cache, uploads)
+        self.joint = False
+        """Whether chunks and decode steps may share a pass: `checks.check_joint` finds out."""
+        self._placeholders = {feature.token_id for feature in family.features.values()}
         self._embedding = family.model.get_input_embeddings()
 
     @torch.inference_mode()
@@ -103,24 +112,44 @@ class ModelRunner:
         Encoder outputs whose last row went in are dropped.
         """
         start = sequence.num_prefilled
-        ids_1Q = sequence.prompt_T[None, start:end]
-        outputs, embedded = self._rows_of_chunk(sequence, media, start, end)
         arguments: dict[str, Any] = dict(self.family.forward_types(media.types_T, end))
-        if outputs:
-            arguments["mm_encoder_outputs"] = outputs
         self.cache.at(PrefillSpan(sequence.choices[0].slot, start, end - start))
-        with self._over_embeddings(embedded):
+        with self._encoded([(sequence, media, end)], end - start) as encoded:
             result = self.family.model(
-                input_ids=ids_1Q,
+                input_ids=sequence.prompt_T[None, start:end],
                 position_ids=self._prompt_positions(sequence, start, end),
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
                 **arguments,
+                **encoded,
             )
         self.cache.done()
-        sequence.num_prefilled = end
+        _advance(sequence, media, end)
         return result.logits[:, -1].float() if end == sequence.num_prompt else None
+
+    def joins(self, rows: list[Row]) -> bool:
+        """Whether chunks can be computed in one pass with a decode step of these rows: not where an answer's token
+        would be taken for a place of media."""
+        return self.joint and not any(row.token_id in self._placeholders for row in rows)
+
+    @torch.inference_mode()
+    def join(self, ends: list[Goal], rows: list[Row]) -> torch.Tensor:
+        """Prefill several prompts up to their ends and decode a step (of no rows: none) in one pass.
+
+        Logits [C + R, V]: of each prompt's last new token, then as of `decode`. Where it raises, nothing has changed.
+        """
+        chunks = []
+        for sequence, _, end in ends:
+            span = PrefillSpan(sequence.choices[0].slot, sequence.num_prefilled, end - sequence.num_prefilled)
+            positions = sequence.positions
+            piece = None if positions is None else positions[:, span.start : end]
+            chunks.append(Chunk(span, sequence.prompt_T[span.start : end], piece))
+        with self._encoded(ends, sum(chunk.span.length for chunk in chunks) + len(rows)) as encoded:
+            logits = self.joint_pass.run(chunks, rows, encoded)
+        for goal in ends:
+            _advance(*goal)
+        return logits
 
     @torch.inference_mode()
     def decode(self, rows: list[Row]) -> torch.Tensor:
@@ -145,40 +174,41 @@ class ModelRunner:
             return sequence.positions[:, None, start:end]
         return self.family.with_axes(torch.arange(start, end, device=self.device)[None])
 
-    def _rows_of_chunk(
-        self, sequence: Sequence, media: Media, start: int, end: int
-    ) -> tuple[dict[str, Any], list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Encoder outputs for the chunk's placeholders: those that the forward takes, those to be put over embeddings.
-
-        The latter are pairs of places (bool [Q]) and rows [n, D].
-        """
-        outputs: dict[str, Any] = {}
+    @contextmanager
+    def _encoded(self, ends: list[Goal], num_tokens: int) -> Iterator[dict[str, Any]]:
+        """While open, a pass over the prompts' next tokens, `num_tokens` with what follows them, finds the encoder
+        outputs of their placeholders: in the arguments given, or over the embeddings."""
+        pieces: dict[MediaKind, list[EncodedRows]] = {}
         embedded = []
-        for kind, encoded in list(media.encoded.items()):
-            counts_T = media.counts_T[kind]
-            first, stop = int(counts_T[start]), int(counts_T[end])
-            if stop == len(encoded.rows_ND):
-                del media.encoded[kind]
-            if first == stop:
-                continue
-            if self.family.features[kind].by_forward:
-                outputs[str(kind)] = encoded.output(first, stop)
-            else:
-                places_Q = self.family.placeholders_T(sequence.prompt_T[start:end], kind)
-                embedded.append((places_Q, encoded.rows_ND[first:stop]))
-        return outputs, embedded
+        place = 0
+        for sequence, media, end in ends:
+            start = sequence.num_prefilled
+            for kind, encoded in media.encoded.items():
+                first, stop = (int(media.counts_T[kind][token]) for token in (start, end))
+                if first < stop and self.family.features[kind].by_forward:
+                    pieces.setdefault(kind, []).append(encoded.piece(first, stop))
+                elif first < stop:
+                    places_N = torch.zeros(num_tokens, dtype=torch.bool, device=self.device)
+                    places_N[place : place + end - start] = self.family.placeholders_T(
+                        sequence.prompt_T[start:end], kind
+                    )
+                    embedded.append((places_N, encoded.rows_ND[first:stop]))
+            place += end - start
+        outputs = {str(kind): joined_rows(found).output() for kind, found in pieces.items()}
+        with self._over_embeddings(embedded):
+            yield {"mm_encoder_outputs": outputs} if outputs else {}
 
     @contextmanager
     def _over_embeddings(self, embedded: list[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[None]:
         """While open, the token embeddings [1, Q, D] come out with rows put over them: the forward's own parameter for
         encoder outputs has no place for sound."""
 
-        def put_over(module: Any, inputs: Any, embeddings_1QD: torch.Tensor) -> torch.Tensor:
-            for places_Q, rows_ND in embedded:
-                embeddings_1QD = embeddings_1QD.masked_scatter(
-                    places_Q[None, :, None], rows_ND.to(embeddings_1QD.dtype)
+        def put_over(module: Any, inputs: Any, embeddings_1ND: torch.Tensor) -> torch.Tensor:
+            for places_N, rows_ND in embedded:
+                embeddings_1ND = embeddings_1ND.masked_scatter(
+                    places_N[None, :, None], rows_ND.to(embeddings_1ND.dtype)
                 )
-            return embeddings_1QD
+            return embeddings_1ND
 
         if not embedded:
             yield
@@ -188,3 +218,8 @@ class ModelRunner:
             yield
         finally:
             hook.remove()
+
+
+def _advance(sequence: Sequence, media: Media, end: int) -> None:
+    sequence.num_prefilled = end
+    media.prefilled(end)

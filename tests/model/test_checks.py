@@ -1,14 +1,17 @@
 """A model that the engine would answer wrongly for is refused at start, by name and with the reason."""
 
+from dataclasses import replace
+
 import pytest
 
 from deployments.config import EngineConfig
 from deployments.errors import InternalError
 from deployments.metrics import RecordingSink
-from deployments.model.checks import check_text
+from deployments.model.checks import check_joint, check_text
 from deployments.model.decode_step import DecodeStep
 from deployments.model.encoder import Encoder
 from deployments.model.family import Family
+from deployments.model.joint_pass import JointPass
 from deployments.model.kv_cache import SlotCache
 from deployments.model.loading import allocate_cache, build_engine
 from deployments.model.runner import ModelRunner
@@ -26,6 +29,30 @@ def test_model_whose_masks_are_not_understood_is_refused(qwen3_vl):
     check_text(_runner(family, slots))
     with pytest.raises(InternalError, match="qwen3_vl"):
         check_text(_runner(family, Blind(slots.layers, slots.num_slots, slots.max_length)))
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_omni", "qwen3_vl_moe"])
+def test_prompts_and_answers_share_a_pass_where_every_layer_keeps_every_position(name):
+    engine = build_engine(FAMILIES[name].build(), EngineConfig(kv_cache_gib=0.02), RecordingSink())
+    assert engine._runner.joint
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_5"])
+def test_windows_states_and_pictures_seen_both_ways_have_passes_of_their_own(name):
+    engine = build_engine(FAMILIES[name].build(), EngineConfig(kv_cache_gib=0.02), RecordingSink())
+    assert not engine._runner.joint
+
+
+def test_family_whose_layers_do_not_hear_of_the_pieces_has_passes_of_its_own(qwen3_vl):
+    class Deaf(JointPass):
+        def _span(self, chunks, step):
+            return replace(super()._span(chunks, step), masks=(None,) * len(chunks))
+
+    family = Family(qwen3_vl)
+    runner = _runner(family, allocate_cache(family, EngineConfig(kv_cache_gib=0.02)))
+    runner.joint_pass = Deaf(family, runner.cache, Uploads(runner.device))
+    check_joint(runner)
+    assert not runner.joint
 
 
 def _runner(family, cache):
