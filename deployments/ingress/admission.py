@@ -61,9 +61,14 @@ class Admission:
             return None
         return await self.bodies.acquire(client, size_bytes, deadline)
 
+    @property
+    def admitted(self) -> int:
+        """Requests under way."""
+        return self.text.admitted + self.media.admitted
+
     def report(self) -> None:
         """Tell the gauges how many run and wait, and what is held."""
-        self._metrics.gauge("sluice_requests_running", self.text.admitted + self.media.admitted)
+        self._metrics.gauge("sluice_requests_running", self.admitted)
         for lane in (self.text, self.media):
             self._metrics.gauge("sluice_requests_allowed", lane.max_running, kind=lane.name)
         self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting + self.bodies.waiting)

@@ -42,6 +42,7 @@ from deployments.ingress.pipeline import Pipeline, Stages
 from deployments.ingress.playground import playground_routes
 from deployments.ingress.refusals import Refusals
 from deployments.ingress.responses import error_response, http_error_response, json_response
+from deployments.ingress.settling import Settling
 from deployments.metrics import MetricSink
 from deployments.stage_client import TensorRef
 from deployments.tracing import NO_SPAN, NO_TRACER, Span, Tracer, within
@@ -82,6 +83,7 @@ class Api:
         self.pipeline = Pipeline(config, stages, put)
         self.admission = Admission(config.ingress, media_bytes, metrics)
         self._refusals = Refusals(metrics)
+        self._settling = Settling()
         self._routes = self._build()
         self._router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
         self._paths: dict[object, str] = {route.endpoint: route.path for route in self._routes}
@@ -110,9 +112,10 @@ class Api:
             self._close(exchange)
 
     def report(self) -> None:
-        """Bring the metrics up to date."""
+        """Bring the metrics up to date; what is done each second."""
         self.admission.report()
         self._refusals.report()
+        self._settling.look(self.admission.admitted)
 
     def _span(self, scope: Scope, headers: Headers) -> Span:
         if not scope["path"].startswith("/v1/"):
@@ -144,6 +147,8 @@ class Api:
             return
         self._metrics.count("sluice_requests", route=route, status=str(exchange.status or GONE))
         self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
+        if exchange.timings.seconds:
+            self._settling.answered()
         for stage, seconds in exchange.timings.seconds.items():
             self._metrics.observe("sluice_stage_seconds", seconds, stage=stage)
         for stage, seconds in exchange.timings.waits.items():

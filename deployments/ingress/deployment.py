@@ -1,7 +1,6 @@
 """The ingress as a Ray Serve deployment: joins the stages' handles and Ray's facts to the ASGI application."""
 
 import asyncio
-import gc
 from typing import Any
 
 import ray
@@ -32,7 +31,6 @@ class Ingress:
         model: "DeploymentHandle[Any]",
     ) -> None:
         log_to_stdout()
-        gc.freeze()  # what the imports made stays: a full collection would stop the loop for tens of milliseconds
         stages = Stages(
             Stage(fetcher, "fetcher"),
             Stage(decoder, "decoder"),
