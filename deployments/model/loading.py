@@ -25,6 +25,7 @@ from deployments.model.family import Family
 from deployments.model.kv_cache import CachePlan, SlotCache
 from deployments.model.multimodal import Ledger
 from deployments.model.pace import Pace
+from deployments.model.patch_conv import speed_up_patches
 from deployments.model.runner import ModelRunner
 from deployments.model.uploads import Uploads
 
@@ -60,6 +61,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
     if model.device.type == "cpu":
         # Attention over a long context otherwise copies every key for each head that shares it.
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+    speed_up_patches(model)
     family = Family(model)
     cache = allocate_cache(family, config)
     ledger = Ledger(int(config.encoder_budget_mib * MIB))
