@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ class Model:
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
         self.tracer = replica_tracer(config.tracing)
+        self._open.callback(self.tracer.close)
         self._interval_s = config.engine.stream_interval_s
         loaded = load_engine(config, ServeMetricSink())
         self._engine = loaded.engine
@@ -39,6 +42,7 @@ class Model:
         self._decode = plain_decode(tokenizer.decode)
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids)
         self._engine.start()
+        self._open.callback(self._engine.close, DRAIN_S)
 
     @stage_method
     async def generate(
@@ -98,5 +102,4 @@ class Model:
 
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""
-        self._engine.close(DRAIN_S)
-        self.tracer.close()
+        self._open.close()

@@ -100,3 +100,10 @@ async def test_its_load_is_told_once_it_knows_any(model):
         while not (stats := await model.record_autoscaling_stats()) or stats["load"]:
             await asyncio.sleep(0.05)
     assert 0 < stats["next_load"] < 1
+
+
+def test_replica_whose_model_does_not_load_says_so_and_closes_quietly(tmp_path):
+    replica = Model.func_or_class.__new__(Model.func_or_class)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        replica.__init__(AppConfig(model=str(tmp_path)))
+    replica.__del__()
