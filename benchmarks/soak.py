@@ -76,6 +76,8 @@ def slope(samples: Sequence[tuple[float, float]], seed: int = 0) -> Slope:
     for second, value in samples:
         minutes.setdefault(int(second // 60), []).append(value)
     points = [(minute / 60, statistics.fmean(values)) for minute, values in minutes.items()]
+    if len(points) < 2:
+        raise ValueError("a slope needs samples of more than one minute after the warm-up")
     source, drawn = random.Random(seed), []
     size = max(1, min(BLOCK, len(points) // 3))
     blocks = [points[start : start + size] for start in range(len(points) - size + 1)]
