@@ -47,7 +47,7 @@ _ARGS = {
     "step_pace_s": STEP_PACE_S,
     "ingress": {"target_ttft_s": 60, "max_wait_s": 60},
     "decoder": {"workers": DECODE_PLACES},
-    "engine": {"max_running": MODEL_PLACES, "max_context_tokens": 1024, "threads": 1},
+    "engine": {"max_running": MODEL_PLACES, "max_context_tokens": 1024, "threads": 1, "prefill_slowdown": None},
 }
 
 
@@ -125,9 +125,9 @@ def _measure(
         arrivals = ClosedLoop(2 * places, duration_s)
         return run_load(LoadPlan(server.url, arrivals, workload, timeout_s=60, first_request=first, label=load))
 
-    run(3.0, number * 1_000_000)
+    run(2.0, number * 1_000_000)
     cpu_s, wall = cluster.cpu_s(), time.perf_counter()
-    figures = run(8.0 if bench.quick else 15.0, number * 1_000_000 + 500_000)
+    figures = run(6.0 if bench.quick else 12.0, number * 1_000_000 + 500_000)
     cpu_s, wall = cluster.cpu_s() - cpu_s, time.perf_counter() - wall
     verdicts = figures["verdicts"]
     return {

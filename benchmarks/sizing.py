@@ -10,19 +10,21 @@ second, milliseconds of a decode step, how many answers it decodes together, and
 assumptions until someone measures theirs (`python -m benchmarks.gpu`). `--readme FILE` writes the table into a page.
 
 The check: on this machine, where everything shares the cores, users who never pause are simulated with the measured
-costs and then let loose on the real application; the two rates should agree.
+costs and then let loose on the real application; the two rates should agree. For that the model is a cost in CPU time
+like all others, and so are the load generator and what Ray's processes use when nobody asks.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import uvloop
 
 from benchmarks import costs
@@ -31,6 +33,7 @@ from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import MIXES, Workload, WorkloadSpec
 from benchmarks.pipeline_sim import MEDIA_STAGES, KindCosts, ModelCosts, Pipeline, cpus_needed
+from benchmarks.processes import cpu_s
 from benchmarks.servers import OwnServer, sluice
 
 QUESTION = "How many CPUs for media does one GPU replica need?"
@@ -48,6 +51,9 @@ TABLE_MIXES = {
     "50 text, 50 clips 1080p": {"text": 0.5, "clip 1080p": 0.5},
     "clips 1080p": {"clip 1080p": 1.0},
 }
+CHECKED = {"40 text, 30 pictures, 30 clips 360p": "mixed", "text only": "text", "clips 1080p": "1080p"}
+"""Mixes of the table that are also asked of the real application, and their names in `load.workload`."""
+CHECK_TOKENS = 16
 _MEDIA_PROCESSES = {"MediaFetcher": "fetch", "VideoDecoder": "decode", "Preprocessor": "preprocess"}
 _UNHURRIED = {"ingress": {"target_ttft_s": 60, "max_wait_s": 60}}
 """Admission lets all users of the check in: the simulation knows no refusals."""
@@ -55,92 +61,122 @@ _UNHURRIED = {"ingress": {"target_ttft_s": 60, "max_wait_s": 60}}
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("sizing", QUESTION, argv, _options)
-    check = None
+    real: dict[str, dict[str, Any]] = {}
     if bench.args.measure or not bench.args.costs.exists():
         with sluice(args=_UNHURRIED) as server:
             measured = measure(bench, server)
-            check = real_run(bench, server)
+            for number, (mix, asked) in enumerate(CHECKED.items()):
+                real[mix] = real_run(bench, server, asked, first=900_000_000 + 1_000_000 * number)
         bench.args.costs.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     measured = json.loads(bench.args.costs.read_text(encoding="utf-8"))
     _show_costs(bench, measured)
+    check = {
+        mix: {"real": found, "simulated": simulate_here(bench, measured, mix, found)} for mix, found in real.items()
+    }
+    if check:
+        _show_check(bench, measured, check)
     rows = _table(bench, measured)
-    results: dict[str, Any] = {"measured": measured, "mixes": rows}
-    if check is not None:
-        results["check"] = check | {"simulated": simulate_here(bench, measured)}
-        _show_check(bench, results["check"])
-    return bench.finish(_answer(rows, results.get("check")), results)
+    return bench.finish(_answer(rows, check), {"measured": measured, "mixes": rows, "check": check})
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def measure(bench: Benchmark, server: OwnServer) -> dict[str, Any]:
-    """CPU seconds of one request by process, and seconds of the model replica, by kind."""
-    cases = [costs.Case(name, mix, stream=False) for name, mix in KINDS.items()]
-    figures = costs.measure(bench, server, cases)["cases"]
-    alone, _ = in_subprocess(_model_times, server.url, 1, 6)
-    together, _ = in_subprocess(_model_times, server.url, 8, 32)
-    step_s = alone["text"]["step_s"]
-    slope_s = max(0.0, together["text"]["step_s"] - step_s) / 7
+    """CPU seconds of one request by process, and of the model's own work, by kind.
+
+    All from the processes' CPU time, which hardly moves when a core has other things to do; only how a text's few
+    milliseconds in the model divide into prefill and decode is read from the clock, with one user.
+    """
+    figures = costs.measure(bench, server, [costs.Case(name, mix, stream=False) for name, mix in KINDS.items()])
+    by_kind = {name: figures["cases"][name]["cpu_s"] for name in KINDS}
+    text_prefill_s, _ = in_subprocess(_prefill_s, server.url, 12)
+    decode_s = max(0.0, by_kind["text"]["Model"] - text_prefill_s)
     kinds = {}
-    for name in KINDS:
-        by_process = figures[name]["cpu_s"]
+    for name, by_process in by_kind.items():
         media = {stage: by_process.get(process, 0.0) for process, stage in _MEDIA_PROCESSES.items()}
-        model_s = alone[name]["prefill_s"] + 15 * step_s
-        rest = sum(by_process.values()) - sum(media.values()) - by_process.get("Model", 0.0)
-        beside = max(0.0, by_process.get("Model", 0.0) - model_s)  # the replica's own work around the model
-        kinds[name] = {"media_cpu_s": media, "prefill_s": alone[name]["prefill_s"], "front_cpu_s": rest + beside}
-    return {"kinds": kinds, "step_s": step_s, "step_per_sequence_s": slope_s}
+        rest_s = sum(by_process.values()) - sum(media.values()) - by_process["Model"]
+        prefill_s = max(0.0, by_process["Model"] - decode_s)
+        kinds[name] = {"media_cpu_s": media, "prefill_s": prefill_s, "front_cpu_s": rest_s}
+    return {"kinds": kinds, "token_s": decode_s / CHECK_TOKENS, "idle_cores": figures["idle_cores"]}
 
 
-def _model_times(url: str, users: int, requests: int) -> dict[str, dict[str, float]]:
-    """Medians of the time that the model replica spent on a request: {kind: {"prefill_s", "step_s"}}."""
-    return uvloop.run(_ask_for_times(url, users, requests))
+def _prefill_s(url: str, requests: int) -> float:
+    """Median of a text's time in the model up to its first token, with one user."""
+    return uvloop.run(_ask_for_prefill(url, requests))
 
 
-async def _ask_for_times(url: str, users: int, requests: int) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
+async def _ask_for_prefill(url: str, requests: int) -> float:
+    workload = Workload(WorkloadSpec(MIXES["text"]), "demo", first=10_000_000)
+    times = []
     async with aiohttp.ClientSession() as session:
-        for number, (name, mix) in enumerate(KINDS.items()):
-            workload = Workload(WorkloadSpec(MIXES[mix]), "demo", first=10_000_000 * users + 100_000 * number)
-            bodies = [costs.request_body(workload.next().body, stream=False) for _ in range(requests)]
-            times: list[dict[str, float]] = []
-
-            async def user(bodies: list[bytes] = bodies, times: list[dict[str, float]] = times) -> None:
-                while bodies:
-                    async with session.post(f"{url}/v1/chat/completions", data=bodies.pop()) as response:
-                        response.raise_for_status()
-                        times.append((await response.json())["usage"]["sluice_timing_ms"])
-
-            await asyncio.gather(*(user() for _ in range(users)))
-            found[name] = {
-                "prefill_s": statistics.median(each["encode"] + each["prefill"] for each in times) / 1e3,
-                "step_s": statistics.median(each["decode"] for each in times) / 15e3,
-            }
-    return found
+        for _ in range(requests):
+            body = costs.request_body(workload.next().body, stream=False)
+            async with session.post(f"{url}/v1/chat/completions", data=body) as response:
+                response.raise_for_status()
+                times.append((await response.json())["usage"]["sluice_timing_ms"]["prefill"] / 1e3)
+    return statistics.median(times)
 
 
-def real_run(bench: Benchmark, server: OwnServer) -> dict[str, Any]:
-    """Users who never pause, on the real application."""
+def real_run(bench: Benchmark, server: OwnServer, mix: str, first: int) -> dict[str, Any]:
+    """Users who never pause, on the real application; and how much of the cores others had meanwhile."""
     plan = LoadPlan(
         url=server.url,
-        arrivals=ClosedLoop(bench.args.users, 8.0 if bench.quick else 20.0),
-        workload=WorkloadSpec(mix="mixed", seed=bench.seed, max_tokens=16),
-        first_request=900_000_000,
-        label="the real thing",
+        arrivals=ClosedLoop(bench.args.users, 6.0 if bench.quick else 15.0),
+        workload=WorkloadSpec(mix=mix, seed=bench.seed, max_tokens=CHECK_TOKENS),
+        first_request=first,
+        label=mix,
     )
+    assert server.pid is not None
+    began, others_s, server_s = time.perf_counter(), _others_cpu_s(), cpu_s(server.pid)
     figures = run_load(plan)
-    return {"rate": figures["answered_rate"], "latency_s": figures["e2e_s"]["p50"], "verdicts": figures["verdicts"]}
+    seconds = time.perf_counter() - began
+    answered = max(1, figures["verdicts"]["answered"])
+    return {
+        "rate": figures["answered_rate"],
+        "latency_s": figures["e2e_s"]["p50"],
+        "verdicts": figures["verdicts"],
+        "client_cpu_s": figures["client_cpu_s"] / answered,
+        "server_cpu_s": (cpu_s(server.pid) - server_s) / answered,
+        "others_cores": max(0.0, _others_cpu_s() - others_s) / seconds,
+        "seconds": seconds,
+    }
 
 
-def simulate_here(bench: Benchmark, measured: dict[str, Any]) -> dict[str, float]:
-    """The same users, simulated, with everything on this machine's cores."""
-    model = ModelCosts(measured["step_s"], measured["step_per_sequence_s"], max_running=16, tokens=16)
-    mix = TABLE_MIXES["40 text, 30 pictures, 30 clips 360p"]
+def _others_cpu_s() -> float:
+    """What the cores that this process may use have done so far for all but it and what it started."""
+    times = psutil.cpu_times(percpu=True)
+    busy_s = sum(sum(times[core]) - times[core].idle - times[core].iowait for core in os.sched_getaffinity(0))
+    return busy_s - cpu_s(os.getpid())
+
+
+def simulate_here(bench: Benchmark, measured: dict[str, Any], mix: str, real: dict[str, Any]) -> dict[str, float]:
+    """The same users, simulated, with everything on the cores that the others left; the real rate is not known here."""
     cores = bench.args.cores or len(os.sched_getaffinity(0))
-    run = Pipeline(_kinds(measured), model, mix, cpus=cores, users=bench.args.users, shared_cpus=True)
+    slower = cores / (cores - measured["idle_cores"] - real["others_cores"])  # those take their part at any rate
+    kinds = {name: _plus(kind, real["client_cpu_s"], slower) for name, kind in _kinds(measured).items()}
+    model = ModelCosts(0.0, measured["token_s"] * slower, max_running=16, tokens=CHECK_TOKENS)
+    run = Pipeline(kinds, model, TABLE_MIXES[mix], cpus=cores, users=bench.args.users, shared_cpus=True)
     outcome = run.run(2000, 200)
-    return {"rate": outcome.rate, "latency_s": outcome.latency_s, "cores": cores}
+    return {"rate": outcome.rate, "latency_s": outcome.latency_s, "cores": cores, "cpu_s": _cpu_s(measured, mix)}
+
+
+def _cpu_s(measured: dict[str, Any], mix: str) -> float:
+    """Of the server, for a mean answer."""
+    return sum(
+        share
+        * (sum(kind.media_cpu_s.values()) + kind.prefill_s + kind.front_cpu_s + CHECK_TOKENS * measured["token_s"])
+        for name, share in TABLE_MIXES[mix].items()
+        for kind in [_kinds(measured)[name]]
+    )
+
+
+def _plus(kind: KindCosts, client_cpu_s: float, slower: float) -> KindCosts:
+    return KindCosts(
+        media_cpu_s={stage: seconds * slower for stage, seconds in kind.media_cpu_s.items()},
+        prefill_s=kind.prefill_s * slower,
+        front_cpu_s=(kind.front_cpu_s + client_cpu_s) * slower,
+    )
 
 
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,15 +204,26 @@ def _table(bench: Benchmark, measured: dict[str, Any]) -> list[dict[str, Any]]:
         cpu_s = {
             stage: sum(share * kinds[kind].media_cpu_s[stage] for kind, share in mix.items()) for stage in MEDIA_STAGES
         }
+        cpu_s["rest"] = sum(share * kinds[kind].front_cpu_s for kind, share in mix.items())
         by_stage = {stage: seconds * plenty.rate for stage, seconds in cpu_s.items()}
         rows.append({"mix": name, "rate": plenty.rate, "by_stage": by_stage, "cpus": cpus, "with": with_them.rate})
-    columns = ["mix", "answers/s of the GPU", "fetch CPUs", "decode CPUs", "preprocess CPUs", "CPUs for 95 %"]
-    shown = [[row["mix"], row["rate"], *row["by_stage"].values(), row["cpus"]] for row in rows]
+    columns = ["mix", "answers/s of the GPU", "fetch CPUs", "decode CPUs", "preprocess CPUs", "CPUs for 95 %", "rest"]
+    shown = [
+        [
+            row["mix"],
+            row["rate"],
+            *(row["by_stage"][stage] for stage in MEDIA_STAGES),
+            row["cpus"],
+            row["by_stage"]["rest"],
+        ]
+        for row in rows
+    ]
     note = (
         f"A GPU that encodes and prefills {args.prefill_rate:,.0f} tokens/s and takes {args.step_ms:g} +"
         f" {args.step_ms_per_sequence:g} n ms for a decode step of n answers, at most {args.max_running}, of"
         f" {args.tokens} tokens each: assumed, not measured. CPU costs of this machine's cores, as measured; clips of"
-        " 5 s, H.264. By stage: CPUs kept busy when the GPU is; last: CPUs with which it gives 95 % of its rate."
+        " 5 s, H.264. By stage: CPUs kept busy when the GPU is; then the media CPUs with which it gives 95 % of its"
+        " rate; rest: CPUs kept busy by proxies, ingress and Ray itself, on other nodes."
     )
     bench.table("CPUs for media, for one GPU replica", columns, shown, note)
     if args.readme is not None:
@@ -207,29 +254,40 @@ def _show_costs(bench: Benchmark, measured: dict[str, Any]) -> None:
     bench.table("Measured: CPU ms of one request", columns, rows, "Of the whole processes, hand-offs included.")
 
 
-def _show_check(bench: Benchmark, check: dict[str, Any]) -> None:
-    found = check["simulated"]
-    rows = [["simulated", found["rate"], found["latency_s"]], ["real", check["rate"], check["latency_s"]]]
+def _show_check(bench: Benchmark, measured: dict[str, Any], check: dict[str, Any]) -> None:
+    rows = []
+    for mix, found in check.items():
+        simulated, real = found["simulated"], found["real"]
+        idle_s = measured["idle_cores"] * real["seconds"] / max(1, real["verdicts"]["answered"])
+        rates = [simulated["rate"], real["rate"], simulated["rate"] / real["rate"]]
+        costs_ms = [simulated["cpu_s"] * 1e3, (real["server_cpu_s"] - idle_s) * 1e3]
+        rows.append([mix, *rates, *costs_ms, simulated["latency_s"], real["latency_s"], real["others_cores"]])
+    cores = next(iter(check.values()))["simulated"]["cores"]
     note = (
-        f"{bench.args.users} users, 40/30/30, on {found['cores']} cores shared by everything; the load generator too."
+        f"{bench.args.users} users on {cores} cores shared by everything, the load generator included. Last: cores that"
+        " were busy with what has nothing to do with it; the simulation has the rest."
     )
-    bench.table("The simulation against a real run", ["", "answers/s", "latency p50, s"], rows, note)
+    columns = ["mix", "simulated, answers/s", "real", "simulated / real", "CPU ms an answer, by kinds", "real, CPU ms"]
+    bench.table(
+        "The simulation against real runs", [*columns, "simulated, s, p50", "real, s", "others' cores"], rows, note
+    )
 
 
-def _answer(rows: list[dict[str, Any]], check: dict[str, Any] | None) -> str:
+def _answer(rows: list[dict[str, Any]], check: dict[str, Any]) -> str:
     needs = ", ".join(f"{row['mix']}: {row['cpus']}" for row in rows)
     held = ""
-    if check is not None:
-        held = (
-            f" Simulated {check['simulated']['rate']:.1f} answers/s against {check['rate']:.1f} real ones on one point."
+    if check:
+        pairs = (
+            f"{found['simulated']['rate']:.1f} for {found['real']['rate']:.1f} ({mix})" for mix, found in check.items()
         )
+        held = f" On this machine the simulation says, of real answers/s: {', '.join(pairs)}."
     return f"CPUs for media per GPU replica (GPU assumed, CPU costs measured): {needs}.{held}"
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", action="store_true", help="measure the costs on the application, started here")
     parser.add_argument("--costs", type=Path, default=MEASURED, help="where the measured costs are kept")
-    parser.add_argument("--requests", type=int, help="of each kind, while measuring")
+    parser.add_argument("--requests", type=int, default=60, help="of each kind, while measuring")
     parser.add_argument("--users", type=int, default=8, help="of the check")
     parser.add_argument("--cores", type=int, help="of the check; default: all that this process may use")
     parser.add_argument("--prefill-rate", type=float, default=25_000, help="tokens/s, encoding included")

@@ -46,14 +46,16 @@ class LoadPlan:
 
 
 def run_load(plan: LoadPlan) -> dict[str, Any]:
-    """`outcome.summary` of the run, made in a fresh process."""
+    """`outcome.summary` of the run, made in a fresh process, and that process's `client_cpu_s`."""
     figures, _ = in_subprocess(_run, plan)
     return figures
 
 
 def _run(plan: LoadPlan) -> dict[str, Any]:
+    began_s = time.process_time()
     outcomes, probes = uvloop.run(drive(plan))
-    return summary(outcomes, probes, plan.slo, plan.arrivals.duration_s)
+    client_cpu_s = time.process_time() - began_s
+    return summary(outcomes, probes, plan.slo, plan.arrivals.duration_s) | {"client_cpu_s": client_cpu_s}
 
 
 async def drive(plan: LoadPlan) -> tuple[list[Outcome], list[Probe]]:

@@ -79,8 +79,19 @@ def costs_file(path):
         return {"media_cpu_s": {"fetch": 0.01, "decode": decode_s, "preprocess": 0.02}, "prefill_s": 0.01}
 
     kinds = {name: kind(0.5 * ("clip" in name)) | {"front_cpu_s": 0.02} for name in sizing.KINDS}
-    path.write_text(json.dumps({"kinds": kinds, "step_s": 0.002, "step_per_sequence_s": 0.0001}))
+    path.write_text(json.dumps({"kinds": kinds, "token_s": 0.001, "idle_cores": 0.1}))
     return path
+
+
+def test_the_check_takes_idle_processes_and_the_load_generator_into_account(tmp_path):
+    measured = json.loads(costs_file(tmp_path / "costs.json").read_text())
+    bench = SimpleNamespace(args=SimpleNamespace(cores=1, users=8))
+    text_s = 0.01 + 0.02 + 0.02 + 0.01 + 16 * 0.001  # fetch (of this file's text), preprocess, front, prefill, tokens
+    for client_s, others in ((0.0, 0.0), (0.03, 0.0), (0.03, 0.4)):
+        real = {"client_cpu_s": client_s, "others_cores": others}
+        found = sizing.simulate_here(bench, measured, "text only", real)
+        assert found["rate"] == pytest.approx((0.9 - others) / (text_s + client_s), rel=0.05)
+        assert found["cpu_s"] == pytest.approx(text_s)
 
 
 def test_sizing_writes_its_table_between_the_marks_of_a_page(tmp_path):
