@@ -57,7 +57,7 @@ class Engine:
         *,
         pace: Pace,
         max_waiting: int,
-        target_prefill_tokens: int,
+        target_backlog_s: float,
         target_kv_usage: float,
     ) -> None:
         self.family = runner.family
@@ -67,7 +67,7 @@ class Engine:
         self._pace = pace
         self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
         self._sampler = Sampler(runner.device)
-        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_prefill_tokens, target_kv_usage)
+        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_backlog_s, target_kv_usage)
         self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache, self._demand)
         self._max_waiting = max_waiting
         self._inbox: deque[Job] = deque()
@@ -151,11 +151,14 @@ class Engine:
         self._take_in()
         self._reap()
         self._scheduler.admit()
-        pressure = self._scheduler.pressure
+        pressure, prompts = self._scheduler.pressure, self._scheduler.next_prompt is not None
         work, chunks = (None, []) if self._pace.rests(pressure) else self._prompts.advance()
+        self._demand.prefilled(sum(end - job.sequence.num_prefilled for job, end in chunks))
         self._compute(chunks)
+        took_s = time.monotonic() - began
         if pressure is not None:
-            self._pace.stepped(time.monotonic() - began, work)
+            self._pace.stepped(took_s, work)
+        self._demand.stepped(took_s, prompts=prompts)
         self._gauges.report()
 
     def _run(self) -> None:

@@ -80,7 +80,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace 
         sink,
         pace=pace or Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
         max_waiting=config.max_waiting,
-        target_prefill_tokens=config.target_prefill_tokens,
+        target_backlog_s=config.target_backlog_s,
         target_kv_usage=config.target_kv_usage,
     )
 
