@@ -34,6 +34,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from deployments.callers import CallerWatch
 from deployments.config import TracingConfig
 from deployments.deadline import Deadline
 from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
@@ -49,7 +50,23 @@ _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, Deploym
 _CARRIER = "trace_carrier"
 """Keyword of a stage call under which the trace of the request travels, if it has one."""
 
+_CALLER = "caller_name"
+"""Keyword under which the name of the replica that calls travels, where Ray would not tell of its death."""
+
 P = ParamSpec("P")
+
+
+def _lives(replica: str) -> bool:
+    try:
+        ray.get_actor(replica, namespace="serve")
+    except ValueError:
+        return False
+    except RayError:
+        return True  # nobody can tell now
+    return True
+
+
+_callers = CallerWatch(_lives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +93,22 @@ def stage_method(method: Callable[P, AsyncGenerator[Any, None]]) -> Callable[P, 
     """Every method that a `Stage` calls wears this.
 
     A `SluiceError` that it raises is yielded as a `StageFailure`. When the request is traced, its work is a span of the
-    deployment's `tracer`.
+    deployment's `tracer`. When the replica that called dies, its work is cancelled.
     """
 
     @functools.wraps(method)
     async def answering(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
         carrier: Any = kwargs.pop(_CARRIER, None)
+        caller: Any = kwargs.pop(_CALLER, None)
         deployment: Any = args[0]
         span = NO_SPAN if carrier is None else deployment.tracer.begin(method.__qualname__, carrier)
         try:
-            async with aclosing(method(*args, **kwargs)) as values:
-                async for value in values:
-                    if carrier is not None:
-                        describe(span, value)
-                    yield value
+            with _callers.working_for(caller):
+                async with aclosing(method(*args, **kwargs)) as values:
+                    async for value in values:
+                        if carrier is not None:
+                            describe(span, value)
+                        yield value
         except SluiceError as error:
             span.fail(error.code)
             yield StageFailure(error)
@@ -121,6 +140,7 @@ class Stage:
         )
         self._name = name
         self._retries = retries
+        self._caller = _own_name()
 
     async def call(
         self,
@@ -187,9 +207,11 @@ class Stage:
     ) -> Any:
         deadline.check()
         carrier = current_carrier()
-        trace = {} if carrier is None else {_CARRIER: carrier}
-        handle = self._by_value if by_value else self._by_reference
-        return getattr(handle, method).remote(deadline.remaining_s(), *args, *payloads, **trace)
+        told = {} if carrier is None else {_CARRIER: carrier}
+        if by_value:  # its connection breaks when this process dies
+            return getattr(self._by_value, method).remote(deadline.remaining_s(), *args, **told)
+        caller = {} if self._caller is None else {_CALLER: self._caller}
+        return getattr(self._by_reference, method).remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
 
     def _raise_ours(self, error: BaseException) -> None:
         """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""
@@ -227,6 +249,14 @@ def _unfailed(value: Any) -> Any:
     if isinstance(value, StageFailure):
         raise value.error
     return value
+
+
+def _own_name() -> str | None:
+    """The name of the replica that this process is, None where it is none."""
+    try:
+        return str(serve.get_replica_context().replica_id.to_full_id_str())
+    except RayServeException:
+        return None
 
 
 def _cancel(response: Any) -> None:

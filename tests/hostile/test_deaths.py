@@ -1,12 +1,13 @@
 """Replicas that die while they work: what may be done again is done again, what may not is told."""
 
 import json
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -14,12 +15,14 @@ import psutil
 import pytest
 
 from tests.application import RunningApp
-from tests.http.parts import user, video
+from tests.http.parts import image, user, video
 from tests.media_files import make_picture, make_video
 from tests.media_server import MediaServer, in_turn, serve, stalled
 
-STAGES = ("MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
+STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 PATIENCE_S = 180.0
+LONG_TOKENS = 3000
+"""Of an answer that takes longer than it takes to notice a death."""
 SETTLE_S = 1.5
 """For a request to reach a replica that does not move: nothing tells from outside that it is there."""
 
@@ -91,6 +94,27 @@ def test_a_model_that_dies_in_the_middle_of_an_answer_at_once_gives_it_all_the_s
     assert answer.json()["usage"]["completion_tokens"] == 1000
 
 
+def test_a_caller_that_lives_is_not_taken_for_dead(mortal: RunningApp) -> None:
+    picture = image(make_picture("PNG"))
+    answer = ask(mortal, user(picture, "tell me a story"), max_tokens=LONG_TOKENS, ignore_eos=True)
+    assert_answered(answer)
+    assert answer.json()["usage"]["completion_tokens"] == LONG_TOKENS
+
+
+@pytest.mark.parametrize("parts", [["tell me a story"], [image(make_picture("PNG")), "tell me a story"]])
+def test_an_ingress_that_dies_takes_its_requests_with_it(mortal: RunningApp, parts: list[Any]) -> None:
+    steps = decode_steps(mortal)
+    body = request(user(*parts), stream=True, max_tokens=LONG_TOKENS, ignore_eos=True)
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(text_until_the_end, f"{mortal.url}/v1/chat/completions", body)
+        until(lambda: gauge(mortal, "sluice_sequences_running") > 0)
+        kill(alive(mortal, "Ingress"))
+        assert "[DONE]" not in asked.result()  # nobody takes it for a whole answer
+    until(lambda: decode_steps(mortal) > steps and gauge(mortal, "sluice_sequences_running") == 0)
+    assert decode_steps(mortal) - steps < LONG_TOKENS - 100  # the model found out, and did not go on to the end
+    until(lambda: gauge(mortal, "sluice_kv_tokens") == gauge(mortal, "sluice_multimodal_bytes") == 0)
+
+
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -101,6 +125,30 @@ def request(messages: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
 def ask(app: RunningApp, messages: list[dict[str, Any]], **fields: Any) -> httpx.Response:
     url = f"{app.url}/v1/chat/completions"
     return httpx.post(url, json=request(messages, **fields), timeout=PATIENCE_S)
+
+
+def text_until_the_end(url: str, body: dict[str, Any]) -> str:
+    """All that comes before the connection ends, in whatever way."""
+    text = ""
+    with suppress(httpx.TransportError), httpx.stream("POST", url, json=body, timeout=PATIENCE_S) as response:
+        for piece in response.iter_text():
+            text += piece
+    return text
+
+
+def gauge(app: RunningApp, name: str) -> float:
+    """The sum over all replicas; NaN, which equals nothing, while nobody can tell."""
+    try:
+        lines = httpx.get(f"{app.url}/metrics", timeout=10).text.splitlines()
+    except httpx.TransportError:
+        return math.nan
+    told = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"ray_{name}{{")]
+    return sum(told) if told else math.nan
+
+
+def decode_steps(app: RunningApp) -> float:
+    told = gauge(app, "sluice_batch_size_count")
+    return 0.0 if math.isnan(told) else told
 
 
 def assert_answered(response: httpx.Response) -> None:
