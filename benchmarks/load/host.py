@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import multiprocessing
+import threading
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -50,9 +51,10 @@ async def _serve_until_killed(pipe: Connection) -> None:
         return web.Response(body=data, content_type=content_type, headers={"ETag": f'"{request.path[1:]}"'})
 
     def take() -> None:
-        path, content_type, data = pipe.recv()
-        files[path] = (content_type, data)
-        pipe.send(path)
+        while True:
+            path, content_type, data = pipe.recv()
+            files[path] = (content_type, data)
+            pipe.send(path)
 
     app = web.Application()
     app.router.add_get("/{number}", answer)
@@ -60,5 +62,6 @@ async def _serve_until_killed(pipe: Connection) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
     pipe.send(runner.addresses[0][1])
-    asyncio.get_running_loop().add_reader(pipe.fileno(), take)
+    # A loop would make the pipe one that does not block, and a file arrives in many pieces.
+    threading.Thread(target=take, daemon=True).start()
     await asyncio.Event().wait()
