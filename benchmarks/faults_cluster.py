@@ -4,6 +4,7 @@ Only processes that were started here are ever touched.
 """
 
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ import yaml
 
 from benchmarks.cluster import start_cluster
 from benchmarks.load.media import MediaKind
+from benchmarks.processes import replicas
 from benchmarks.servers import SERVE_CONFIG, OwnServer
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
@@ -78,7 +80,7 @@ class FaultyCluster:
 
     def state(self) -> Counter[str]:
         """Replicas by stage."""
-        return Counter({stage: len(self._replicas(stage)) for stage in STAGES})
+        return Counter({stage: len(replicas(os.getpid(), stage)) for stage in STAGES})
 
     # ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,18 +147,8 @@ class FaultyCluster:
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._cluster.address, str(path)]
 
-    def _replicas(self, stage: str) -> list[psutil.Process]:
-        title, found = f"ray::ServeReplica:sluice:{stage}", []
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if " ".join(process.cmdline()).startswith(title) and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
-
     def _kill(self, stage: str, count: int) -> None:
-        chosen = self._replicas(stage)[:count]
+        chosen = replicas(os.getpid(), stage)[:count]
         for process in chosen:
             process.kill()
         psutil.wait_procs(chosen, timeout=10)

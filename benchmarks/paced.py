@@ -35,17 +35,19 @@ class PacedConfig(AppConfig):
 
 @serve.deployment(name="VideoDecoder")
 class PacedDecoder(VideoDecoder.func_or_class):  # type: ignore[name-defined,misc]
-    """Decodes, and then waits until the pace is over."""
+    """Decodes, and then waits until the pace is over; as many at once as it has workers."""
 
     def __init__(self, config: PacedConfig) -> None:
         super().__init__(config)
         self._pace_s = config.decode_pace_s
+        self._places = asyncio.Semaphore(config.decoder.workers)
 
     @stage_method
     async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> AsyncGenerator[Any, None]:
-        began = time.monotonic()
-        read = await self._stage.decode(remaining_s, task, data)
-        await asyncio.sleep(max(0.0, self._pace_s - (time.monotonic() - began)))
+        async with self._places:
+            began = time.monotonic()
+            read = await self._stage.decode(remaining_s, task, data)
+            await asyncio.sleep(max(0.0, self._pace_s - (time.monotonic() - began)))
         yield read.meta
         yield read.payload
 

@@ -1,6 +1,7 @@
 """A server's processes seen from outside: memory, CPU time, threads and descriptors of the whole tree."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -67,6 +68,13 @@ def cpu_s(pid: int) -> float:
     return sum(cpu_by_process(pid).values())
 
 
+def others_cpu_s() -> float:
+    """What the cores that this process may use have done so far for all but it and what it started."""
+    times = psutil.cpu_times(percpu=True)
+    busy_s = sum(sum(times[core]) - times[core].idle - times[core].iowait for core in os.sched_getaffinity(0))
+    return float(busy_s - cpu_s(os.getpid()))
+
+
 def cpu_by_process(pid: int) -> dict[psutil.Process, float]:
     """CPU seconds so far of each process of the tree, its ended children included."""
     used = {}
@@ -99,6 +107,16 @@ def tree(pid: int) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def replicas(pid: int, stage: str) -> list[psutil.Process]:
+    """Those of Sluice's stage that have been built, among the tree's processes."""
+    title, found = f"ray::ServeReplica:sluice:{stage}", []
+    for process in tree(pid):
+        with contextlib.suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(title) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 class MemoryWatch:

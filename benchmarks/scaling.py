@@ -8,7 +8,7 @@ the cores that there are: HTTP, admission, fetching, preprocessing, routing, han
 shown is whether the pipeline around the stages scales with them, not how fast a codec or a GPU is.
 
 The cost model: a stage gives replicas x places / seconds, the machine gives cores / (CPU seconds of an answer), and the
-pipeline gives the least of them.
+pipeline gives the least of them. Cores are those that Ray's idle processes and other programs leave.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,8 +30,8 @@ from benchmarks.harness import Benchmark
 from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import WorkloadSpec
-from benchmarks.processes import cpu_by_process
-from benchmarks.servers import SERVE_CONFIG, OwnServer, merged
+from benchmarks.processes import cpu_by_process, others_cpu_s, replicas
+from benchmarks.servers import SERVE_CONFIG, START_TIMEOUT_S, OwnServer, merged
 
 QUESTION = "Does twice the replicas give twice the answers?"
 DECODER, MODEL = "VideoDecoder", "Model"
@@ -39,6 +40,9 @@ STEP_PACE_S, MODEL_PLACES = 0.06, 4
 TOKENS = {"clips": 2, "answers": 16}
 """Of an answer: in the load for the decoder, and in the one for the model."""
 MIX = {"clips": "64x48@1s=1", "answers": "text"}
+IDLE_S = 3.0
+SETTLED_S = 3.0
+"""Until callers have heard of a replica that has just come up."""
 _STORE_BYTES = 120 * 2**20
 _ARGS = {
     "model": "demo",
@@ -58,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with SimulatedCluster(max(counts)) as cluster:
         for number, count in enumerate(bench.progress(counts, "replicas")):
             with cluster.sluice(count) as server:
+                cluster.wait_for(count, server)
                 runs[count] = {load: _measure(bench, cluster, server, load, count, number) for load in MIX}
     for load, stage in (("clips", DECODER), ("answers", MODEL)):
         _show(bench, load, stage, {count: run[load] for count, run in runs.items()})
@@ -93,9 +98,35 @@ class SimulatedCluster:
 
         return OwnServer("Sluice, paced", command, "/ready", {})
 
-    def cpu_s(self) -> float:
-        """CPU seconds that all processes of the cluster have used: they descend from this one."""
-        return sum(cpu_by_process(os.getpid()).values())
+    def wait_for(self, count: int, server: OwnServer) -> None:
+        """Until all replicas of both stages take requests: the application is ready with one of each."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        while any(len(replicas(os.getpid(), stage)) != count for stage in (DECODER, MODEL)):
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"not all replicas came up:\n{server.log.read_text()[-3000:]}")
+            time.sleep(0.5)
+        time.sleep(SETTLED_S)
+
+    def used(self, work: Callable[[], object]) -> "Used":
+        """While `work()` is done, which is not counted itself."""
+        began, cluster_s, others_s = time.perf_counter(), self._cpu_s(), others_cpu_s()
+        work()
+        seconds = time.perf_counter() - began
+        return Used(seconds, self._cpu_s() - cluster_s, max(0.0, others_cpu_s() - others_s))
+
+    @staticmethod
+    def _cpu_s() -> float:
+        """CPU time so far of all processes of the cluster: they descend from this one."""
+        return sum(seconds for process, seconds in cpu_by_process(os.getpid()).items() if process.pid != os.getpid())
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """CPU seconds."""
+
+    wall_s: float
+    cluster_s: float
+    others_s: float
 
 
 def _config(port: int, replicas: int) -> dict[str, Any]:
@@ -110,7 +141,7 @@ def _config(port: int, replicas: int) -> dict[str, Any]:
         entry["num_replicas"] = replicas if entry["name"] in places else 1
         entry["ray_actor_options"] = places.get(entry["name"], {"num_cpus": 0.1})
         if entry["name"] == DECODER:
-            entry["max_ongoing_requests"] = DECODE_PLACES
+            entry["max_ongoing_requests"] = 3 * DECODE_PLACES  # the next ones are at hand when a place is free
     return settings
 
 
@@ -126,16 +157,20 @@ def _measure(
         return run_load(LoadPlan(server.url, arrivals, workload, timeout_s=60, first_request=first, label=load))
 
     run(2.0, number * 1_000_000)
-    cpu_s, wall = cluster.cpu_s(), time.perf_counter()
-    figures = run(6.0 if bench.quick else 12.0, number * 1_000_000 + 500_000)
-    cpu_s, wall = cluster.cpu_s() - cpu_s, time.perf_counter() - wall
-    verdicts = figures["verdicts"]
+    idle = cluster.used(lambda: time.sleep(IDLE_S))
+    figures: dict[str, Any] = {}
+    used = cluster.used(lambda: figures.update(run(6.0 if bench.quick else 12.0, number * 1_000_000 + 500_000)))
+    verdicts, idle_cores = figures["verdicts"], idle.cluster_s / idle.wall_s
+    for_answers_s = used.cluster_s - idle_cores * used.wall_s + figures["client_cpu_s"]
+    answer_s = max(1e-3, for_answers_s / max(1, verdicts["answered"]))
+    free_cores = len(os.sched_getaffinity(0)) - idle_cores - used.others_s / used.wall_s
     return {
         "rate": figures["answered_rate"],
         "verdicts": verdicts,
-        "cpu_s": cpu_s / max(1, verdicts["answered"]),
-        "cores_busy": cpu_s / wall,
+        "cpu_s": answer_s,
+        "free_cores": free_cores,
         "stage_rate": stage_rate(load, replicas),
+        "cores_rate": max(0.0, free_cores) / answer_s,
     }
 
 
@@ -151,18 +186,19 @@ def _show(bench: Benchmark, load: str, stage: str, runs: dict[int, dict[str, Any
     first = next(iter(runs.values()))
     rows, predicted = [], []
     for count, run in runs.items():
-        ceiling = cores / run["cpu_s"]
+        ceiling = run["cores_rate"]
         predicted.append(min(run["stage_rate"], ceiling))
         lost = sum(run["verdicts"].values()) - run["verdicts"]["answered"]
         share = run["rate"] / predicted[-1]
         speedup = run["rate"] / first["rate"]
-        rows.append([count, run["rate"], speedup, run["stage_rate"], ceiling, share, run["cores_busy"], lost])
-    columns = ["replicas", "answers/s", "times the first", "the stage's", "the cores'", "of the lesser", "cores busy"]
+        cpu_ms = run["cpu_s"] * 1e3
+        rows.append([count, run["rate"], speedup, run["stage_rate"], ceiling, share, cpu_ms, run["free_cores"], lost])
+    columns = ["replicas", "answers/s", "times the first", "the stage's", "the cores'", "of the lesser", "CPU ms each"]
     place = f"{DECODE_PLACES} places, {DECODE_PACE_S:g} s a clip"
     if load == "answers":
         place = f"{MODEL_PLACES} places, {STEP_PACE_S:g} s a step, {TOKENS[load]} tokens"
     note = f"{stage} waits instead of working: {place}. {cores} cores for everything else, the load generator included."
-    bench.table(f"Replicas of {stage}", [*columns, "not answered"], rows, note)
+    bench.table(f"Replicas of {stage}", [*columns, "free cores", "not answered"], rows, note)
     series = {"measured": [run["rate"] for run in runs.values()], "cost model": predicted}
     bench.plot("lines", f"Replicas of {stage}", list(runs), series, x_label="replicas", y_label="answers /s")
 
@@ -173,7 +209,11 @@ def _answer(runs: dict[int, dict[str, Any]]) -> str:
     for load, stage in (("clips", DECODER), ("answers", MODEL)):
         rates = runs[least][load]["rate"], runs[most][load]["rate"]
         share = rates[1] / runs[most][load]["stage_rate"]
-        parts.append(f"{stage}: {rates[0]:.1f} to {rates[1]:.1f} answers/s ({share:.0%} of what the stage can give)")
+        ceiling = runs[most][load]["cores_rate"]
+        parts.append(
+            f"{stage}: {rates[0]:.1f} to {rates[1]:.1f} answers/s ({share:.0%} of what the stage can give; this"
+            f" machine's cores give {ceiling:.0f})"
+        )
     return f"From {least} to {most} replicas of stages that wait instead of working: {'; '.join(parts)}."
 
 

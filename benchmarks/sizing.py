@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 import uvloop
 
 from benchmarks import costs
@@ -33,7 +32,7 @@ from benchmarks.load.arrivals import ClosedLoop
 from benchmarks.load.drive import LoadPlan, run_load
 from benchmarks.load.workload import MIXES, Workload, WorkloadSpec
 from benchmarks.pipeline_sim import MEDIA_STAGES, KindCosts, ModelCosts, Pipeline, cpus_needed
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s, others_cpu_s
 from benchmarks.servers import OwnServer, sluice
 
 QUESTION = "How many CPUs for media does one GPU replica need?"
@@ -83,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def measure(bench: Benchmark, server: OwnServer) -> dict[str, Any]:
-    """CPU seconds of one request by process, and of the model's own work, by kind.
+    """CPU seconds of one streamed answer by process, and of the model's own work, by kind.
 
     All from the processes' CPU time, which hardly moves when a core has other things to do; only how a text's few
     milliseconds in the model divide into prefill and decode is read from the clock, with one user.
     """
-    figures = costs.measure(bench, server, [costs.Case(name, mix, stream=False) for name, mix in KINDS.items()])
+    figures = costs.measure(bench, server, [costs.Case(name, mix, stream=True) for name, mix in KINDS.items()])
     by_kind = {name: figures["cases"][name]["cpu_s"] for name in KINDS}
     text_prefill_s, _ = in_subprocess(_prefill_s, server.url, 12)
     decode_s = max(0.0, by_kind["text"]["Model"] - text_prefill_s)
@@ -128,7 +127,7 @@ def real_run(bench: Benchmark, server: OwnServer, mix: str, first: int) -> dict[
         label=mix,
     )
     assert server.pid is not None
-    began, others_s, server_s = time.perf_counter(), _others_cpu_s(), cpu_s(server.pid)
+    began, others_s, server_s = time.perf_counter(), others_cpu_s(), cpu_s(server.pid)
     figures = run_load(plan)
     seconds = time.perf_counter() - began
     answered = max(1, figures["verdicts"]["answered"])
@@ -138,16 +137,9 @@ def real_run(bench: Benchmark, server: OwnServer, mix: str, first: int) -> dict[
         "verdicts": figures["verdicts"],
         "client_cpu_s": figures["client_cpu_s"] / answered,
         "server_cpu_s": (cpu_s(server.pid) - server_s) / answered,
-        "others_cores": max(0.0, _others_cpu_s() - others_s) / seconds,
+        "others_cores": max(0.0, others_cpu_s() - others_s) / seconds,
         "seconds": seconds,
     }
-
-
-def _others_cpu_s() -> float:
-    """What the cores that this process may use have done so far for all but it and what it started."""
-    times = psutil.cpu_times(percpu=True)
-    busy_s = sum(sum(times[core]) - times[core].idle - times[core].iowait for core in os.sched_getaffinity(0))
-    return busy_s - cpu_s(os.getpid())
 
 
 def simulate_here(bench: Benchmark, measured: dict[str, Any], mix: str, real: dict[str, Any]) -> dict[str, float]:
@@ -250,8 +242,8 @@ def _show_costs(bench: Benchmark, measured: dict[str, Any]) -> None:
         [name, *(found["media_cpu_s"][stage] * 1e3 for stage in MEDIA_STAGES), found["front_cpu_s"] * 1e3]
         for name, found in measured["kinds"].items()
     ]
-    columns = ["", "fetch", "decode", "preprocess", "proxy, ingress and around the model"]
-    bench.table("Measured: CPU ms of one request", columns, rows, "Of the whole processes, hand-offs included.")
+    columns = ["", "fetch", "decode", "preprocess", "proxy, ingress, Ray"]
+    bench.table("Measured: CPU ms of one streamed answer", columns, rows, "Of the whole processes, hand-offs included.")
 
 
 def _show_check(bench: Benchmark, measured: dict[str, Any], check: dict[str, Any]) -> None:
