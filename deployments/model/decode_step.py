@@ -156,7 +156,10 @@ class FixedDecodeStep(DecodeStep):
         if columns.device.type != "cuda":
             return _Captured(columns, places, None, logits_RV)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            logits_RV = self._forward(columns, places, width, all_active=True)
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                logits_RV = self._forward(columns, places, width, all_active=True)
+        except RuntimeError as error:  # such as a layer that asks the device for a number, as some routers do
+            raise InternalError(f"decode_graphs: steps of {self._family.name!r} can not be recorded") from error
         self._pool = graph.pool()
         return _Captured(columns, places, graph, logits_RV)
