@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _admission(bench: Benchmark) -> dict[str, float]:
     rows, gains = [], {}
-    for name, mix in MIXES.items():
+    for name, mix in tqdm(MIXES.items(), desc="admission"):
         lengths = sequences(mix, np.random.default_rng(bench.seed), 300 if bench.quick else 3000)
         longest = max(prompt[1] + answer[1] for _, prompt, answer in mix)
         slots, held = running(lengths, lambda prompt, answer, longest=longest: longest, BUDGET)
