@@ -6,7 +6,7 @@ import pytest
 
 from tests import serve_files
 from tests.k8s import manifests
-from tests.k8s.manifests import ALL, WITH_GPU, environment, quantity, ray_container
+from tests.k8s.manifests import ALL, K8S, WITH_GPU, environment, quantity, ray_container
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 STAGES_OF = {
@@ -121,6 +121,18 @@ def test_a_pod_outlives_its_drain_which_outlives_the_requests_in_it(name: str) -
         assert drain_s < spec["template"]["spec"]["terminationGracePeriodSeconds"]
         for stage in STAGES_OF[group] if name != "dev" else stages:
             assert stages[stage]["graceful_shutdown_timeout_s"] < drain_s, (group, stage)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_replaced_haproxy_outlives_the_requests_in_it(name: str) -> None:
+    """One is replaced each time that an ingress replica comes or goes."""
+    image = (K8S / "Dockerfile").read_text(encoding="utf-8")
+    (kept_s,) = re.findall(r"RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S=(\d+)", image)
+    config = serve_files.arguments_of(manifests.serve_config(name))
+    assert config.ingress.request_timeout_s < int(kept_s)
+    for group, spec in manifests.worker_groups(name).items():
+        if name != "dev" and "Ingress" in STAGES_OF[group]:
+            assert int(kept_s) < float(environment(ray_container(spec["template"]))[DRAIN])
 
 
 @pytest.mark.parametrize("name", ALL)
