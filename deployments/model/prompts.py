@@ -1,4 +1,5 @@
-"""From admission to the first token: media are encoded part by part, prompts prefilled chunk by chunk.
+"""From admission to the first token: media are encoded part by part, prompts prefilled chunk by chunk. The engine
+computes chunks together with its decode step where it can; here each has a pass of its own.
 
 What goes wrong here is one request's own and ends that request alone.
 """
