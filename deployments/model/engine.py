@@ -1,7 +1,7 @@
 """The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
 
-A step: let go of what nobody waits for, admit, encode a part of the media or prefill a chunk of the prompts, decode every
-running sequence by one token, in the chunk's own pass where it can. It knows no tokenizer, no HTTP and no Ray.
+A step: let go of what nobody waits for, admit, encode a part of the media or prefill a chunk of the prompts, decode
+every running sequence by one token, in the chunk's own pass where it can. It knows no tokenizer, no HTTP and no Ray.
 """
 
 import logging
