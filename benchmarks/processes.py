@@ -152,14 +152,16 @@ def end(root: subprocess.Popen[bytes], timeout_s: float = 60.0) -> None:
     """
     family = tree(root.pid)
     patience_s = INTERRUPT_SHARE * timeout_s
-    for request, wait_s in ((signal.SIGINT, patience_s), (signal.SIGTERM, timeout_s - patience_s)):
-        root.send_signal(request)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            root.wait(wait_s)
-            break
-    alive = [process for process in family if process.is_running()]
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    root.wait()
-    psutil.wait_procs(alive, timeout=10)
+    try:
+        for request, wait_s in ((signal.SIGINT, patience_s), (signal.SIGTERM, timeout_s - patience_s)):
+            root.send_signal(request)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                root.wait(wait_s)
+                break
+    finally:  # also when this process is interrupted while it waits
+        alive = [process for process in family if process.is_running()]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        root.wait()
+        psutil.wait_procs(alive, timeout=10)
