@@ -37,7 +37,8 @@ TARGET_REQUESTS = {DECODER: 2, MODEL: 16}
 BACK_DOWN_S = 30.0
 """Longest wait for the stages to be back at one replica."""
 _ENV = {"RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25"}
-_ARGS = {"engine": {"max_running": 32, "max_context_tokens": 4096}}
+_ARGS = {"engine": {"max_running": 12, "max_context_tokens": 4096, "stream_interval_s": 0.5}}
+"""Few slots, and few messages: on a core or two, thirty quick streams would leave a new replica no time to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Wave:
 WAVES = (
     Wave("large clips", DECODER, "1080p@5s=1", 6, duration_s=20),
     Wave("many tiny clips", None, "64x48@1s=1", 16, duration_s=8),
-    Wave("long answers", MODEL, "text", 40, max_tokens=250, duration_s=40),
+    Wave("long answers", MODEL, "text", 16, max_tokens=400, duration_s=40),
     Wave("few long prompts", MODEL, "text", 6, words=1500, duration_s=35),
 )
 """New replicas take a while to start on a core that is busy: the heavy waves last until they work."""
