@@ -143,7 +143,8 @@ class DecoderConfig(Section):
     backend: Literal["pyav", "opencv"] = "pyav"
     """`pyav` decodes only the packets that are needed; `opencv` scans forward."""
     workers: Count = 2
-    """Videos decoded at once by a replica; keep it at `max_ongoing_requests`."""
+    """Videos decoded at once by a replica. Keep `max_ongoing_requests` at a few times that: callers look for a free
+    place up to half a second apart, and a thread should not wait for them."""
     threads: Count = 1
     """Codec threads of one decode."""
     timeout_s: Seconds = 60.0
@@ -175,7 +176,7 @@ class PreprocessorConfig(Section):
     """The model's Hugging Face processor, pictures and sounds."""
 
     workers: Count = 2
-    """Requests prepared at once by a replica; keep it at `max_ongoing_requests`."""
+    """Requests prepared at once by a replica; `max_ongoing_requests` likewise."""
     threads: Count = 1
     """Threads of torch in one preparation."""
     timeout_s: Seconds = 60.0
