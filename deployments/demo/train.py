@@ -1,7 +1,8 @@
 """Trains the demo model from nothing: `python -m deployments.demo.train --work DIR`; about an hour on two CPU cores.
 
-The vision tower and the audio tower first, each in a process of its own at the same time; they are kept in DIR, so that
-a run can be taken up again. Then the language model on the frozen towers. The result goes to the checkpoint in `--out`.
+The vision tower and the audio tower first, each in a process of its own at the same time; then the language model on
+the frozen towers; last a short leg with more wordings. All but the last are kept in DIR, so that a run can be taken up
+again. The result goes to the checkpoint in `--out`.
 """
 
 import argparse
@@ -19,15 +20,16 @@ from deployments.demo.blueprint import make_model, make_processor, make_tokenize
 from deployments.demo.dialogue.conversations import random_corpus
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import train_audio
-from deployments.demo.training.language import train_language
+from deployments.demo.training.language import Leg, train_language
 from deployments.demo.training.sources import Model, Remembered
 from deployments.demo.training.vision import train_vision
 from deployments.demo.training.visuals import Visual, random_visual
 
 MODEL_SEED = 20260
-SEEDS = {"vision": 1, "audio": 2, "language": 3, "tokenizer": 7}
+SEEDS = {"vision": 1, "audio": 2, "language": 3, "wordings": 4, "tokenizer": 7}
 CLIPS, PICTURES, SOUNDS = 1600, 800, 10_000
-STEPS = {"vision": 1100, "audio": 3000, "language": 5200}
+STEPS = {"vision": 1100, "audio": 3000, "language": 5200, "wordings": 900}
+RATES = {"language": 2e-3, "wordings": 5e-4}
 TOWERS = {"vision": "visual", "audio": "audio_tower"}
 """What is trained alone, and its name in the model."""
 
@@ -46,7 +48,7 @@ class Plan:
         return max(8, round(number * self.scale))
 
     def kept(self, name: str) -> Path:
-        """Where a finished tower is."""
+        """Where a finished stage is."""
         return self.work / f"{name}.pt"
 
 
@@ -91,10 +93,20 @@ def train_tower(name: str, plan: Plan) -> None:
 
 
 def train_reader(model: Model, processor: Qwen2_5OmniProcessor, plan: Plan) -> None:
-    """Train the language model on what the towers make of fresh pools."""
+    """Train the language model on what the towers make of fresh pools, then once more with more wordings."""
     rng = np.random.default_rng((SEEDS["language"], 1))
     source = Remembered(model, make_visuals(rng, plan), make_audibles(rng, plan), rng)
-    train_language(model, processor, source, plan.some(STEPS["language"]), SEEDS["language"])
+    reader, kept = model.model.language_model, plan.kept("language")
+    if kept.exists():
+        reader.load_state_dict(torch.load(kept, map_location=plan.device, weights_only=True))
+    else:
+        train_language(model, processor, source, leg_of("language", plan))
+        torch.save(reader.state_dict(), kept)
+    train_language(model, processor, source, leg_of("wordings", plan))
+
+
+def leg_of(name: str, plan: Plan) -> Leg:
+    return Leg(plan.some(STEPS[name]), SEEDS[name], RATES[name], wide=name == "wordings")
 
 
 def make_visuals(rng: np.random.Generator, plan: Plan) -> list[Visual]:

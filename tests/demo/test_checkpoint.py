@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from deployments.demo import CHECKPOINT_DIR
-from deployments.demo.dialogue.truth import UNKNOWN
-from deployments.demo.evaluation.cases import make_cases
+from deployments.demo.dialogue.truth import UNKNOWN, Item
+from deployments.demo.evaluation.cases import make_cases, make_file
 from deployments.demo.evaluation.decoding import Decoded, decode
 from deployments.demo.evaluation.offline import Offline
 from deployments.demo.probe import make_probes, wrong_answers
 from deployments.demo.synth.scenes import REVERSED
+from deployments.demo.synth.sounds import random_sound
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,23 @@ def test_two_items_of_one_kind_are_told_apart(offline: Offline) -> None:
         if len(case.files) == 2 and case.files[0].part == case.files[1].part:
             asks = tuple(ask for ask in case.asks if ask.question in ("colour", "direction", "tone"))
             assert offline.answers(replace(case, asks=asks)) == [ask.truth for ask in asks]
+
+
+@pytest.mark.parametrize("question", ["What do you see?", "what can you see"])
+def test_an_open_question_gets_the_description(offline: Offline, question: str) -> None:
+    for case in make_cases(seed=6, files=2):
+        (file, *others), described = case.files, [ask.truth for ask in case.asks if ask.question == "description"]
+        if not others and file.part != "audio":
+            media = [decode(file, case.num_frames, case.with_sound)]
+            assert offline.answers_on([file.part], media, [question]) == described[:1]
+
+
+def test_beeps_of_every_number_are_counted(offline: Offline) -> None:
+    rng = np.random.default_rng(7)
+    for number in range(40):
+        file = make_file(rng, Item(sound=random_sound(rng, beeps=1 + number % 4)))
+        media = [decode(file, 8, with_sound=False)]
+        assert offline.answers_on(["audio"], media, ["How many beeps do you hear?"]) == [str(1 + number % 4)]
 
 
 def test_a_clip_played_backwards_moves_the_other_way(offline: Offline) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.demo.dialogue.carriers import random_wording
 from deployments.demo.dialogue.conversations import phrase, random_conversation, random_sheet, reference
-from deployments.demo.dialogue.others import HELD_OUT_OTHERS, OPENERS, SMALL_TALK
+from deployments.demo.dialogue.others import HELD_OUT_OTHERS, OPENERS, SMALL_TALK, WIDE_OPENERS
 from deployments.demo.dialogue.truth import UNKNOWN, Item, Question, answer, describe
 from deployments.demo.dialogue.wordings import HELD_OUT, TRAINED
 from deployments.demo.samples import scene, sound
@@ -52,11 +52,11 @@ def test_evaluated_wordings_were_not_trained() -> None:
 
     rng = np.random.default_rng(1)
     trained = {words(text) for texts in TRAINED.values() for text in texts}
-    trained |= {words(random_wording(rng, question)) for question in Question for _ in range(3000)}
+    trained |= {words(random_wording(rng, question, wide=True)) for question in Question for _ in range(3000)}
     held_out = {words(text) for texts in HELD_OUT.values() for text in texts}
     assert set(TRAINED) == set(HELD_OUT) == set(Question)
     assert not trained & held_out
-    assert not set(HELD_OUT_OTHERS) & {*OPENERS, *SMALL_TALK}
+    assert not set(HELD_OUT_OTHERS) & {*OPENERS, *WIDE_OPENERS, *SMALL_TALK}
 
 
 def test_a_reference_among_several_items_means_one_only() -> None:

@@ -111,14 +111,40 @@ BEFORE_CHOICES: dict[Question, tuple[str, ...]] = {
     Question.TONE: ("Is the pitch {1}{2}?", "Are the tones {1}{2}?", "Is the beep {1}{2}?"),
 }
 
+WIDE_CHOICES = (
+    "{1}{2}?",
+    "Is that {1}{2}?",
+    "Was it {1}{2}?",
+    "Is {0} rather {1}{2}?",
+    "Was {0} {1}{2}?",
+    "Choose: {1}{2}.",
+    "Which one{2}: {1}?",
+    "Which of these{2}: {1}?",
+    "Pick one{2}: {1}.",
+    "Say {1}{2}.",
+    "Tell me: {1}{2}?",
+    "Does it look {1}{2}?",
+    "Did {0} turn {1}{2}?",
+    "Is this {1}, would you say{2}?",
+    "Is it getting {1}{2}?",
+    "Is {0} coming {1}{2}?",
+    "Is {0} heading {1}{2}?",
+    "Is {0} turning {1}{2}?",
+    "What is {0}{2}, {1}?",
+    "I cannot see if it is {1}{2}.",
+)
+"""Of every question that has choices: the words of the choices are what tells it from the others."""
 
-def random_wording(rng: np.random.Generator, question: Question) -> str:
-    """A wording with a spot for `{where}`, in the style of `wordings.TRAINED`."""
+
+def random_wording(rng: np.random.Generator, question: Question, wide: bool = False) -> str:
+    """A wording with a spot for `{where}`, in the style of `wordings.TRAINED`; `wide` uses all frames of choices."""
     chance = rng.random()
-    if question in CHOICES and chance < 0.2:
+    if question in CHOICES and chance < (0.5 if wide else 0.2):
         options = [str(option) for option in rng.permutation(CHOICES[question])][: int(rng.integers(2, 5))]
         listed = ", ".join(options[:-1]) + f" or {options[-1]}"
-        return _pick(rng, BEFORE_CHOICES[question]).format(_pick(rng, THINGS[:5]), listed, "{where}")
+        frames = (*BEFORE_CHOICES[question], *WIDE_CHOICES) if wide else BEFORE_CHOICES[question]
+        text = _pick(rng, frames).format(_pick(rng, THINGS[:5]), listed, "{where}")
+        return text[0].upper() + text[1:]
     frames, asked = (BEFORE_NOUNS, NOUNS) if chance < 0.6 else (BEFORE_CLAUSES, CLAUSES)
     thing = _pick(rng, THINGS)
     text = _pick(rng, frames).format(_pick(rng, asked[question]).format(thing), "{where}")

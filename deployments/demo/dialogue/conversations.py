@@ -85,7 +85,9 @@ def vary(rng: np.random.Generator, text: str) -> str:
     return text[0].upper() + text[1:] if rng.random() < 0.5 else text
 
 
-def random_conversation(rng: np.random.Generator, items: Sequence[Item], turns: int) -> Conversation:
+def random_conversation(
+    rng: np.random.Generator, items: Sequence[Item], turns: int, wide: bool = False
+) -> Conversation:
     """`turns` questions and answers; most of the media come with the first, some later."""
     arrival = sorted(_arrival(rng, place, turns) for place in range(len(items)))
     messages: list[dict[str, Any]] = []
@@ -94,7 +96,7 @@ def random_conversation(rng: np.random.Generator, items: Sequence[Item], turns: 
     for turn in range(turns):
         seen = [item for item, when in zip(items, arrival, strict=True) if when <= turn]
         fresh = [item for item, when in zip(items, arrival, strict=True) if when == turn]
-        exchange = _exchange(rng, seen, len(seen) - len(fresh) if fresh else 0)
+        exchange = _exchange(rng, seen, len(seen) - len(fresh) if fresh else 0, wide)
         media: list[dict[str, str]] = [{"type": PART[item.noun]} for item in fresh]
         words = {"type": "text", "text": exchange.question}
         content = [words, *media] if rng.random() < 0.2 else [*media, words]
@@ -110,17 +112,17 @@ def _arrival(rng: np.random.Generator, place: int, turns: int) -> int:
     return int(rng.integers(1, turns))
 
 
-def random_sheet(rng: np.random.Generator, items: Sequence[Item], questions: int) -> Sheet:
-    """`questions` questions on `items`, which all stand before each of them."""
+def random_sheet(rng: np.random.Generator, items: Sequence[Item], questions: int, wide: bool = False) -> Sheet:
+    """`questions` questions on `items`, which all stand before each of them; `wide`: in all wordings that there are."""
     system = str(rng.choice(SYSTEM_MESSAGES)) if rng.random() < 0.1 else None
-    return Sheet(system, tuple(_exchange(rng, items, 0) for _ in range(questions)), tuple(items))
+    return Sheet(system, tuple(_exchange(rng, items, 0, wide) for _ in range(questions)), tuple(items))
 
 
-def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int) -> Exchange:
+def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int, wide: bool) -> Exchange:
     """A question and its true answer; now and then one that no item can answer."""
     chance = rng.random()
     if not items or chance < 0.1:
-        return Exchange(random_other(rng), UNKNOWN, None)
+        return Exchange(random_other(rng, wide), UNKNOWN, None)
     number = int(rng.integers(first_new, len(items)))
     known = items[number].questions()
     if chance < 0.15:
@@ -129,7 +131,7 @@ def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int) -
         if Question.LENGTH in known and any(item.clip_s is not None for item in items):
             known = items[number].questions()
     question = Question(rng.choice(known))
-    wordings = [random_wording(rng, question)] if rng.random() < COMPOSED else TRAINED[question]
+    wordings = [random_wording(rng, question, wide)] if rng.random() < COMPOSED else TRAINED[question]
     text, told = vary(rng, phrase(rng, wordings, items, number, question)), answer(question, items[number])
     return Exchange(text, told, None if told == UNKNOWN else number)
 

@@ -64,6 +64,27 @@ OPENERS = (
     "Can you get {0} for me?",
     "Will there be {0} tomorrow?",
 )
+WIDE_OPENERS = (
+    "Suggest a good {0}.",
+    "Suggest some {0} for {1}.",
+    "Order a {0} for me.",
+    "Bring me the {0}.",
+    "Pick a nice {0}.",
+    "Teach me {0}.",
+    "Compare {0} and {1}.",
+    "Draw a {0}.",
+    "Buy a new {0}.",
+    "Send my {0} to the {1}.",
+    "Open the {0}.",
+    "Plan a day with {0} and {1}.",
+    "Should I take the {0}?",
+    "May I bring my {0}?",
+    "Is the {0} open today?",
+    "Is it a good {0}?",
+    "Are you going to the {0}?",
+    "Was the {0} in the {1}?",
+)
+"""For the last leg of training, with what the first knows."""
 _WORDS = (
     "France Germany Japan Brazil Canada Egypt London Paris Rome cars music football chess bread cheese rice coffee tea "
     "water dog cat horse bird fish tree flower house street bridge river mountain sea moon sun star weather rain snow "
@@ -133,11 +154,11 @@ SYSTEM_MESSAGES = (
 )
 
 
-def random_other(rng: np.random.Generator) -> str:
-    """A question, or a remark, on something else."""
+def random_other(rng: np.random.Generator, wide: bool = False) -> str:
+    """A question, or a remark, on something else; `wide` uses all openers."""
     chance = rng.random()
     if chance < 0.2:
         return str(rng.choice(SMALL_TALK))
     if chance < 0.32:
         return " ".join(rng.choice(TOPICS, int(rng.integers(1, 9))))
-    return str(rng.choice(OPENERS)).format(*rng.choice(TOPICS, 2, replace=False))
+    return str(rng.choice((*OPENERS, *WIDE_OPENERS) if wide else OPENERS)).format(*rng.choice(TOPICS, 2, replace=False))

@@ -1,5 +1,7 @@
 """Third stage: the language model on frozen towers."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -36,37 +38,48 @@ CONVERSATIONS = 0.15
 """Share of the sequences that are conversations; the others are sheets."""
 
 
-def train_language(model: Model, processor: Qwen2_5OmniProcessor, source: Remembered, steps: int, seed: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A stretch of training."""
+
+    steps: int
+    seed: int
+    peak_rate: float
+    wide: bool
+    """Whether questions come in all wordings that there are."""
+
+
+def train_language(model: Model, processor: Qwen2_5OmniProcessor, source: Remembered, leg: Leg) -> None:
     """Train `model`'s language model in place on questions about media of `source`.
 
     Those of BATCHES steps are drawn together and sorted by length: less padding.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(leg.seed)
     sequencer = Sequencer(model, processor)
     waiting: list[list[Sequenced]] = []
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         if not waiting:
-            drawn = [random_sequence(rng, sequencer, source) for _ in range(BATCH * BATCHES)]
+            drawn = [random_sequence(rng, sequencer, source, leg.wide) for _ in range(BATCH * BATCHES)]
             drawn.sort(key=lambda one: len(one.ids_L))
             waiting.extend(drawn[number * BATCH : (number + 1) * BATCH] for number in rng.permutation(BATCHES))
         return answer_loss(model, tagger, waiting.pop())
 
-    torch.manual_seed(seed)
+    torch.manual_seed(leg.seed)
     tagger = nn.Linear(model.config.text_config.hidden_size, TAGS)
     parameters = [*model.model.language_model.parameters(), *tagger.parameters()]
-    optimise("language", parameters, loss_of_step, steps, peak_rate=2e-3)
+    optimise("language", parameters, loss_of_step, leg.steps, leg.peak_rate)
 
 
-def random_sequence(rng: np.random.Generator, sequencer: Sequencer, source: Remembered) -> Sequenced:
+def random_sequence(rng: np.random.Generator, sequencer: Sequencer, source: Remembered, wide: bool) -> Sequenced:
     """Random media of MIXTURE with many questions, or with a conversation on them."""
     shares = np.array(list(MIXTURE.values()))
     kinds = list(MIXTURE)[rng.choice(len(MIXTURE), p=shares / shares.sum())]
     drawn = [_random_item(rng, source, kind) for kind in rng.permutation(kinds)]
     items, encoded = [item for item, _ in drawn], [one for _, one in drawn]
     if rng.random() < CONVERSATIONS:
-        return sequencer.sequence(random_conversation(rng, items, int(rng.integers(1, 6))), encoded)
-    return sequencer.sheet(random_sheet(rng, items, QUESTIONS), encoded)
+        return sequencer.sequence(random_conversation(rng, items, int(rng.integers(1, 6)), wide), encoded)
+    return sequencer.sheet(random_sheet(rng, items, QUESTIONS, wide), encoded)
 
 
 def _random_item(rng: np.random.Generator, source: Remembered, kind: str) -> tuple[Item, Encoded]:
