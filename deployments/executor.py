@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from deployments.deadline import Deadline
 from deployments.errors import InternalError, StageTimeout
+from deployments.priority import yield_to_event_loops
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ class StageExecutor:
 
     def __init__(self, stage: str, workers: int) -> None:
         self._stage = stage
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=stage)
+        self._pool = ThreadPoolExecutor(workers, stage, yield_to_event_loops)
         self._running: dict[object, Deadline] = {}
 
     @property

@@ -35,6 +35,7 @@ from deployments.model.runner import ModelRunner
 from deployments.model.sampler import Sampled, Sampler
 from deployments.model.scheduler import Job, Scheduler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+from deployments.priority import yield_to_event_loops
 
 Owners = list[tuple[Job, Choice]]
 
@@ -162,6 +163,8 @@ class Engine:
         self._gauges.report()
 
     def _run(self) -> None:
+        if self._runner.device.type == "cpu":  # beside a GPU nothing may keep this thread waiting
+            yield_to_event_loops()
         try:
             while self._wait_for_work():
                 self._step_began = time.monotonic()
