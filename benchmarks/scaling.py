@@ -80,8 +80,9 @@ class SimulatedCluster:
         store = {"object_store_memory": _STORE_BYTES}
         self._cluster = start_cluster(self._folder, num_cpus=4, object_store_bytes=_STORE_BYTES)
         for _ in range(self._replicas):
-            self._cluster.add_node(num_cpus=1, resources={"media": 1}, wait=False, **store)
-            self._cluster.add_node(num_cpus=1, resources={"model": 1}, wait=False, **store)
+            # The second CPU is for stages without a node of their own: Ray may put them here, and a replica takes one.
+            self._cluster.add_node(num_cpus=2, resources={"media": 1}, wait=False, **store)
+            self._cluster.add_node(num_cpus=2, resources={"model": 1}, wait=False, **store)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
