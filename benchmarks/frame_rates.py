@@ -2,8 +2,8 @@
 
     python -m benchmarks.frame_rates [--quick] [--fps 1 2 4 8] [--users 1 4 16 64] [--against monolith]
 
-Clips of 374x374 pixels, each sent by one of N users who ask again as soon as they are answered; every clip is another
-file. About 12 s a cell.
+Clips of 374x374 pixels, each sent by one of N users who ask again as soon as they are answered, or when a refusal says
+that they may; every clip is another file. About 12 s a cell.
 """
 
 import argparse
@@ -71,8 +71,12 @@ def _workload(bench: Benchmark, fps: float) -> WorkloadSpec:
 def _show(bench: Benchmark, rates: Sequence[float], users: Sequence[int], cells: dict[Cell, Figures]) -> None:
     seconds = MediaSpec.parse(bench.args.clip).seconds
     rows = [_row(cell, figures, seconds) for cell, figures in cells.items()]
-    unanswered = sum(figures["sent"] - figures["verdicts"]["answered"] for figures in cells.values())
-    note = f"Answers of {bench.args.max_tokens} tokens; {unanswered} requests were not answered, none counts as frames."
+    refused = sum(figures["verdicts"]["refused"] for figures in cells.values())
+    rest = sum(figures["sent"] - figures["verdicts"]["answered"] for figures in cells.values()) - refused
+    note = (
+        f"Answers of {bench.args.max_tokens} tokens. Latencies count from the first time that a user asked; {refused}"
+        f" times one was asked to come back later, {rest} requests ended in another way than an answer."
+    )
     bench.table(f"{bench.args.clip} by frames a second and users", _COLUMNS, rows, note)
     first = rows[0][0]
     series = {

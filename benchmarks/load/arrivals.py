@@ -23,7 +23,10 @@ class OpenLoop:
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoop:
-    """`concurrency` users, each of whom asks again as soon as it is answered, until `duration_s` is over."""
+    """`concurrency` users, each of whom asks again as soon as it is answered, until `duration_s` is over.
+
+    A user who is refused asks the same again after as long as the server says; latencies count from the first time.
+    """
 
     concurrency: int
     duration_s: float

@@ -60,7 +60,7 @@ class ChatClient:
 
     async def ask(self, request: Request, due_s: float) -> Outcome:
         """Never raises for what a server can do; an `Outcome` says it all."""
-        sent_s = self._now_s()
+        sent_s = self.now_s()
         answer = _Answer()
         retry_after = None
         try:
@@ -77,7 +77,7 @@ class ChatClient:
             verdict, reason = "gave_up", "client timeout"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             verdict, reason = "failed", type(error).__name__
-        ended_s = self._now_s()
+        ended_s = self.now_s()
         return Outcome(
             kind=request.kind,
             due_s=due_s,
@@ -92,7 +92,8 @@ class ChatClient:
             retry_after=retry_after,
         )
 
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
+        """Seconds since the run's start."""
         return time.perf_counter() - self.started
 
     def _post(self, request: Request) -> Any:
@@ -107,7 +108,7 @@ class ChatClient:
             if data == _DONE:
                 answer.complete = True
                 return
-            answer.take(orjson.loads(data), self._now_s())
+            answer.take(orjson.loads(data), self.now_s())
 
 
 def _judge(answer: _Answer) -> tuple[Verdict, str]:

@@ -22,7 +22,7 @@ from benchmarks.load.probe import probe_health
 from benchmarks.load.workload import Workload, WorkloadSpec
 
 PAUSE_AFTER_FAILURE_S = 0.5
-"""Of a closed loop's user: a refusal costs nothing, and asking again at once would be another kind of load."""
+"""Of a closed loop's user who is not told how long to wait: asking again at once would be another kind of load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +118,29 @@ async def _open_loop(
 
 async def _closed_loop(arrivals: ClosedLoop, workload: Workload, client: ChatClient, label: str) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    ends = client.started + arrivals.duration_s
     with tqdm(desc=label, disable=None, leave=False) as bar:
 
         async def user() -> None:
-            while time.perf_counter() < ends:
-                outcome = await client.ask(workload.next(), time.perf_counter() - client.started)
-                outcomes.append(outcome)
-                bar.update()
-                if outcome.verdict != "answered":
-                    await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
+            while client.now_s() < arrivals.duration_s:
+                request, due_s = workload.next(), client.now_s()
+                again = True
+                while again:
+                    outcome = await client.ask(request, due_s)
+                    outcomes.append(outcome)
+                    bar.update()
+                    left_s = arrivals.duration_s - client.now_s()
+                    await asyncio.sleep(min(_pause_s(outcome), left_s))
+                    again = outcome.verdict == "refused" and client.now_s() < arrivals.duration_s
 
         await asyncio.gather(*(user() for _ in range(arrivals.concurrency)))
     return outcomes
+
+
+def _pause_s(outcome: Outcome) -> float:
+    """Of a user who got `outcome`: as long as the server asks for, as OpenAI's clients do."""
+    if outcome.verdict == "answered":
+        return 0.0
+    try:
+        return float(outcome.retry_after or PAUSE_AFTER_FAILURE_S)
+    except ValueError:  # a date
+        return PAUSE_AFTER_FAILURE_S

@@ -1,7 +1,8 @@
 """What happened to one request, and what is made of many of them. The definitions, each at one place:
 
 TTFT     from the moment the request was *due* to the first piece of text. In an open loop that is the scheduled
-         arrival, so that a client which falls behind does not hide a server's queue; in a closed loop the sending.
+         arrival, so that a client which falls behind does not hide a server's queue; in a closed loop the moment at
+         which a user first asked.
 ITL      mean time between the tokens of one answer: (last text - first text) / (tokens - 1). Servers send several
          tokens in a piece or one, so gaps between pieces are no measure of it. None below two tokens.
 e2e      from due to the end of the stream.
@@ -112,7 +113,6 @@ def summary(outcomes: Sequence[Outcome], probes: Sequence[Probe], slo: Slo, dura
         "health_s": percentiles(probe.seconds for probe in probes),
         "health_probes": len(probes),
         "health_failed": sum(not probe.ok for probe in probes),
-        "client_lag_s": percentiles(outcome.sent_s - outcome.due_s for outcome in outcomes),
         "span_s": span_s,
     }
 

@@ -45,6 +45,8 @@ class FakeServer:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self.bodies.append(await request.json())
+        if self.behaviour == "busy once" and len(self.bodies) == 1:
+            return web.json_response({"error": {"message": "later"}}, status=429, headers={"Retry-After": "1"})
         if self.behaviour.isdigit():
             headers = {"Retry-After": "7"} if self.behaviour in ("429", "503") else {}
             return web.json_response({"error": {"message": "no"}}, status=int(self.behaviour), headers=headers)

@@ -42,6 +42,21 @@ async def test_a_closed_loop_keeps_to_its_concurrency():
     assert fake.most_running == 3
 
 
+async def test_a_user_of_a_closed_loop_asks_the_same_again_when_told_to_and_waits_since_the_first_time():
+    fake, outcomes, _ = await drive_fake("busy once", ClosedLoop(concurrency=1, duration_s=1.2))
+    refused, answered, *_ = outcomes
+    assert (refused.verdict, answered.verdict) == ("refused", "answered")
+    assert fake.bodies[0] == fake.bodies[1]
+    assert answered.due_s == refused.due_s
+    assert answered.sent_s - refused.sent_s >= 1
+    assert answered.ttft_s > 1
+
+
+async def test_a_user_of_a_closed_loop_does_not_wait_beyond_its_end():
+    _, outcomes, _ = await drive_fake("429", ClosedLoop(concurrency=2, duration_s=0.2))
+    assert [outcome.verdict for outcome in outcomes] == ["refused"] * 2
+
+
 @pytest.mark.parametrize(
     ("behaviour", "verdict", "reason"),
     [
