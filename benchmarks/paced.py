@@ -58,14 +58,15 @@ class PacedModel(Model.func_or_class):  # type: ignore[name-defined,misc]
 
     def __init__(self, config: PacedConfig) -> None:
         super().__init__(config)
-        work = self._engine.step
+        engine = self._stage.engine
+        work = engine.step
 
         def step() -> None:
             began = time.monotonic()
             work()
             time.sleep(max(0.0, config.step_pace_s - (time.monotonic() - began)))
 
-        self._engine.step = step
+        engine.step = step
 
 
 def build(args: PacedConfig) -> Application:

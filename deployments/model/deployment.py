@@ -1,29 +1,16 @@
-"""The Ray Serve deployment around the engine: loads it, feeds it, reads its answers. One replica, one device."""
+"""The model stage as a Ray Serve deployment: builds the stage, awaits it, yields. One replica, one device."""
 
-import asyncio
-import time
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from numpy.typing import NDArray
 from ray import serve
-from transformers import AutoTokenizer
 
 from deployments.autoscaling import stats_of
 from deployments.calls import ServeMetricSink, replica_tracer, stage_method
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
-from deployments.model.answer import Answer, Mailbox, plain_decode, times
-from deployments.model.grammar import Grammars
-from deployments.model.loading import load_engine
-from deployments.model.pixels import add_clips
-from deployments.model.sequence import EngineRequest
-from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
-
-DRAIN_S = 15.0
-"""Longest wait for running answers at shutdown; Ray kills the replica at its own limit."""
+from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 
 @serve.deployment
@@ -31,21 +18,15 @@ class Model:
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:
+        # Not above: whoever builds the application's graph would wait for torch and transformers too.
+        from deployments.model.stage import ModelStage
+
         self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
-        self.tracer = replica_tracer(config.tracing)
-        self._open.callback(self.tracer.close)
-        self._interval_s = config.engine.stream_interval_s
-        loaded = load_engine(config, ServeMetricSink())
-        self._engine = loaded.engine
-        self._eos_ids = loaded.eos_ids
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
-        self._decode = plain_decode(tokenizer.decode)
-        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids)
-        self._engine.start()
-        self._open.callback(self._engine.close, DRAIN_S)
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        self._stage = self._open.enter_context(closing(ModelStage(config, ServeMetricSink())))
 
     @stage_method
-    async def generate(
+    def generate(
         self,
         remaining_s: float,
         prepared: Prepared,
@@ -54,51 +35,16 @@ class Model:
         tensors: dict[str, NDArray[Any]] | None = None,
         *clips: dict[str, NDArray[Any]],
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
-
-        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
-        Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
-        `BadRequest`, `InternalError`.
-        """
-        schema = params.json_schema
-        constraint = None if schema is None else await asyncio.to_thread(self._grammars.compile, schema)
-        request = EngineRequest(
-            token_ids=prepared.token_ids,
-            params=params,
-            deadline=Deadline(remaining_s, "model"),
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
-            pixel_norm=prepared.pixel_norm,
-            use_audio_in_video=prepared.use_audio_in_video,
-            new_constraint=constraint,
-        )
-        mailbox = Mailbox(asyncio.get_running_loop())
-        tensors = tensors or {}
-        if clips:
-            await asyncio.to_thread(add_clips, tensors, clips)
-        sequence = self._engine.submit(request, tensors, mailbox)
-        answer = Answer(self._decode, params)
-        deltas: tuple[TokenDelta, ...] = ()
-        try:
-            while not answer.finished:
-                # Stop strings are found here, not in the engine: every token must be looked at when it comes.
-                await mailbox.wait(for_end=not (stream or params.stop))
-                deltas += answer.deltas(mailbox.take())
-                if stream and deltas and not answer.finished:
-                    yield GenerateChunk(deltas)
-                    deltas = ()
-                    await mailbox.gather(self._interval_s)
-            timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
-            yield GenerateChunk(deltas, times(timing))
-        finally:
-            self._engine.abort(sequence)
+        """See `ModelStage.generate`."""
+        return self._stage.generate(remaining_s, prepared, params, stream, tensors or {}, clips)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""
-        return stats_of(self._engine.load)
+        return stats_of(self._stage.load)
 
     async def check_health(self) -> None:
         """Raises when the engine's thread is dead or stuck, so that Ray replaces the replica."""
-        self._engine.check_health()
+        self._stage.check_health()
 
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""

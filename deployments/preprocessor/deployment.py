@@ -1,15 +1,16 @@
 """The preprocess stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
 
 from ray import serve
 
 from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
-from deployments.preprocessor.loading import load_checkpoint
-from deployments.preprocessor.preparation import Tensors
-from deployments.preprocessor.stage import PreprocessStage
 from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
+
+if TYPE_CHECKING:
+    from deployments.preprocessor.preparation import Tensors
 
 
 @serve.deployment
@@ -17,6 +18,10 @@ class Preprocessor:
     """Text and media to token ids and tensors, by the model's own processor."""
 
     def __init__(self, config: AppConfig) -> None:
+        # Not above: whoever builds the application's graph would wait for torch and transformers too.
+        from deployments.preprocessor.loading import load_checkpoint
+        from deployments.preprocessor.stage import PreprocessStage
+
         self.tracer = replica_tracer(config.tracing)
         self._stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
 
@@ -28,7 +33,7 @@ class Preprocessor:
     @stage_method
     async def prepare(
         self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], *payloads: Payload
-    ) -> AsyncGenerator[Prepared | Tensors, None]:
+    ) -> AsyncGenerator["Prepared | Tensors", None]:
         """Yields `Prepared`, then the model's tensors by name when there are any; see `Preparation.prepare`."""
         prepared, tensors = await self._stage.prepare(remaining_s, chat, inputs, payloads)
         yield prepared

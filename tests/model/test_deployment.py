@@ -21,7 +21,7 @@ def model():
     config = AppConfig(engine=EngineConfig(kv_cache_gib=0.05, max_running=4, max_context_tokens=1024))
     replica = Model.func_or_class(config)
     yield replica
-    replica._engine.close(0)
+    replica._stage.engine.close(0)
 
 
 async def _chunks(model, params, *, stream=False, remaining_s=60.0):
@@ -61,13 +61,13 @@ async def test_closing_a_stream_frees_the_slot(model):
     params = SamplingParams(max_tokens=900, ignore_eos=True)
     stream = model.generate(60.0, PROMPT, params, True)
     await anext(stream)
-    assert model._engine.busy
+    assert model._stage.engine.busy
     await stream.aclose()
     for _ in range(2000):
-        if not model._engine.busy:
+        if not model._stage.engine.busy:
             break
         await asyncio.sleep(0.01)
-    assert not model._engine.busy
+    assert not model._stage.engine.busy
 
 
 async def test_time_that_runs_out_is_told_naming_the_stage(model):

@@ -1,0 +1,98 @@
+"""The model stage without Ray: the engine, fed with requests, its tokens read as text."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from numpy.typing import NDArray
+from transformers import AutoTokenizer
+
+from deployments.autoscaling import StageLoad
+from deployments.checkpoint import resolve_model
+from deployments.config import AppConfig
+from deployments.deadline import Deadline
+from deployments.metrics import MetricSink
+from deployments.model.answer import Answer, Mailbox, plain_decode, times
+from deployments.model.grammar import Grammars
+from deployments.model.loading import load_engine
+from deployments.model.pixels import add_clips
+from deployments.model.sequence import EngineRequest
+from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
+
+STAGE = "model"
+DRAIN_S = 15.0
+"""Longest wait for running answers at shutdown; Ray kills the replica at its own limit."""
+
+
+class ModelStage:
+    """One engine on one device."""
+
+    def __init__(self, config: AppConfig, metrics: MetricSink) -> None:
+        self._interval_s = config.engine.stream_interval_s
+        loaded = load_engine(config, metrics)
+        self.engine = loaded.engine
+        self._eos_ids = loaded.eos_ids
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
+        self._decode = plain_decode(tokenizer.decode)
+        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids)
+        self.engine.start()
+
+    async def generate(
+        self,
+        remaining_s: float,
+        prepared: Prepared,
+        params: SamplingParams,
+        stream: bool,
+        tensors: dict[str, NDArray[Any]],
+        clips: tuple[dict[str, NDArray[Any]], ...],
+    ) -> AsyncGenerator[GenerateChunk, None]:
+        """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
+
+        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
+        Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
+        `BadRequest`, `InternalError`.
+        """
+        schema = params.json_schema
+        constraint = None if schema is None else await asyncio.to_thread(self._grammars.compile, schema)
+        request = EngineRequest(
+            token_ids=prepared.token_ids,
+            params=params,
+            deadline=Deadline(remaining_s, STAGE),
+            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
+            pixel_norm=prepared.pixel_norm,
+            use_audio_in_video=prepared.use_audio_in_video,
+            new_constraint=constraint,
+        )
+        mailbox = Mailbox(asyncio.get_running_loop())
+        if clips:
+            await asyncio.to_thread(add_clips, tensors, clips)
+        sequence = self.engine.submit(request, tensors, mailbox)
+        answer = Answer(self._decode, params)
+        deltas: tuple[TokenDelta, ...] = ()
+        try:
+            while not answer.finished:
+                # Stop strings are found here, not in the engine: every token must be looked at when it comes.
+                await mailbox.wait(for_end=not (stream or params.stop))
+                deltas += answer.deltas(mailbox.take())
+                if stream and deltas and not answer.finished:
+                    yield GenerateChunk(deltas)
+                    deltas = ()
+                    await mailbox.gather(self._interval_s)
+            timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
+            yield GenerateChunk(deltas, times(timing))
+        finally:
+            self.engine.abort(sequence)
+
+    @property
+    def load(self) -> StageLoad | None:
+        """How much of a replica the requests take."""
+        return self.engine.load
+
+    def check_health(self) -> None:
+        """Raise `InternalError` when the engine's thread is dead or stuck."""
+        self.engine.check_health()
+
+    def close(self) -> None:
+        """Let running answers end for a while, then stop."""
+        self.engine.close(DRAIN_S)
