@@ -54,6 +54,7 @@ CASES = (
     Case("sound", "sounds", stream=False),
     Case("mixed, streamed", "mixed", stream=True),
 )
+QUICK_CASES = ("text, streamed", "clip 360p", "mixed, streamed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Batch:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("costs", QUESTION, argv, _options)
     steps = [Step.parse(text) for text in bench.args.step] or [Step("as it stands", None, ())]
-    cases = [case for case in CASES if not bench.args.case or case.name in bench.args.case]
+    names = bench.args.case or (QUICK_CASES if bench.quick else [case.name for case in CASES])
+    cases = [case for case in CASES if case.name in names]
     results = {}
     for step in steps:
         with _source(step.revision) as root, sluice(env=dict(step.env), root=root) as server:
@@ -102,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[str, Any]:
     """CPU seconds an answer by process, and the latency of one request at a time, of each case."""
-    requests = bench.args.requests or (60 if bench.quick else 200)
+    requests = bench.args.requests or (24 if bench.quick else 200)
     first = 0
     for case in cases:
         in_subprocess(send, Batch(server.url, case, USERS * 3, USERS, first))

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _measure(bench: Benchmark, turns: Turns, server: Server, fps: float, users: int) -> Figures:
-    duration_s = bench.args.duration or (3.0 if bench.quick else 5.0)
+    duration_s = bench.args.duration or (2.0 if bench.quick else 5.0)
     return turns.run(server, _workload(bench, fps), ClosedLoop(users, duration_s), f"{fps:g} fps, {users} users")
 
 

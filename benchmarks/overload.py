@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         capacity = storm.capacity()
         storm.run("warm-up", OpenLoop(capacity, 4.0))
         before = leftovers(server, bench.args.calm)
-        factors = bench.args.load or ([0.5, 2.0, 10.0] if bench.quick else [0.5, 1.0, 2.0, 5.0, 10.0])
+        factors = bench.args.load or ([1.0, 10.0] if bench.quick else [0.5, 1.0, 2.0, 5.0, 10.0])
         runs = {factor: storm.run(f"{factor:g}x", OpenLoop(factor * capacity, storm.duration_s)) for factor in factors}
         after = leftovers(server, bench.args.calm)
     _show_answers(bench, runs, capacity)
@@ -99,7 +99,7 @@ class Storm:
 
     def __init__(self, bench: Benchmark, server: Server) -> None:
         self._args, self._server = bench.args, server
-        self.duration_s: float = bench.args.duration or (8.0 if bench.quick else 20.0)
+        self.duration_s: float = bench.args.duration or (6.0 if bench.quick else 20.0)
         self._runs = 0
 
     def capacity(self) -> float:

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _step(bench: Benchmark, turns: Turns, workload: WorkloadSpec, rate: float) -> dict[str, Figures]:
-    duration_s = bench.args.duration or (4.0 if bench.quick else 8.0)
+    duration_s = bench.args.duration or (3.0 if bench.quick else 8.0)
     return for_each(turns.servers, lambda s: turns.run(s, workload, OpenLoop(rate, duration_s), f"{rate:g}/s"))
 
 

@@ -44,7 +44,7 @@ class Session:
         args = bench.args
         self._bench, self._servers = bench, servers
         self._turns = Turns(servers, args.timeout, Slo(args.slo_ttft, args.slo_itl))
-        self._duration_s = args.duration or (4.0 if bench.quick else 8.0)
+        self._duration_s = args.duration or (3.0 if bench.quick else 8.0)
         self._factors = args.load or ([3.0] if bench.quick else [0.5, 1.0, 2.0, 5.0])
         self._idle_cpu = self._turns.idle_cpu()
 

@@ -30,11 +30,13 @@ class Turns:
         self.servers = servers
         self._timeout_s, self._slo, self._settled_within_s = timeout_s, slo, settled_within_s
         self._runs = 0
+        self._unsettled: list[Server] = []
         self.restarts: Counter[str] = Counter()
         """By server: how often one had to be started again, since it went on with what nobody waited for."""
 
     def run(self, server: Server, workload: WorkloadSpec, arrivals: Arrivals, label: str) -> Figures:
-        """`outcome.summary` and, for a server started here, `cpu_s_per_answer`. The server is calm again afterwards."""
+        """`outcome.summary` and, for a server started here, `cpu_s_per_answer`. All servers are calm when it begins."""
+        self._settle()
         self._runs += 1
         plan = LoadPlan(
             url=server.url,
@@ -51,7 +53,8 @@ class Turns:
         figures = run_load(plan)
         if server.pid:
             figures["cpu_s_per_answer"] = (cpu_s(server.pid) - cpu) / max(1, figures["verdicts"]["answered"])
-        self._settle(server, figures)
+        if figures["verdicts"]["gave_up"]:
+            self._unsettled.append(server)
         return figures
 
     def idle_cpu(self) -> dict[str, float]:
@@ -60,13 +63,14 @@ class Turns:
         time.sleep(_IDLE_S)
         return {s.name: (cpu_s(s.pid) - before[s.name]) / _IDLE_S for s in self.servers if s.pid}
 
-    def _settle(self, server: Server, figures: Figures) -> None:
-        """Let the next run begin on a server that is done with this one: abandoned requests may still cost it time."""
-        if not figures["verdicts"]["gave_up"] or self._answers_at_once(server):
-            return
-        self.restarts[server.name] += 1
-        server.restart()
-        self._answers_at_once(server)
+    def _settle(self) -> None:
+        """Let a run begin when the last one is over for its server too: abandoned requests may still cost it time."""
+        while self._unsettled:
+            server = self._unsettled.pop()
+            if not self._answers_at_once(server):
+                self.restarts[server.name] += 1
+                server.restart()
+                self._answers_at_once(server)
 
     def _answers_at_once(self, server: Server) -> bool:
         plan = LoadPlan(

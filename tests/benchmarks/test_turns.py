@@ -26,6 +26,9 @@ def test_a_server_that_goes_on_with_abandoned_requests_is_started_again(serve_fa
     turns = Turns([Busy(fake)], timeout_s=0.5, slo=Slo(), settled_within_s=0.5)
     figures = turns.run(turns.servers[0], TEXTS, OpenLoop(10, 0.5), "overload")
     assert figures["verdicts"]["answered"] == 0
+    assert turns.restarts == {}  # nothing comes after it
+    figures = turns.run(turns.servers[0], TEXTS, OpenLoop(10, 0.5), "once more")
+    assert figures["verdicts"]["answered"] == figures["sent"] > 0
     assert turns.restarts == {"busy": 1}
     assert "busy (1)" in turns.facts()
 
