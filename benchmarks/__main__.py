@@ -1,6 +1,7 @@
 """`python -m benchmarks`: all benchmarks one after the other; `--report` writes the page of their results.
 
-Each runs in its own process, so that none inherits another's threads, caches or memory.
+Each runs in its own process, so that none inherits another's threads, caches or memory. Those that only send requests
+share their servers in a quick run; with `--json` they don't, since the command on the page must say it all.
 """
 
 import argparse
@@ -8,9 +9,11 @@ import importlib.util
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 from benchmarks.harness import RESULTS_DIR
 from benchmarks.report import write_report
+from benchmarks.servers import monolith, sluice
 
 BENCHMARKS = (
     "serve",
@@ -40,6 +43,8 @@ BENCHMARKS = (
 """In the order of the page."""
 LONG = frozenset({"burst", "soak", "autoscaling", "scaling", "sizing", "faults", "gpu"})
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
+SHARING = {"serve": ("url", "against"), "rates": ("url", "against"), "frame_rates": ("url",)}
+"""Those that measure servers by their URLs, and by which options they are told."""
 
 
 def main() -> None:
@@ -55,7 +60,11 @@ def main() -> None:
         print(write_report(RESULTS_DIR, BENCHMARKS))
         return
     flags = ["--quick"] * args.quick + ["--json"] * args.json
-    ended = {name: _run(name, flags) for name in args.names or _present(LONG if args.quick else frozenset())}
+    names = args.names or _present(LONG if args.quick else frozenset())
+    ended: dict[str, tuple[float, int]] = {}
+    if args.quick and not args.json:
+        ended |= _run_sharing([name for name in names if name in SHARING], flags)
+    ended |= {name: _run(name, flags) for name in names if name not in ended}
     for name, (seconds, status) in ended.items():
         print(f"{seconds:6.0f} s  {name}" + (f": exit status {status}" if status else ""))
     print(f"{sum(seconds for seconds, _ in ended.values()):6.0f} s  in all")
@@ -65,6 +74,23 @@ def main() -> None:
 
 def _present(left_out: frozenset[str]) -> list[str]:
     return [name for name in BENCHMARKS if name not in left_out and importlib.util.find_spec(f"benchmarks.{name}")]
+
+
+def _run_sharing(names: Sequence[str], flags: list[str]) -> dict[str, tuple[float, int]]:
+    """Benchmarks that ask the same servers, one after the other; the first one's seconds include the servers' start."""
+    ended: dict[str, tuple[float, int]] = {}
+    if not names:
+        return ended
+    started = time.monotonic()
+    with sluice() as ours, monolith() as baseline:
+        told = {"url": f"{ours.name}={ours.url}", "against": f"{baseline.name}={baseline.url}"}
+        start_s = time.monotonic() - started
+        for name in names:
+            options = [word for option in SHARING[name] for word in (f"--{option}", told[option])]
+            seconds, status = _run(name, [*flags, *options])
+            ended[name] = (seconds + start_s, status)
+            start_s = 0.0
+    return ended
 
 
 def _run(name: str, flags: list[str]) -> tuple[float, int]:

@@ -218,7 +218,7 @@ def main() -> None:
 
 def _compare(case: Case, port: int, quick: bool) -> dict[str, Timing]:
     contenders = {name: Contender(name) for name in CONTENDERS}
-    rounds = (3 if quick else 5) if case.size_bytes == LARGEST_BYTES else (3 if quick else 21)
+    rounds = (1 if quick else 5) if case.size_bytes == LARGEST_BYTES else (3 if quick else 21)
     calls: dict[str, Callable[[], object]] = {
         name: partial(contender.fetch_all, case.urls(port)) for name, contender in contenders.items()
     }

@@ -99,7 +99,7 @@ class Storm:
 
     def __init__(self, bench: Benchmark, server: Server) -> None:
         self._args, self._server = bench.args, server
-        self.duration_s: float = bench.args.duration or (6.0 if bench.quick else 20.0)
+        self.duration_s: float = bench.args.duration or (5.0 if bench.quick else 20.0)
         self._runs = 0
 
     def capacity(self) -> float:

@@ -15,7 +15,7 @@ from deployments.demo.evaluation.cases import Case, make_cases
 from deployments.demo.evaluation.served import Served
 
 WAYS = {"in the decode": True, "by the processor": False}
-QUICK_FILES, FILES = 2, 30
+QUICK_FILES, FILES = 1, 30
 """Of each kind of request that has a clip."""
 
 
