@@ -2,20 +2,22 @@
 
     python -m benchmarks.resize [--quick]
 
-The demo model is served twice, with `decoder.resize` on and off, and asked the same questions about the same fresh
-clips. Its frames are small and its scenes plain: what the resize does to fine detail is told by the PSNR that
-`python -m benchmarks.preprocess` measures.
+The demo model is asked the same questions about the same fresh clips, plainly and with its own limit of pixels as the
+request's: then the processor resizes, since the decoder knows the model's own limits only. Its frames are small and its
+scenes plain: what the resize does to fine detail is told by the PSNR that `python -m benchmarks.preprocess` measures.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.harness import Benchmark
 from benchmarks.servers import sluice
+from deployments.config import AppConfig
 from deployments.demo.evaluation.cases import Case, make_cases
 from deployments.demo.evaluation.served import Served
+from deployments.preprocessor.loading import load_checkpoint
 
-WAYS = {"in the decode": True, "by the processor": False}
-QUICK_FILES, FILES = 1, 30
+QUICK_FILES, FILES = 2, 30
 """Of each kind of request that has a clip."""
 
 
@@ -24,18 +26,24 @@ def clips(seed: int, files: int) -> list[Case]:
     return [case for case in cases if any(file.part == "video" for file in case.files)]
 
 
-def answers(bench: Benchmark, cases: Sequence[Case], resize: bool) -> list[str]:
+def ways() -> dict[str, dict[str, Any]]:
+    """What the requests of each way say."""
+    limit = load_checkpoint(AppConfig()).processor.video_processor.size["longest_edge"]
+    return {"in the decode": {}, "by the processor": {"mm_processor_kwargs": {"max_pixels": limit}}}
+
+
+def answers(bench: Benchmark, url: str, cases: Sequence[Case], way: str, options: dict[str, Any]) -> list[str]:
     """To all questions about `cases`, in their order."""
-    with sluice(args={"decoder": {"resize": resize}}) as server:
-        served = Served(server.url, together=4)
-        return [text for case in bench.progress(cases, f"resize: {resize}") for text in served.answers(case)]
+    served = Served(url, together=4, options=options)
+    return [text for case in bench.progress(cases, f"resized {way}") for text in served.answers(case)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     bench = Benchmark("resize", "Do answers change when frames are resized while they are decoded?", argv)
     cases = clips(31 + bench.seed, QUICK_FILES if bench.quick else FILES)
     truths = [ask.truth for case in cases for ask in case.asks]
-    given = {way: answers(bench, cases, resize) for way, resize in WAYS.items()}
+    with sluice() as server:
+        given = {way: answers(bench, server.url, cases, way, options) for way, options in ways().items()}
     right = {way: sum(map(str.__eq__, truths, texts)) / len(truths) for way, texts in given.items()}
     same = sum(map(str.__eq__, *given.values())) / len(truths)
     bench.table(

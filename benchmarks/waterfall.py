@@ -61,7 +61,7 @@ class Sent:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("waterfall", QUESTION, argv, _options)
     args = bench.args
-    requests = args.requests or (12 if bench.quick else 40)
+    requests = args.requests or (8 if bench.quick else 40)
     cases = [Case(mix, users, requests) for users in args.users for mix in args.mix]
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace"

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
@@ -18,8 +19,10 @@ TIMEOUT_S = 300.0
 class Served:
     """The server at `url`, asked by up to `together` requests at once."""
 
-    def __init__(self, url: str, together: int = 8) -> None:
+    def __init__(self, url: str, together: int = 8, options: Mapping[str, Any] | None = None) -> None:
+        """`options`: more fields of each request."""
         self._url = url.rstrip("/")
+        self._options = dict(options or {})
         self._pool = ThreadPoolExecutor(together)
         with urlopen(f"{self._url}/v1/models", timeout=TIMEOUT_S) as response:
             self._model = json.load(response)["data"][0]["id"]
@@ -35,6 +38,7 @@ class Served:
             "messages": [{"role": "user", "content": [*media, {"type": "text", "text": question}]}],
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
+            **self._options,
         }
         if any(file.part == "video" for file in case.files):
             body["num_frames"] = case.num_frames
