@@ -222,7 +222,8 @@ class EngineConfig(Section):
     target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
-    """Tokens of a streamed answer are gathered this long after the first one."""
+    """Tokens of a streamed answer are gathered this long after the first one; up to four times as long while other
+    requests wait for their first token, since each piece costs time in three processes."""
     threads: Count | None = None
     """CPU threads of the forward pass; None: the cores that Ray gives the replica (`num_cpus`, one for a fraction).
 

@@ -14,6 +14,9 @@ from deployments.model.detokenizer import Decode, Detokenizer, StopStrings
 from deployments.model.sequence import Timing, Token
 from deployments.types import FinishReason, GenerateTimes, SamplingParams, TokenDelta, TokenLogprob
 
+MOST_GATHERED = 4
+"""Pieces of a stream become so many times as large where requests wait for their first token."""
+
 
 class Mailbox:
     """A `Listener` whose letters are read on an event loop. The engine wakes a reader that waits, and no other."""
@@ -127,6 +130,15 @@ class Answer:
                 text, num_tokens, logprobs = choice.push(mine)
                 deltas.append(TokenDelta(index, text, num_tokens, logprobs, choice.finish))
         return tuple(deltas)
+
+
+def gather_s(interval_s: float, awaiting: int) -> float:
+    """How long tokens are gathered when so many requests wait for their first one.
+
+    Where there is a core to spare nobody waits, and small pieces cost nothing. Where somebody does, they are paid for
+    with the time of the ones who wait.
+    """
+    return interval_s * min(1 + awaiting, MOST_GATHERED)
 
 
 def times(timing: Timing) -> GenerateTimes:

@@ -24,8 +24,6 @@ class Demand:
         self._target_s = target_backlog_s
         self._target_slots = num_slots * target_kv_usage
         self._rate = WorkRate(_MEMORY)
-        self._prefilled = 0
-        """Tokens, since the last step ended."""
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
         """Prompt tokens and slots of each."""
 
@@ -33,24 +31,19 @@ class Demand:
         """A request came in."""
         self._recent.append((sequence.num_prompt, len(sequence.choices)))
 
-    def prefilled(self, tokens: int) -> None:
-        """So much of a prompt is in the cache."""
-        self._prefilled += tokens
-
-    def stepped(self, seconds: float, *, prompts: bool) -> None:
-        """A step took so long; `prompts`: some were on their way, so that its time counts as theirs.
+    def stepped(self, seconds: float, prompts: int, prefilled: int) -> None:
+        """A step took so long and prefilled so many tokens; so many prompts were on their way, if any at its cost.
 
         All of it: what is encoded for them, and the answers that decode beside them, hold them up as well.
         """
         if prompts:
-            self._rate.did(self._prefilled, seconds)
-        self._prefilled = 0
+            self._rate.did(prefilled, seconds)
 
     def update(self) -> None:
         """Look at what waits and runs. The scarcer of the two, time to prefill and slots, is the load."""
         if not self._recent:
             return
-        jobs = [*self._scheduler.waiting, *self._scheduler.running]
+        jobs = self._scheduler.jobs
         prefill = sum(self._prefill(job.sequence.num_prompt - job.sequence.num_prefilled) for job in jobs)
         slots = sum(len(job.sequence.live_choices) for job in jobs) / self._target_slots
         prefills = fmean(self._prefill(tokens) for tokens, _ in self._recent)

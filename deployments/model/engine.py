@@ -89,6 +89,11 @@ class Engine:
         return self._demand.load
 
     @property
+    def awaiting(self) -> int:
+        """Requests without a first token; about, since the engine goes on meanwhile."""
+        return self._scheduler.prompts + len(self._scheduler.waiting) + len(self._inbox)
+
+    @property
     def busy(self) -> bool:
         """Whether any request is waiting or running."""
         return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
@@ -140,7 +145,7 @@ class Engine:
             self._closing = True
             self._wake.notify()
         self._thread.join(grace_s)
-        for job in [*self._inbox, *self._scheduler.waiting, *self._scheduler.running]:
+        for job in [*self._inbox, *self._scheduler.jobs]:
             job.sequence.abort()
         self._thread.join()
         self._runner.close()
@@ -152,14 +157,13 @@ class Engine:
         self._take_in()
         self._reap()
         self._scheduler.admit()
-        pressure, prompts = self._scheduler.pressure, self._scheduler.next_prompt is not None
+        pressure, prompts = self._scheduler.pressure, self._scheduler.prompts
         work, chunks = (None, []) if self._pace.rests(pressure) else self._prompts.advance()
-        self._demand.prefilled(sum(end - job.sequence.num_prefilled for job, end in chunks))
         self._compute(chunks)
         took_s = time.monotonic() - began
         if pressure is not None:
             self._pace.stepped(took_s, work)
-        self._demand.stepped(took_s, prompts=prompts)
+        self._demand.stepped(took_s, prompts, work.amount if work is not None and chunks else 0)
         self._gauges.report()
 
     def _run(self) -> None:
@@ -207,7 +211,7 @@ class Engine:
         return params.max_tokens or limit - num_prompt
 
     def _reap(self) -> None:
-        for job in [*self._scheduler.waiting, *self._scheduler.running]:
+        for job in self._scheduler.jobs:
             deadline = job.sequence.request.deadline
             if job.sequence.aborted or deadline.cancelled:
                 self._fail(job, WorkCancelled("the request was stopped"))
@@ -333,10 +337,8 @@ class Engine:
     def _fail_all(self, error: SluiceError) -> None:
         with self._wake:
             self._closing = True
-            jobs = [*self._inbox, *self._scheduler.waiting, *self._scheduler.running]
+            jobs = [*self._inbox, *self._scheduler.give_up()]
             self._inbox.clear()
-            self._scheduler.waiting.clear()
-            self._scheduler.running.clear()
         for job in jobs:
             job.media.drop()
             job.sequence.listener.on_error(error)

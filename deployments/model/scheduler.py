@@ -39,6 +39,18 @@ class Scheduler:
         """Who owns each slot in use, by the slot's number."""
         return self._owners
 
+    @property
+    def jobs(self) -> list[Job]:
+        """All there are."""
+        return [*self.waiting, *self.running]
+
+    def give_up(self) -> list[Job]:
+        """All requests, which are forgotten; what they hold is not let go."""
+        jobs = self.jobs
+        self.waiting.clear()
+        self.running.clear()
+        return jobs
+
     def admit(self) -> None:
         """Give slots to waiting requests, in their order, while slots and the encoders' budget last."""
         while self.waiting:
@@ -61,10 +73,15 @@ class Scheduler:
         return any(job.sequence.phase is Phase.DECODE for job in self.running)
 
     @property
+    def prompts(self) -> int:
+        """Requests with slots that have no first token yet."""
+        return sum(job.sequence.phase is not Phase.DECODE for job in self.running)
+
+    @property
     def pressure(self) -> float | None:
         """Requests on their way to a first token for each one that decodes; None when none does."""
-        decoding = sum(job.sequence.phase is Phase.DECODE for job in self.running)
-        return (len(self.running) - decoding) / decoding if decoding else None
+        decoding = len(self.running) - self.prompts
+        return self.prompts / decoding if decoding else None
 
     @property
     def next_prompt(self) -> Job | None:

@@ -13,7 +13,7 @@ from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
 from deployments.deadline import Deadline
 from deployments.metrics import MetricSink
-from deployments.model.answer import Answer, Mailbox, plain_decode, times
+from deployments.model.answer import Answer, Mailbox, gather_s, plain_decode, times
 from deployments.model.grammar import Grammars
 from deployments.model.loading import load_engine
 from deployments.model.pixels import add_clips
@@ -78,7 +78,7 @@ class ModelStage:
                 if stream and deltas and not answer.finished:
                     yield GenerateChunk(deltas)
                     deltas = ()
-                    await mailbox.gather(self._interval_s)
+                    await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
             timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
             yield GenerateChunk(deltas, times(timing))
         finally:

@@ -23,8 +23,7 @@ def bench(qwen3_vl):
 def demand(bench):
     """Of the bench's requests, at a pace that does not depend on this machine: 100 tokens a second, one its target."""
     demand = Demand(bench.engine._scheduler, SLOTS, target_backlog_s=1.0, target_kv_usage=0.5)
-    demand.prefilled(100)
-    demand.stepped(1.0, prompts=True)
+    demand.stepped(1.0, prompts=1, prefilled=100)
     return demand
 
 
@@ -60,8 +59,7 @@ def test_a_slower_prefill_weighs_more(bench, demand):
     _submit(bench, demand, _text(40), greedy(2))
     before = _load(demand).of_next
     for _ in range(50):
-        demand.prefilled(10)
-        demand.stepped(0.2, prompts=True)  # half the pace
+        demand.stepped(0.2, prompts=1, prefilled=10)  # half the pace
     assert before == pytest.approx(0.5)  # a slot
     assert _load(demand).of_next == pytest.approx((0.4 + 0.4 + 0.8) / 3, rel=0.1)
 
@@ -69,7 +67,7 @@ def test_a_slower_prefill_weighs_more(bench, demand):
 def test_steps_without_prompts_say_nothing_of_the_pace(bench, demand):
     _submit(bench, demand, _text(80), greedy(2))
     for _ in range(50):
-        demand.stepped(1.0, prompts=False)
+        demand.stepped(1.0, prompts=0, prefilled=0)
     assert _load(demand).in_hand == pytest.approx(0.8)
 
 

@@ -116,6 +116,20 @@ def test_more_waiting_requests_than_allowed_are_refused(qwen3_vl):
     assert refused.value.retry_after_s > 0
 
 
+def test_requests_without_a_first_token_are_counted_wherever_they_are(qwen3_vl):
+    bench = Bench(qwen3_vl, max_running=2, prefill_chunk_tokens=16)
+    bench.submit(_text(8), greedy(50))
+    assert bench.engine.awaiting == 1  # sent, and not seen by the engine's thread yet
+    bench.step()
+    assert bench.engine.awaiting == 0
+    bench.submit(_text(100), greedy(50))
+    bench.submit(_text(8), greedy(50))
+    bench.step()
+    assert bench.engine.awaiting == 2  # one is being prefilled, one has no slot
+    bench.run()
+    assert bench.engine.awaiting == 0
+
+
 def test_more_requests_than_slots_all_finish(qwen3_vl):
     bench = Bench(qwen3_vl, max_running=2)
     prompts = [_text(3 + n, seed=n) for n in range(7)]

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from deployments.errors import InternalError
-from deployments.model.answer import Mailbox
+from deployments.model.answer import Mailbox, gather_s
 from deployments.model.sequence import Timing, Token
 
 TIMING = Timing(0.0, 0.0, 0.0, 0.0)
@@ -98,3 +98,8 @@ async def test_an_error_reaches_the_reader_before_what_came_ahead_of_it(for_end:
         await mailbox.wait(for_end=for_end)
     with pytest.raises(InternalError, match="broken"):
         await mailbox.gather(3600)
+
+
+@pytest.mark.parametrize(("awaiting", "expected_s"), [(0, 0.05), (1, 0.1), (3, 0.2), (50, 0.2)])
+def test_pieces_become_larger_while_others_wait_for_their_first_token(awaiting, expected_s):
+    assert gather_s(0.05, awaiting) == pytest.approx(expected_s)
