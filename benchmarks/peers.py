@@ -10,12 +10,15 @@ NAME=COMMAND                  any other: `{model}` and `{port}` are filled in, l
 
 import argparse
 import itertools
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.load.workload import WorkloadSpec
 from benchmarks.servers import OwnServer, Server, monolith, sluice
 
 _VLLM_OPTIONS = (
@@ -57,15 +60,25 @@ def peer(text: str, model: str) -> Server:
     return _command(name, rest, model)
 
 
+class _Transformers(OwnServer):
+    """`transformers serve`. It refuses fields that OpenAI's own interface lacks, `ignore_eos` among them."""
+
+    def workload(self, spec: WorkloadSpec) -> WorkloadSpec:
+        if not spec.exact_length:
+            return spec
+        length = ("generation_config", json.dumps({"min_new_tokens": spec.max_tokens}))
+        return replace(spec, exact_length=False, options=(*spec.options, length))
+
+
 def _transformers(program: str, model: str) -> Server:
-    server = _command("transformers", f"{shlex.quote(program)} serve {{model}} --port {{port}} --device cpu", model)
+    text = f"{shlex.quote(program)} serve {{model}} --port {{port}} --device cpu"
+    server = _command("transformers", text, model, _Transformers)
     server.model = model  # its list of models shows what was downloaded, not what it serves
-    server.exact_length = False  # it refuses fields that OpenAI's own interface lacks
     server.says_done = False
     return server
 
 
-def _command(name: str, text: str, model: str) -> Server:
+def _command(name: str, text: str, model: str, kind: type[OwnServer] = OwnServer) -> Server:
     words = [word.replace("{model}", model) for word in shlex.split(text)]
     env = dict(word.split("=", 1) for word in itertools.takewhile(re.compile("[A-Z_]+=").match, words))
     program = words[len(env) :]
@@ -75,7 +88,7 @@ def _command(name: str, text: str, model: str) -> Server:
     def command(port: int, folder: Path) -> Sequence[str]:
         return [word.replace("{port}", str(port)) for word in program]
 
-    return OwnServer(name, command, "/health", _apart(env))
+    return kind(name, command, "/health", _apart(env))
 
 
 def _apart(env: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The page of results, made from the JSON lines in `results/`: no figure is typed by hand.
 
 `results/NAME.json` is written by `--json`; its last line counts. Each becomes a section of README.md: the question, the
-answer in a sentence, tables, plots (`results/NAME-1.svg`, ...), command, machine and versions.
+answer in a sentence, tables, plots (`results/NAME-1.svg`, ...), command, machine and versions. Another run of the same
+benchmark that shall stand beside it is `results/NAME-WHAT.json`, by `--json FILE`.
 """
 
 import json
@@ -37,7 +38,7 @@ def write_report(results_dir: Path, order: Sequence[str]) -> Path:
     lines = {path.stem: _last_line(path) for path in sorted(results_dir.glob("*.json"))}
     ranks = {name: rank for rank, name in enumerate(order)}
     stems = sorted(lines, key=lambda stem: (ranks.get(lines[stem]["benchmark"], len(ranks)), stem))
-    page = [_INTRODUCTION, _contents([lines[stem] for stem in stems])]
+    page = [_INTRODUCTION, _contents({stem: lines[stem] for stem in stems})]
     for stale in results_dir.glob("*.svg"):
         stale.unlink()
     page += [_section(stem, lines[stem], results_dir) for stem in stems]
@@ -51,9 +52,16 @@ def _last_line(path: Path) -> dict[str, Any]:
     return line
 
 
-def _contents(lines: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[f"[{line['question']}](#{_anchor(line['question'])})", line.get("answer", "")] for line in lines]
+def _contents(lines: Mapping[str, Mapping[str, Any]]) -> str:
+    headings = {stem: _heading(stem, line) for stem, line in lines.items()}
+    rows = [[f"[{headings[stem]}](#{_anchor(headings[stem])})", line.get("answer", "")] for stem, line in lines.items()]
     return markdown_table({"title": "", "columns": ["question", "answer"], "rows": rows}) + "\n"
+
+
+def _heading(stem: str, line: Mapping[str, Any]) -> str:
+    """The question, and what tells this run from the benchmark's usual one."""
+    what = stem.removeprefix(line["benchmark"]).removeprefix("-")
+    return f"{line['question']} ({what})" if what else str(line["question"])
 
 
 def _anchor(heading: str) -> str:
@@ -62,7 +70,7 @@ def _anchor(heading: str) -> str:
 
 
 def _section(stem: str, line: Mapping[str, Any], results_dir: Path) -> str:
-    parts = [f"## {line['question']}", line.get("answer", "")]
+    parts = [f"## {_heading(stem, line)}", line.get("answer", "")]
     parts += [markdown_table(table) for table in line.get("tables", ())]
     if not line.get("tables"):
         parts.append(markdown_table(_flat_table(line["results"])))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,8 +37,6 @@ class Server:
     """Root of its processes; None for one that was not started here."""
     model: str | None = None
     """The name under which it serves its model; None: the first one of its list."""
-    exact_length: bool = True
-    """Whether it can be told how long an answer must be."""
     says_done: bool = True
     """Whether it ends its streams with `[DONE]`."""
 
@@ -50,7 +48,7 @@ class Server:
 
     def workload(self, spec: WorkloadSpec) -> WorkloadSpec:
         """`spec` as this server can be asked for it."""
-        return replace(spec, exact_length=spec.exact_length and self.exact_length)
+        return spec
 
     def version(self) -> str:
         """What it says of itself at `/version`, as vLLM and others do; else nothing."""

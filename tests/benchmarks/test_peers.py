@@ -47,7 +47,9 @@ def test_transformers_is_not_asked_for_what_it_refuses():
     server = peer("transformers", "a/model")
     assert isinstance(server, OwnServer)
     assert server.model == "a/model"
-    assert not server.workload(WorkloadSpec(exact_length=True)).exact_length
+    asked = server.workload(WorkloadSpec(exact_length=True, max_tokens=9))
+    assert not asked.exact_length
+    assert asked.options == (("generation_config", '{"min_new_tokens": 9}'),)
 
 
 @pytest.mark.parametrize("text", ["mine", "mine=", "mine=A=1"])
