@@ -1,7 +1,7 @@
 """What does an answer cost in CPU time, and in which process? For each kind of request, streamed and not.
 
     python -m benchmarks.costs                                            the working tree, as `serve run` starts it
-    python -m benchmarks.costs --step before=REVISION --step "HAProxy,RAY_SERVE_ENABLE_HA_PROXY=1"
+    python -m benchmarks.costs --step before=REVISION --step "HAProxy,RAY_SERVE_ENABLE_HA_PROXY=1" [--users 16]
 
 CPU time of every process of the application's tree, less what the tree uses when nobody asks: unlike a latency it
 hardly moves when the machine has other things to do. Steps take turns within one run; each is a revision of this
@@ -11,16 +11,18 @@ repository (default: the working tree) with settings of its own, so one command 
 import argparse
 import asyncio
 import contextlib
+import json
 import statistics
 import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import aiohttp
 import psutil
@@ -33,7 +35,8 @@ from benchmarks.servers import ROOT, OwnServer, sluice
 
 QUESTION = "What does an answer cost in CPU time, and in which process?"
 USERS = 4
-"""Who ask again as soon as they are answered: enough for batches, few enough that nothing waits for admission."""
+"""Who ask again as soon as they are answered: enough for batches, few enough that nothing waits for admission. Asked to
+come back later, they do."""
 IDLE_S = 5.0
 
 
@@ -79,11 +82,21 @@ class Batch:
     """So many requests of one kind; crosses to the client's process."""
 
     url: str
+    model: str
     case: Case
     requests: int
     users: int
     first: int
     """Number of the first request: no medium is sent twice to one server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a batch."""
+
+    e2e_s: tuple[float, ...]
+    """To the end of each answer."""
+    took_s: float
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     cases = [case for case in CASES if case.name in names]
     results = {}
     for step in steps:
-        with _source(step.revision) as root, sluice(env=dict(step.env), root=root) as server:
+        with _source(step.revision) as root, sluice(bench.args.model, env=dict(step.env), root=root) as server:
             results[step.name] = measure(bench, server, cases)
         print(_costs(step.name, cases, results), flush=True)
     for case in cases:
@@ -105,51 +118,71 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[str, Any]:
     """CPU seconds an answer by process, and the latency of one request at a time, of each case."""
     requests = bench.args.requests or (24 if bench.quick else 200)
-    first = 0
+    users, model, first = bench.args.users, _model(server.url), 0
     for case in cases:
-        in_subprocess(send, Batch(server.url, case, USERS * 3, USERS, first))
+        in_subprocess(send, Batch(server.url, model, case, users * 3, users, first))
         first += 1000
     assert server.pid is not None
-    idle = _used(server.pid, partial(time.sleep, IDLE_S))
+    before = cpu_by_process(server.pid)
+    time.sleep(IDLE_S)
+    idle = _used_since(before, server.pid)
     rates = {name: seconds / IDLE_S for name, seconds in idle.items()}
     figures: dict[str, Any] = {"idle_cores": sum(rates.values()), "cases": {}}
     for case in bench.progress(cases, "cases"):
-        batch = Batch(server.url, case, requests, USERS, first)
-        started = time.perf_counter()
-        used = _used(server.pid, partial(in_subprocess, send, batch))
+        batch = Batch(server.url, model, case, requests, users, first)
+        before, started = cpu_by_process(server.pid), time.perf_counter()
+        together, _ = in_subprocess(send, batch)
+        used = _used_since(before, server.pid)
         wall_s = time.perf_counter() - started
-        alone, _ = in_subprocess(send, Batch(server.url, case, max(12, requests // 8), 1, first + requests))
+        alone, _ = in_subprocess(send, Batch(server.url, model, case, max(12, requests // 8), 1, first + requests))
         first += 10_000
         figures["cases"][case.name] = {
             "cpu_s": {name: max(0.0, used[name] - rates.get(name, 0.0) * wall_s) / requests for name in used},
-            "e2e_s": statistics.median(alone),
+            "answered_rate": requests / together.took_s,
+            "e2e_s": statistics.median(alone.e2e_s),
         }
     return figures
 
 
-def send(batch: Batch) -> list[float]:
-    """Seconds to the end of each answer. Raises RuntimeError for an answer that is none."""
+def _model(url: str) -> str:
+    """The name that the server gives its model."""
+    with urlopen(f"{url}/v1/models") as response:
+        return str(json.load(response)["data"][0]["id"])
+
+
+def send(batch: Batch) -> Sent:
+    """Raises RuntimeError for an answer that is none."""
     return uvloop.run(_send(batch))
 
 
-async def _send(batch: Batch) -> list[float]:
+async def _send(batch: Batch) -> Sent:
     seconds: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         spec = WorkloadSpec(MIXES[batch.case.mix])
-        workload = Workload(spec, "demo", first=batch.first)
+        workload = Workload(spec, batch.model, first=batch.first)
         bodies = [request_body(workload.next().body, stream=batch.case.stream) for _ in range(batch.requests)]
 
         async def user() -> None:
             while bodies:
-                started = time.perf_counter()
-                async with session.post(f"{batch.url}/v1/chat/completions", data=bodies.pop()) as response:
-                    text = await response.read()
-                    if response.status != 200 or b'"finish_reason":"' not in text:
-                        raise RuntimeError(f"status {response.status}: {text[:500]!r}")
+                body, started = bodies.pop(), time.perf_counter()
+                await _ask(session, batch.url, body)
                 seconds.append(time.perf_counter() - started)
 
+        began = time.perf_counter()
         await asyncio.gather(*(user() for _ in range(batch.users)))
-    return seconds
+        return Sent(tuple(seconds), time.perf_counter() - began)
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
+    """Ask until there is an answer, each time after as long as the server says."""
+    while True:
+        async with session.post(f"{url}/v1/chat/completions", data=body) as response:
+            text = await response.read()
+        if response.status != HTTPStatus.TOO_MANY_REQUESTS:
+            break
+        await asyncio.sleep(float(response.headers["Retry-After"]))
+    if response.status != HTTPStatus.OK or b'"finish_reason":"' not in text:
+        raise RuntimeError(f"status {response.status}: {text[:500]!r}")
 
 
 def request_body(streamed: bytes, *, stream: bool) -> bytes:
@@ -159,10 +192,8 @@ def request_body(streamed: bytes, *, stream: bool) -> bytes:
     return streamed.replace(b'"stream": true, ', b"").replace(b', "stream_options": {"include_usage": true}', b"")
 
 
-def _used(pid: int, work: Callable[[], object]) -> dict[str, float]:
-    """CPU seconds that the tree of `pid` uses while `work()` is done, by what a process is for."""
-    before = cpu_by_process(pid)
-    work()
+def _used_since(before: dict[psutil.Process, float], pid: int) -> dict[str, float]:
+    """CPU seconds that the tree of `pid` has used since `before`, by what a process is for."""
     used: defaultdict[str, float] = defaultdict(float)
     for process, seconds in cpu_by_process(pid).items():
         with contextlib.suppress(psutil.Error):
@@ -222,7 +253,12 @@ def _show_steps(bench: Benchmark, cases: Sequence[Case], results: dict[str, Any]
         found = [figures["cases"][case.name] for case in cases]
         rows.append([name, *(sum(each["cpu_s"].values()) * 1e3 for each in found), figures["idle_cores"] * 100])
     columns = ["step", *(case.name for case in cases), "% of a core at idle"]
-    bench.table("CPU ms an answer, all processes", columns, rows, f"{USERS} users; 16 tokens an answer.")
+    users = f"{bench.args.users} users; 16 tokens an answer."
+    bench.table("CPU ms an answer, all processes", columns, rows, users)
+    throughput = [
+        [name, *(figures["cases"][case.name]["answered_rate"] for case in cases)] for name, figures in results.items()
+    ]
+    bench.table("Answers a second", columns[:-1], throughput, users)
     latencies = [
         [name, *(figures["cases"][case.name]["e2e_s"] * 1e3 for case in cases)] for name, figures in results.items()
     ]
@@ -245,6 +281,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--case", nargs="+", help=f"of {', '.join(repr(case.name) for case in CASES)}; default: all")
     parser.add_argument("--requests", type=int, help="of each case")
+    parser.add_argument("--users", type=int, default=USERS)
+    parser.add_argument("--model", default="demo", help="`demo` or a local checkpoint")
 
 
 if __name__ == "__main__":
