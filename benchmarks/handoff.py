@@ -89,7 +89,7 @@ def read(array: NDArray[np.uint8]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("handoff", QUESTION, argv, _options)
-    megabytes = bench.args.mb or ([0.1, 1.0, 10.0, 50.0] if bench.quick else [0.1, 1.0, 10.0, 50.0, 200.0])
+    megabytes = bench.args.mb or ([0.1, 10.0, 50.0] if bench.quick else [0.1, 1.0, 10.0, 50.0, 200.0])
     sizes = [1, *(round(mb * _MB) for mb in megabytes)]
     rounds = 7 if bench.quick else 21
     seconds = {"one copy": by_copy(sizes, rounds), "pickle and pipe": by_pipe(sizes, rounds)}

@@ -129,8 +129,8 @@ class Ceiling:
             yield from codec.decode(None)
 
 
-def others() -> dict[str, Contender]:
-    """The libraries that are installed beside us."""
+def others(probe: NDArray[np.uint8]) -> dict[str, Contender]:
+    """The libraries that are installed beside us and can read `probe`: some find out only then what they lack."""
     found: dict[str, Contender] = {}
     try:
         from torchcodec.decoders import VideoDecoder
@@ -156,7 +156,7 @@ def others() -> dict[str, Contender]:
             return reader.get_batch(wanted(len(reader))).asnumpy()
 
         found["decord"] = by_decord
-    return found
+    return {name: read for name, read in found.items() if _can(read, probe)}
 
 
 # ── the two figures ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +168,7 @@ def one_at_a_time(bench: Benchmark, specs: Sequence[ClipSpec], rounds: int) -> d
         OLD_WAY: seek_each_frame,
         "scan to float": scan_to_float,
         "scan to uint8": scan_to_uint8,
-        **others(),
+        **others(clip(specs[0], bench.seed)),
         OURS: ours(DecoderConfig()),
     }
     speeds: dict[str, dict[str, float | None]] = {}
@@ -207,7 +207,8 @@ def _can(read: Contender, data: NDArray[np.uint8]) -> bool:
     try:
         read(data)
     except Exception as refused:  # of five libraries, each with its own errors
-        print(f"{getattr(read, '__name__', read)}: {type(refused).__name__}: {str(refused)[:60]}")
+        said, *_ = [*str(refused).splitlines(), ""]
+        print(f"{getattr(read, '__name__', read)}: {type(refused).__name__}: {said[:60]}")
         return False
     return True
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with apart(server):
         storm = Storm(bench, server)
         capacity = storm.capacity()
-        storm.run("warm-up", OpenLoop(capacity, 4.0))
+        storm.run("warm-up", OpenLoop(capacity, storm.warm_up_s))
         before = leftovers(server, bench.args.calm)
         factors = bench.args.load or ([1.0, 10.0] if bench.quick else [0.5, 1.0, 2.0, 5.0, 10.0])
         runs = {factor: storm.run(f"{factor:g}x", OpenLoop(factor * capacity, storm.duration_s)) for factor in factors}
@@ -99,12 +99,13 @@ class Storm:
 
     def __init__(self, bench: Benchmark, server: Server) -> None:
         self._args, self._server = bench.args, server
-        self.duration_s: float = bench.args.duration or (5.0 if bench.quick else 20.0)
+        self.duration_s: float = bench.args.duration or (4.0 if bench.quick else 20.0)
+        self.warm_up_s = min(self.duration_s / 2, 4.0)
         self._runs = 0
 
     def capacity(self) -> float:
         """Answered requests a second of `--users` users who never pause."""
-        self.run("warm-up", ClosedLoop(4, 4.0))
+        self.run("warm-up", ClosedLoop(4, self.warm_up_s))
         figures = self.run("capacity", ClosedLoop(self._args.users, self.duration_s))
         if not figures["verdicts"]["answered"]:
             raise RuntimeError(f"nothing was answered, so there is no capacity to multiply: {figures['reasons']}")

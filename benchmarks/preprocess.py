@@ -47,7 +47,7 @@ def video_tables(bench: Benchmark) -> dict[str, dict[str, float]]:
 
 def video_table(bench: Benchmark, name: str, contenders: dict[str, Way], data: NDArray[np.uint8]) -> dict[str, float]:
     """Time and bytes of each way; our gains over the usual one, and those of the way that ends with its floats."""
-    rounds = 3 if bench.quick else 5
+    rounds = 2 if bench.quick else 5
     timings = compare({way: functools.partial(w.run, data) for way, w in contenders.items()}, rounds=rounds, label=name)
     reads = {way: w.decode(data) for way, w in contenders.items()}
     prepares = {way: functools.partial(w.prepare, reads[way]) for way, w in contenders.items()}

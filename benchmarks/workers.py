@@ -138,7 +138,7 @@ def measure(bench: Benchmark, processes: Processes, kind: str, seconds: float, r
 def main(argv: Sequence[str] | None = None) -> None:
     bench = Benchmark("workers", "Threads or processes for the preprocessor's workers?", argv)
     torch.set_num_threads(1)
-    seconds, rounds = (0.3, 2) if bench.quick else (3.0, 5)
+    seconds, rounds = (0.3, 1) if bench.quick else (3.0, 5)
     processes = Processes()
     found = {kind: measure(bench, processes, kind, seconds, rounds) for kind in KINDS}
     processes.close()
