@@ -18,10 +18,10 @@ class Model:
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
         # Not above: whoever builds the application's graph would wait for torch and transformers too.
         from deployments.model.stage import ModelStage
 
-        self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._stage = self._open.enter_context(closing(ModelStage(config, ServeMetricSink())))
 
