@@ -29,15 +29,14 @@ from deployments.model.decode_step import IDLE, Row
 from deployments.model.demand import Demand
 from deployments.model.gauges import Gauges
 from deployments.model.multimodal import Ledger, Media
+from deployments.model.next_tokens import NextTokens, Owners
 from deployments.model.pace import Pace
 from deployments.model.prompts import Chunks, Prompts
 from deployments.model.runner import ModelRunner
-from deployments.model.sampler import Sampled, Sampler
+from deployments.model.sampler import Sampler
 from deployments.model.scheduler import Job, Scheduler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
 from deployments.priority import yield_to_event_loops
-
-Owners = list[tuple[Job, Choice]]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ class Engine:
         self._scheduler = Scheduler(runner.cache, ledger)
         self._pace = pace
         self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
-        self._sampler = Sampler(runner.device)
+        self._next_tokens = NextTokens(Sampler(runner.device), self._scheduler, self._fail)
         self._demand = Demand(self._scheduler, runner.cache.num_slots, target_backlog_s, target_kv_usage)
         self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache, self._demand)
         self._max_waiting = max_waiting
@@ -250,13 +249,13 @@ class Engine:
         if active:
             self._gauges.batch(len(active))
         if chosen:
-            self._choose(chosen, logits[torch.tensor(places, device=logits.device)])
+            self._next_tokens.choose(chosen, logits[torch.tensor(places, device=logits.device)])
 
     def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
         """The prompt is in the first choice's slot: choose everyone's first token."""
         self._prefilled(job)
         choices = job.sequence.choices
-        self._choose([(job, choice) for choice in choices], logits_1V.expand(len(choices), -1))
+        self._next_tokens.choose([(job, choice) for choice in choices], logits_1V.expand(len(choices), -1))
 
     def _prefilled(self, job: Job) -> None:
         """The prompt is in the first choice's slot: copy it for the others."""
@@ -272,7 +271,7 @@ class Engine:
         if len(active) < len(rows):
             logits_RV = logits_RV[torch.tensor(active, device=logits_RV.device)]
         self._gauges.batch(len(active))
-        self._choose([owners[i] for i in active], logits_RV)
+        self._next_tokens.choose([owners[i] for i in active], logits_RV)
 
     def _rows(self) -> tuple[Owners, list[Row]]:
         """The slots of a decode step up to the last one that decodes, none when none does, and what it knows of each.
@@ -286,49 +285,6 @@ class Engine:
         count = self._runner.num_rows(used)
         owners = owners[:count]
         return owners, [_row(job, choice) for job, choice in owners] + [IDLE] * (count - len(owners))
-
-    def _choose(self, owners: Owners, logits_RV: torch.Tensor) -> None:
-        """A token for each choice from its row of logits."""
-        sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in owners])
-        now = time.monotonic()
-        for job, choice in owners:
-            if not choice.token_ids:
-                job.sequence.stamps.first_token = now
-        self._accept(owners, sampled)
-
-    def _accept(self, owners: Owners, sampled: list[Sampled]) -> None:
-        """Note everyone's new token and tell the listeners; then end what has ended.
-
-        Slots move when one is freed: by then each choice must know all tokens that its slot holds.
-        """
-        broken: dict[Job, SluiceError] = {}
-        for (job, choice), outcome in zip(owners, sampled, strict=True):
-            try:
-                self._note(job.sequence, choice, outcome)
-            except SluiceError as error:
-                broken.setdefault(job, error)
-        for job, reason in broken.items():
-            self._fail(job, reason)
-        for job, choice in owners:
-            if choice.finish is not None and choice.slot >= 0:
-                self._scheduler.finish_choice(job, choice)
-                if not job.sequence.live_choices:
-                    self._scheduler.remove(job)
-                    job.sequence.listener.on_end(job.sequence.stamps.timing(time.monotonic()))
-
-    @staticmethod
-    def _note(sequence: Sequence, choice: Choice, outcome: Sampled) -> None:
-        token = outcome.token
-        if token is None:
-            raise InternalError("the model's output is not a number for this request")
-        if choice.constraint is not None:
-            choice.constraint.accept(token.token_id)
-        choice.token_ids.append(token.token_id)
-        if token.token_id in sequence.request.stop_ids:
-            choice.finish = "stop"
-        elif len(choice.token_ids) >= sequence.max_new_tokens:
-            choice.finish = "length"
-        sequence.listener.on_token(choice.index, token, choice.finish)
 
     def _fail(self, job: Job, error: SluiceError) -> None:
         self._scheduler.remove(job)
