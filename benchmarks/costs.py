@@ -11,7 +11,6 @@ repository (default: the working tree) with settings of its own, so one command 
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import subprocess
 import tempfile
@@ -22,13 +21,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import aiohttp
 import psutil
 import uvloop
 
 from benchmarks.harness import Benchmark, in_subprocess
+from benchmarks.load.drive import served_model
 from benchmarks.load.workload import MIXES, Workload, WorkloadSpec
 from benchmarks.processes import cpu_by_process
 from benchmarks.servers import ROOT, OwnServer, sluice
@@ -82,7 +81,6 @@ class Batch:
     """So many requests of one kind; crosses to the client's process."""
 
     url: str
-    model: str
     case: Case
     requests: int
     users: int
@@ -118,9 +116,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[str, Any]:
     """CPU seconds an answer by process, and the latency of one request at a time, of each case."""
     requests = bench.args.requests or (24 if bench.quick else 200)
-    users, model, first = bench.args.users, _model(server.url), 0
+    users, first = bench.args.users, 0
     for case in cases:
-        in_subprocess(send, Batch(server.url, model, case, users * 3, users, first))
+        in_subprocess(send, Batch(server.url, case, users * 3, users, first))
         first += 1000
     assert server.pid is not None
     before = cpu_by_process(server.pid)
@@ -129,12 +127,12 @@ def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[
     rates = {name: seconds / IDLE_S for name, seconds in idle.items()}
     figures: dict[str, Any] = {"idle_cores": sum(rates.values()), "cases": {}}
     for case in bench.progress(cases, "cases"):
-        batch = Batch(server.url, model, case, requests, users, first)
+        batch = Batch(server.url, case, requests, users, first)
         before, started = cpu_by_process(server.pid), time.perf_counter()
         together, _ = in_subprocess(send, batch)
         used = _used_since(before, server.pid)
         wall_s = time.perf_counter() - started
-        alone, _ = in_subprocess(send, Batch(server.url, model, case, max(12, requests // 8), 1, first + requests))
+        alone, _ = in_subprocess(send, Batch(server.url, case, max(12, requests // 8), 1, first + requests))
         first += 10_000
         figures["cases"][case.name] = {
             "cpu_s": {name: max(0.0, used[name] - rates.get(name, 0.0) * wall_s) / requests for name in used},
@@ -142,12 +140,6 @@ def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[
             "e2e_s": statistics.median(alone.e2e_s),
         }
     return figures
-
-
-def _model(url: str) -> str:
-    """The name that the server gives its model."""
-    with urlopen(f"{url}/v1/models") as response:
-        return str(json.load(response)["data"][0]["id"])
 
 
 def send(batch: Batch) -> Sent:
@@ -159,7 +151,7 @@ async def _send(batch: Batch) -> Sent:
     seconds: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         spec = WorkloadSpec(MIXES[batch.case.mix])
-        workload = Workload(spec, batch.model, first=batch.first)
+        workload = Workload(spec, await served_model(session, batch.url, {}), first=batch.first)
         bodies = [request_body(workload.next().body, stream=batch.case.stream) for _ in range(batch.requests)]
 
         async def user() -> None:
