@@ -15,8 +15,8 @@ from deployments.decoder.deployment import VideoDecoder
 from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
+from deployments.observability.tracing import check_packages
 from deployments.preprocessor.deployment import Preprocessor
-from deployments.tracing import check_packages
 
 
 def build(args: AppConfig) -> Application:

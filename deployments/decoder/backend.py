@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
 from deployments.decoder.stack import FrameStack

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Set
 import numpy as np
 from av import VideoFrame
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits

@@ -8,7 +8,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.plan import PacketTable
 from deployments.errors import BadMedia

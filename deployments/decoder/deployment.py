@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
 from deployments.decoder.stage import DecodeStage
+from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.types import VideoTask
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile

@@ -6,7 +6,7 @@ from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile

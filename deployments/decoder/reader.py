@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import Backend, FrameIndex
 from deployments.decoder.backlog import VideoWork
 from deployments.decoder.codec import packet_index, scan_index

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from deployments.autoscaling import StageLoad
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
 from deployments.decoder.backlog import Backlog
 from deployments.decoder.picture_list import PictureListReader
 from deployments.decoder.reader import VideoRead, VideoReader
-from deployments.executor import StageExecutor
-from deployments.metrics import MetricSink
+from deployments.observability.metrics import MetricSink
 from deployments.types import VideoTask
 
 STAGE = "decode"

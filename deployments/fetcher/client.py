@@ -16,9 +16,9 @@ import aiohttp
 from yarl import URL
 
 from deployments.config import MediaConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
 from deployments.errors import InternalError, MediaHostError, MediaNotReachable, SluiceError
-from deployments.executor import StageExecutor
 from deployments.fetcher.addresses import AddressPolicy
 from deployments.fetcher.blob import MIB, OWN_LACKS, ByteLimit, Bytes
 from deployments.fetcher.budget import ByteBudget, lazy_buffer

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import STAGE, Fetcher
+from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.types import MediaItem
 
 

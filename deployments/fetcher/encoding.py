@@ -2,7 +2,7 @@
 
 import zlib
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia
 from deployments.fetcher.blob import ByteLimit, Bytes
 from deployments.fetcher.budget import lazy_buffer

@@ -7,9 +7,9 @@ import time
 from yarl import URL
 
 from deployments.config import MediaConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
 from deployments.errors import BadMedia, SluiceError, StageTimeout
-from deployments.executor import StageExecutor
 from deployments.fetcher.blob import Blob, ByteLimit, Bytes
 from deployments.fetcher.budget import ByteBudget, lazy_buffer
 from deployments.fetcher.cache import Entry, MediaCache
@@ -20,7 +20,7 @@ from deployments.fetcher.local_files import LocalFolder
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
 from deployments.media.sniff import HEAD_BYTES, sniff
-from deployments.metrics import MetricSink
+from deployments.observability.metrics import MetricSink
 from deployments.types import Fetched, MediaItem, MediaKind
 
 STAGE = "fetch"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, MediaNotReachable, shown
 from deployments.fetcher.blob import MIB, OWN_LACKS, Bytes
 

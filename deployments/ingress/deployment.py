@@ -8,13 +8,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from deployments.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
 from deployments.config import AppConfig
-from deployments.exposition import ApplicationMetrics
-from deployments.ingress.access_log import log_to_stdout
-from deployments.ingress.admission import media_share
-from deployments.ingress.api import Api
-from deployments.ingress.pipeline import Stages
+from deployments.ingress.admission.admission import media_share
+from deployments.ingress.app import Api
+from deployments.ingress.http.access_log import log_to_stdout
+from deployments.ingress.pipeline.pipeline import Stages
+from deployments.observability.exposition import ApplicationMetrics
+from deployments.serving.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
 
 
 @serve.deployment

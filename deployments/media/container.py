@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.stream import Discard
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge, UnsupportedCodec
 from deployments.media.codec_names import codec_names
 from deployments.media.mp4 import check_sample_counts

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, TooLarge
 from deployments.media.geometry import target_size
 from deployments.types import ResizeRule

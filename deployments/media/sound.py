@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError
 from deployments.media.container import check_decoder, frames_of, open_container, packets_of, prepare_decoder
 from deployments.media.mono import MonoTrack, check_duration

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
+from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from deployments.autoscaling import StageLoad
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
-from deployments.metrics import MetricSink
-from deployments.model.answer import Answer, Mailbox, gather_s, plain_decode, times
-from deployments.model.grammar import Grammars
+from deployments.core.checkpoint import resolve_model
+from deployments.core.deadline import Deadline
 from deployments.model.loading import load_engine
-from deployments.model.pixels import add_clips
+from deployments.model.multimodal.pixels import add_clips
+from deployments.model.output.assembler import Answer, Mailbox, gather_s, plain_decode, times
+from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest
+from deployments.observability.metrics import MetricSink
 from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
 
 STAGE = "model"

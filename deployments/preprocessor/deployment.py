@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from ray import serve
 
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
+from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
+from deployments.core.checkpoint import resolve_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from deployments.demo.samples import write_samples
-from tests.application import RunningApp
 from tests.browser.chromium import Page, browser, find_chromium
+from tests.support.application import RunningApp
 
 PROGRAM = find_chromium()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")

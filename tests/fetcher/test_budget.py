@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import StageTimeout
 from deployments.fetcher.budget import ByteBudget
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.media_files import make_picture
 
 PICTURE = make_picture()
 

@@ -7,13 +7,13 @@ import zlib
 import numpy as np
 import pytest
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, MediaHostError, MediaNotReachable, StageTimeout, TooLarge
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.media_files import make_picture
 
 PNG = make_picture("PNG")
 

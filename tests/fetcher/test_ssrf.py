@@ -10,12 +10,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import MediaHostError, MediaNotReachable, StageTimeout
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.media_files import make_picture
 
 PNG = make_picture("PNG")
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests import serve_files
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, WITH_GPU, Tree, quantity, ray_container
+from tests.support import serve_files
 
 PLACES = {
     "Ingress": "entry",

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.ingress.keys import ApiKeys
-from tests import serve_files
+from deployments.ingress.http.keys import ApiKeys
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, BUILDS, K8S, ROOT, Tree
+from tests.support import serve_files
 
 RAY_PIN = "ray[serve]=="
 

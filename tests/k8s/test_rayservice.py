@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests import serve_files
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, K8S, WITH_GPU, environment, quantity, ray_container
+from tests.support import serve_files
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 STAGES_OF = {

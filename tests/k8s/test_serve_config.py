@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from tests import serve_files
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, ROOT, WITH_GPU, Tree
+from tests.support import serve_files
 
 SIZES = {"num_replicas", "autoscaling_config", "max_replicas_per_node", "ray_actor_options"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, WorkCancelled
 from deployments.media.pictures import decode_picture
 from deployments.types import ResizeRule

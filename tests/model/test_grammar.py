@@ -5,14 +5,14 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
+from deployments.core.checkpoint import resolve_model
 from deployments.errors import BadRequest
-from deployments.model.grammar import Grammars
 from deployments.model.loading import load_model, pick_device
+from deployments.model.sampling.grammar import Grammars
 from deployments.types import SamplingParams
 from tests.model.conftest import Bench
-from tests.tiny_families import Prompt
+from tests.support.tiny_families import Prompt
 
 SCHEMA = {
     "type": "object",

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.deadline import Deadline
-from deployments.model.sampler import Sampler
+from deployments.core.deadline import Deadline
+from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import EngineRequest, Sequence
 from deployments.types import SamplingParams
 from tests.model.conftest import Bench, Ear, generate, greedy
-from tests.tiny_families import Prompt
+from tests.support.tiny_families import Prompt
 
 VOCAB = 20
 

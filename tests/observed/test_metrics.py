@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from deployments.metrics import METRICS
+from deployments.observability.metrics import METRICS
 from tests.k8s.test_monitoring import TARGET_LABELS, alerts, dashboard, queries
 from tests.observed.conftest import Observed
 
