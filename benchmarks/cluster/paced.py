@@ -20,7 +20,7 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
-from deployments.serving.calls import stage_method
+from deployments.serving.replica import stage_method
 from deployments.types import VideoTask
 
 

@@ -28,7 +28,7 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.app import Api
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
-from deployments.serving.calls import Stage, put
+from deployments.serving.client import Stage, put
 from deployments.stages import StageResult, TensorRef
 from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared
 

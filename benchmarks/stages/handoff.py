@@ -26,7 +26,8 @@ from ray.serve.handle import DeploymentHandle
 
 from benchmarks.kit.harness import Benchmark
 from deployments.core.deadline import Deadline
-from deployments.serving.calls import Stage, stage_method
+from deployments.serving.client import Stage
+from deployments.serving.replica import stage_method
 from tests.support.free_port import free_port
 
 QUESTION = "What does it cost to hand a tensor to the next stage?"

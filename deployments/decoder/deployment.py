@@ -1,21 +1,20 @@
 """The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
 from deployments.decoder.stage import DecodeStage
-from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
-from deployments.types import VideoTask
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import Bytes, VideoDecoderReplica
+from deployments.types import DecodedVideo, Payload, VideoTask
 
 
 @serve.deployment
-class VideoDecoder:
+class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(self, config: AppConfig) -> None:
@@ -23,7 +22,9 @@ class VideoDecoder:
         self._stage = DecodeStage(config.decoder, ServeMetricSink())
 
     @stage_method
-    async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> AsyncGenerator[Any, None]:
+    async def decode(
+        self, remaining_s: float, task: VideoTask, data: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
         """Yields `DecodedVideo`, then its payload. `data`: a video file, uint8 (size_bytes,)."""
         read = await self._stage.decode(remaining_s, task, data)
         yield read.meta
@@ -31,8 +32,8 @@ class VideoDecoder:
 
     @stage_method
     async def decode_pictures(
-        self, remaining_s: float, task: VideoTask, *pictures: NDArray[np.uint8]
-    ) -> AsyncGenerator[Any, None]:
+        self, remaining_s: float, task: VideoTask, *pictures: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
         """Yields `DecodedVideo`, then its payload. `pictures`: picture files in order, each uint8 (size_bytes,)."""
         read = await self._stage.decode_pictures(remaining_s, task, pictures)
         yield read.meta

@@ -1,21 +1,20 @@
 """The fetch stage as a Ray Serve deployment: builds the fetcher, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import STAGE, Fetcher
-from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
-from deployments.types import MediaItem
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import Bytes, MediaFetcherReplica
+from deployments.types import Fetched, MediaItem
 
 
 @serve.deployment
-class MediaFetcher:
+class MediaFetcher(MediaFetcherReplica):
     """Serve makes it, and ends it, on the event loop that its methods run on."""
 
     def __init__(self, config: AppConfig) -> None:
@@ -24,8 +23,8 @@ class MediaFetcher:
 
     @stage_method
     async def fetch(
-        self, remaining_s: float, item: MediaItem, data_url: NDArray[np.uint8] | None = None
-    ) -> AsyncGenerator[Any, None]:
+        self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
+    ) -> AsyncGenerator[Fetched | Bytes, None]:
         """Yields `Fetched`, then the bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, uint8."""
         fetched, data = await self._fetcher.fetch(item, Deadline(remaining_s, STAGE), data_url)
         yield fetched

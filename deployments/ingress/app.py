@@ -41,11 +41,11 @@ from deployments.ingress.http.json_responses import error_response, http_error_r
 from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.openai.chat_completions import ChatCompletions
-from deployments.ingress.pipeline.pipeline import Pipeline, Stages
+from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
 from deployments.observability.metrics import MetricSink
-from deployments.observability.tracing import NO_SPAN, NO_TRACER, Span, Tracer, within
-from deployments.stages import TensorRef
+from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
+from deployments.stages import Stages, TensorRef
 
 READY_TIMEOUT_S = 5.0
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -12,9 +12,11 @@ from deployments.config import AppConfig
 from deployments.ingress.admission.admission import media_share
 from deployments.ingress.app import Api
 from deployments.ingress.http.access_log import log_to_stdout
-from deployments.ingress.pipeline.pipeline import Stages
 from deployments.observability.exposition import ApplicationMetrics
-from deployments.serving.calls import ServeMetricSink, Stage, metrics_endpoints, put, replica_tracer
+from deployments.serving.client import Stage, put
+from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
+from deployments.serving.replica import replica_tracer
+from deployments.stages import Stages
 
 
 @serve.deployment
@@ -31,7 +33,7 @@ class Ingress:
         model: "DeploymentHandle[Any]",
     ) -> None:
         log_to_stdout()
-        stages = Stages(
+        stages = Stages.over(
             Stage(fetcher, "fetcher"),
             Stage(decoder, "decoder"),
             Stage(preprocessor, "preprocessor"),

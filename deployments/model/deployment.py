@@ -9,12 +9,14 @@ from ray import serve
 
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
-from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import ModelReplica
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 
 @serve.deployment
-class Model:
+class Model(ModelReplica):
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:

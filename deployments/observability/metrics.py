@@ -1,6 +1,6 @@
 """The catalogue of what Sluice measures, and the sink that rooms report to. Knows nothing of Ray or Prometheus.
 
-A room calls `sink.count("sluice_fetched_bytes", 1024, kind="video")`. The application's sink (`calls.ServeMetricSink`)
+A room calls `sink.count("sluice_fetched_bytes", 1024, kind="video")`. The application's sink (`ServeMetricSink`)
 turns that into Ray Serve metrics, which carry the deployment's and the replica's name by themselves; tests pass a
 `RecordingSink`. Names carry their unit; a name or tag that is not in the catalogue is a `KeyError`, also in tests.
 """

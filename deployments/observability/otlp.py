@@ -22,7 +22,7 @@ from opentelemetry.trace import Tracer as OtelTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments.config import TracingConfig
-from deployments.observability.tracing import Carrier, Fact, Span
+from deployments.observability.spans import Carrier, Fact, Span
 
 SEND_EVERY_MS = 1000
 CLOSE_WITHIN_S = 2.0

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from deployments.config import AppConfig
-from deployments.serving.calls import ServeMetricSink, replica_tracer, stage_method
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import PreprocessorReplica
 from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @serve.deployment
-class Preprocessor:
+class Preprocessor(PreprocessorReplica):
     """Text and media to token ids and tensors, by the model's own processor."""
 
     def __init__(self, config: AppConfig) -> None:

@@ -9,7 +9,7 @@ import graph
 from benchmarks.kit import traced
 from benchmarks.kit.timeline import read_trace
 from deployments.config import AppConfig
-from deployments.serving.calls import Stage
+from deployments.serving.client import Stage
 from deployments.stages import StageResult
 from deployments.types import Fetched, MediaKind
 

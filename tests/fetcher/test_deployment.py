@@ -14,7 +14,7 @@ from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, MediaNotReachable, StageTimeout
 from deployments.fetcher.deployment import MediaFetcher
-from deployments.serving.calls import Stage, put
+from deployments.serving.client import Stage, put
 from deployments.types import Fetched, MediaItem, MediaKind
 from tests.support import media_server as host
 from tests.support.application import Cluster

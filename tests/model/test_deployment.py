@@ -10,7 +10,7 @@ import pytest
 from deployments.config import AppConfig, EngineConfig
 from deployments.errors import BadRequest, ContextTooLong, StageTimeout
 from deployments.model.deployment import Model
-from deployments.serving.calls import StageFailure
+from deployments.serving.replica import StageFailure
 from deployments.types import Prepared, SamplingParams, TokenCounts
 
 PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), None, False, 0.0)

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from deployments.config import TracingConfig
 from deployments.errors import MediaHostError
 from deployments.observability.otlp import OtlpTracer
-from deployments.observability.tracing import NO_TRACER, check_packages, open_tracer
+from deployments.observability.spans import NO_TRACER
+from deployments.observability.tracing import check_packages, open_tracer
 from tests.http import parts
 from tests.support.fakes import FakeApplication
 

@@ -14,7 +14,8 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable
-from deployments.serving.calls import Stage, put, stage_method
+from deployments.serving.client import Stage, put
+from deployments.serving.replica import stage_method
 from deployments.stages import TensorRef
 from tests.support.application import Cluster
 

@@ -12,10 +12,9 @@ import numpy as np
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.ingress.app import Api
-from deployments.ingress.pipeline.pipeline import Stages
 from deployments.observability.metrics import RecordingSink
-from deployments.observability.tracing import NO_TRACER, Carrier, Tracer, current_carrier
-from deployments.stages import StageResult, TensorRef
+from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
+from deployments.stages import StageResult, Stages, TensorRef
 from deployments.types import (
     Chat,
     DecodedVideo,
@@ -160,7 +159,7 @@ class FakeApplication:
         self.model = FakeModel(chunks=hello())
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
-        stages = Stages(self.fetcher, self.decoder, self.preprocessor, self.model)
+        stages = Stages.over(self.fetcher, self.decoder, self.preprocessor, self.model)
         self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes, tracer=tracer)
 
     @asynccontextmanager

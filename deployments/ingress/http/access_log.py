@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import orjson
 
 from deployments.ingress.http.exchange import Exchange
-from deployments.observability.tracing import NO_SPAN
+from deployments.observability.spans import NO_SPAN
 
 logger = logging.getLogger("sluice.access")
 

@@ -14,7 +14,7 @@ from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, WorkCancelled
 from deployments.ingress.pipeline.timing import Timings
-from deployments.observability.tracing import NO_SPAN, Span
+from deployments.observability.spans import NO_SPAN, Span
 
 STAGE = "ingress"
 

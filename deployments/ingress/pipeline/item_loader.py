@@ -17,7 +17,7 @@ from deployments.ingress.admission.lane import Lease
 from deployments.ingress.openai.content_parts import ItemPlan, Source
 from deployments.ingress.pipeline.costs import source_bytes
 from deployments.ingress.pipeline.timing import Timings
-from deployments.stages import StageClient, StageResult, TensorRef
+from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, VideoTask
 
 COPY_WORKERS = 2
@@ -48,8 +48,8 @@ class ItemLoader:
     def __init__(
         self,
         config: AppConfig,
-        fetcher: StageClient,
-        decoder: StageClient,
+        fetcher: MediaFetching,
+        decoder: VideoDecoding,
         put: Callable[[NDArray[Any]], TensorRef],
     ) -> None:
         self._config = config
@@ -82,10 +82,10 @@ class ItemLoader:
     async def _fetch(self, source: Source, progress: Progress) -> StageResult[Fetched]:
         assumed_bytes = source_bytes(source, self._config)
         limited = progress.deadline.capped(self._config.media.total_timeout_s, "fetcher")
-        payloads = [await self._shared(source, limited)] if source.data is not None else []
+        data_url = await self._shared(source, limited) if source.data is not None else None
         started = time.monotonic()
         try:
-            result: StageResult[Fetched] = await self._fetcher.call("fetch", limited, source.item, payloads=payloads)
+            result = await self._fetcher.fetch(limited, source.item, data_url)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
         progress.timings.note("fetch", result.seconds, worked_s=result.meta.fetch_s)
@@ -101,9 +101,11 @@ class ItemLoader:
     async def _decode(
         self, task: ItemTask, video: VideoTask, refs: list[TensorRef], progress: Progress
     ) -> StageResult[DecodedVideo]:
-        method = "decode_pictures" if task.item.is_list else "decode"
         limited = progress.deadline.capped(self._config.decoder.timeout_s, "decoder")
-        result: StageResult[DecodedVideo] = await self._decoder.call(method, limited, video, payloads=refs)
+        if task.item.is_list:
+            result = await self._decoder.decode_pictures(limited, video, refs)
+        else:
+            result = await self._decoder.decode(limited, video, refs[0])
         progress.timings.note("decode_video", result.seconds, worked_s=result.meta.decode_s)
         return result
 

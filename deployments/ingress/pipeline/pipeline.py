@@ -17,18 +17,8 @@ from deployments.ingress.openai.content_parts import ItemPlan
 from deployments.ingress.pipeline.costs import item_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
-from deployments.stages import StageClient, StageResult, TensorRef
+from deployments.stages import Stages, TensorRef
 from deployments.types import DecodedVideo, GenerateChunk, MediaInput, MediaKind, MediaProfile, Prepared, VideoTask
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """The stages behind the ingress."""
-
-    fetcher: StageClient
-    decoder: StageClient
-    preprocessor: StageClient
-    model: StageClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,7 @@ class Pipeline:
         """What the graph must know of the model; asked once."""
         if self._profile is None:
             limited = deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
-            self._profile = (await self._stages.preprocessor.call("profile", limited, answer_has_payload=False)).meta
+            self._profile = await self._stages.preprocessor.profile(limited)
         return self._profile
 
     async def plan(self, request: GenerationRequest, deadline: Deadline) -> Plan:
@@ -83,9 +73,7 @@ class Pipeline:
         clips = [ref for media, ref in loaded if media.label in at_model]
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
-        result: StageResult[Prepared] = await self._stages.preprocessor.call(
-            "prepare", limited, request.chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
-        )
+        result = await self._stages.preprocessor.prepare(limited, request.chat, inputs, payloads)
         progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
@@ -96,9 +84,7 @@ class Pipeline:
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer as it comes. Closing the generator stops the model's work."""
         limited = deadline.capped(deadline.remaining_s(), "model")
-        return self._stages.model.stream(
-            "generate", limited, prompt.prepared, request.params, request.stream, payloads=prompt.tensors
-        )
+        return self._stages.model.generate(limited, prompt.prepared, request.params, request.stream, prompt.tensors)
 
     def check_health(self) -> None:
         self._loader.check_health()

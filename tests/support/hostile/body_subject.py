@@ -16,9 +16,8 @@ from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import Fetcher
 from deployments.ingress.app import Api
-from deployments.ingress.pipeline.pipeline import Stages
 from deployments.observability.metrics import RecordingSink
-from deployments.stages import StageResult, TensorRef
+from deployments.stages import StageResult, Stages, TensorRef
 from tests.support.fakes import FakeApplication
 
 MAX_ANSWER_BYTES = 20_000

@@ -10,16 +10,12 @@ Calls without any payload go by value, over gRPC straight to the replica, which 
 object references. Payloads never do.
 
 Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
-Errors raised on purpose travel as values, so that a client's mistake does not fill the logs with tracebacks.
 """
 
 import asyncio
-import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, ParamSpec
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import ray
 from numpy.typing import NDArray
@@ -32,96 +28,16 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 from ray.serve.handle import DeploymentHandle
-from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.config import TracingConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
-from deployments.observability.metrics import METRICS
-from deployments.observability.tracing import NO_SPAN, Tracer, current_carrier, describe, open_tracer
-from deployments.serving.caller_watch import CallerWatch
+from deployments.observability.spans import current_carrier
+from deployments.serving.replica import CALLER, CARRIER, StageFailure
 from deployments.stages import StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
-
-
-_CARRIER = "trace_carrier"
-"""Keyword of a stage call under which the trace of the request travels, if it has one."""
-
-_CALLER = "caller_name"
-"""Keyword under which the name of the replica that calls travels, where Ray would not tell of its death."""
-
-P = ParamSpec("P")
-
-
-def _lives(replica: str) -> bool:
-    try:
-        ray.get_actor(replica, namespace="serve")
-    except ValueError:
-        return False
-    except RayError:
-        return True  # nobody can tell now
-    return True
-
-
-_callers = CallerWatch(_lives)
-
-
-@dataclass(frozen=True, slots=True)
-class StageFailure:
-    """An error raised on purpose, on its way from a stage to its caller."""
-
-    error: SluiceError
-
-
-def replica_tracer(config: TracingConfig) -> Tracer:
-    """A tracer whose spans say which replica made them; for a deployment's `tracer`."""
-    if config.otlp_endpoint is None:
-        return open_tracer(config, {})  # there is no replica where a deployment's class is used without Ray
-    replica = serve.get_replica_context()
-    own = {
-        "service.instance.id": replica.replica_id.unique_id,
-        "sluice.deployment": replica.deployment,
-        "ray.node.id": ray.get_runtime_context().get_node_id(),
-    }
-    return open_tracer(config, own)
-
-
-def stage_method(method: Callable[P, AsyncGenerator[Any, None]]) -> Callable[P, AsyncGenerator[Any, None]]:
-    """Every method that a `Stage` calls wears this.
-
-    A `SluiceError` that it raises is yielded as a `StageFailure`. When the request is traced, its work is a span of the
-    deployment's `tracer`. When the replica that called dies, its work is cancelled.
-    """
-
-    @functools.wraps(method)
-    async def answering(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
-        carrier: Any = kwargs.pop(_CARRIER, None)
-        caller: Any = kwargs.pop(_CALLER, None)
-        deployment: Any = args[0]
-        span = NO_SPAN if carrier is None else deployment.tracer.begin(method.__qualname__, carrier)
-        try:
-            with _callers.working_for(caller):
-                async with aclosing(method(*args, **kwargs)) as values:
-                    async for value in values:
-                        if carrier is not None:
-                            describe(span, value)
-                        yield value
-        except SluiceError as error:
-            span.fail(error.code)
-            yield StageFailure(error)
-        except (asyncio.CancelledError, GeneratorExit):
-            span.fail(WorkCancelled.code)
-            raise
-        except Exception as error:
-            span.fail(type(error).__name__)
-            raise
-        finally:
-            span.end()
-
-    return answering
 
 
 def put(array: NDArray[Any]) -> TensorRef:
@@ -130,7 +46,7 @@ def put(array: NDArray[Any]) -> TensorRef:
 
 
 class Stage:
-    """A stage as the ingress calls it: `stage_client.StageClient` over a Ray Serve handle."""
+    """A stage as the ingress calls it: `stages.StageClient` over a Ray Serve handle."""
 
     def __init__(self, handle: "DeploymentHandle[Any]", name: str, *, retries: int = 1) -> None:
         """`name` stands in errors and timings. `retries`: how often a call is made again when its replica dies."""
@@ -150,7 +66,7 @@ class Stage:
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
     ) -> StageResult[Any]:
-        """Metadata by value and payload by reference of one call; see `stage_client.StageClient.call`.
+        """Metadata by value and payload by reference of one call; see `stages.StageClient.call`.
 
         Stages behind `call` are idempotent: a call whose replica dies is made again while time is left.
         """
@@ -207,10 +123,10 @@ class Stage:
     ) -> Any:
         deadline.check()
         carrier = current_carrier()
-        told = {} if carrier is None else {_CARRIER: carrier}
+        told = {} if carrier is None else {CARRIER: carrier}
         if by_value:  # its connection breaks when this process dies
             return getattr(self._by_value, method).remote(deadline.remaining_s(), *args, **told)
-        caller = {} if self._caller is None else {_CALLER: self._caller}
+        caller = {} if self._caller is None else {CALLER: self._caller}
         return getattr(self._by_reference, method).remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
 
     def _raise_ours(self, error: BaseException) -> None:
@@ -264,41 +180,3 @@ def _cancel(response: Any) -> None:
         response.cancel()
     except (RayServeException, RayError):
         return  # the call failed before it was assigned: there is nothing to cancel
-
-
-def metrics_endpoints() -> list[str]:
-    """URLs at which the live nodes' agents export metrics as Prometheus text. Asks the cluster: blocks for a moment."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["MetricsExportPort"]]
-    return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
-
-
-class ServeMetricSink:
-    """`metrics.MetricSink` over `ray.serve.metrics`: only inside a replica, whose name the metrics carry."""
-
-    def __init__(self) -> None:
-        self._metrics: dict[str, Counter | Gauge | Histogram] = {}
-
-    def count(self, name: str, value: float = 1, **tags: str) -> None:
-        if value > 0:
-            self._metric(name).inc(value, tags)
-
-    def gauge(self, name: str, value: float, **tags: str) -> None:
-        self._metric(name).set(value, tags)
-
-    def observe(self, name: str, value: float, **tags: str) -> None:
-        self._metric(name).observe(max(value, 1e-9), tags)
-
-    def _metric(self, name: str) -> Any:
-        metric = self._metrics.get(name)
-        if metric is None:
-            metric = self._metrics[name] = self._create(name)
-        return metric
-
-    @staticmethod
-    def _create(name: str) -> Counter | Gauge | Histogram:
-        spec = METRICS[name]
-        if spec.kind == "counter":
-            return Counter(name, spec.description, spec.tags)
-        if spec.kind == "gauge":
-            return Gauge(name, spec.description, spec.tags)
-        return Histogram(name, spec.description, list(spec.buckets), spec.tags)
