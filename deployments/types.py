@@ -22,6 +22,22 @@ class MediaKind(StrEnum):
     AUDIO = "audio"
 
 
+class StageName(StrEnum):
+    """Where a request's time goes and where it can fail: in errors, log, metrics, spans, `Server-Timing` and usage."""
+
+    INGRESS = "ingress"
+    ADMISSION = "admission"
+    FETCH = "fetch"
+    VIDEO_DECODE = "video_decode"
+    PREPROCESS = "preprocess"
+    MODEL = "model"
+    # phases of the model stage
+    QUEUE = "queue"
+    ENCODE = "encode"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 # ── media: ingress -> fetcher -> decoder ─────────────────────────────────────────────────────────────────────────────
 
 

@@ -14,9 +14,9 @@ from deployments.decoder.backlog import Backlog
 from deployments.decoder.picture_list import PictureListReader
 from deployments.decoder.reader import VideoRead, VideoReader
 from deployments.observability.metrics import MetricSink
-from deployments.types import VideoTask
+from deployments.types import StageName, VideoTask
 
-STAGE = "decode"
+STAGE = StageName.VIDEO_DECODE
 
 
 class DecodeStage:

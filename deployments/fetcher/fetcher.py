@@ -21,9 +21,9 @@ from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
 from deployments.media.sniff import HEAD_BYTES, sniff
 from deployments.observability.metrics import MetricSink
-from deployments.types import Fetched, MediaItem, MediaKind
+from deployments.types import Fetched, MediaItem, MediaKind, StageName
 
-STAGE = "fetch"
+STAGE = StageName.FETCH
 _NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
 
 

@@ -17,6 +17,7 @@ from deployments.serving.client import Stage, put
 from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
 from deployments.serving.replica import replica_tracer
 from deployments.stages import Stages
+from deployments.types import StageName
 
 
 @serve.deployment
@@ -34,10 +35,10 @@ class Ingress:
     ) -> None:
         log_to_stdout()
         stages = Stages.over(
-            Stage(fetcher, "fetcher"),
-            Stage(decoder, "decoder"),
-            Stage(preprocessor, "preprocessor"),
-            Stage(model, "model"),
+            Stage(fetcher, StageName.FETCH),
+            Stage(decoder, StageName.VIDEO_DECODE),
+            Stage(preprocessor, StageName.PREPROCESS),
+            Stage(model, StageName.MODEL),
         )
         self._config = config
         self._page = ApplicationMetrics(metrics_endpoints)

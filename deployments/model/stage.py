@@ -18,9 +18,9 @@ from deployments.model.output.assembler import Answer, Mailbox, gather_s, plain_
 from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest
 from deployments.observability.metrics import MetricSink
-from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
+from deployments.types import GenerateChunk, Prepared, SamplingParams, StageName, TokenDelta
 
-STAGE = "model"
+STAGE = StageName.MODEL
 DRAIN_S = 15.0
 """Longest wait for running answers at shutdown; Ray kills the replica at its own limit."""
 

@@ -12,9 +12,9 @@ from deployments.core.executor import StageExecutor
 from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
+from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared, StageName
 
-STAGE = "preprocess"
+STAGE = StageName.PREPROCESS
 
 
 class PreprocessStage:

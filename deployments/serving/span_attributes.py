@@ -1,7 +1,7 @@
 """What a span says of a stage's answer."""
 
 from deployments.observability.spans import Span
-from deployments.types import DecodedVideo, Fetched, GenerateChunk, GenerateTimes, Prepared
+from deployments.types import DecodedVideo, Fetched, GenerateChunk, GenerateTimes, Prepared, StageName
 
 
 def describe(span: Span, value: object) -> None:
@@ -22,7 +22,12 @@ def describe(span: Span, value: object) -> None:
 
 
 def _phases(span: Span, times: GenerateTimes) -> None:
-    phases = {"queue": times.queue_s, "encode": times.encode_s, "prefill": times.prefill_s, "decode": times.decode_s}
+    phases = {
+        StageName.QUEUE: times.queue_s,
+        StageName.ENCODE: times.encode_s,
+        StageName.PREFILL: times.prefill_s,
+        StageName.DECODE: times.decode_s,
+    }
     left_s = sum(phases.values())
     for name, seconds in phases.items():
         left_s -= seconds

@@ -179,7 +179,7 @@ async def test_usage_counts_tokens_by_modality() -> None:
 async def test_every_stage_shows_in_server_timing() -> None:
     response = await FakeApplication().chat([VIDEO])
     stages = [entry.split(";")[0] for entry in response.headers["server-timing"].split(", ")]
-    assert stages == ["admission", "fetch", "decode_video", "preprocess", "queue", "encode", "prefill", "decode"]
+    assert stages == ["admission", "fetch", "video_decode", "preprocess", "queue", "encode", "prefill", "decode"]
 
 
 async def test_usage_tells_which_frames_were_looked_at() -> None:
@@ -242,7 +242,7 @@ async def test_a_stage_that_takes_too_long_gives_504_naming_it() -> None:
     app.decoder.gate = asyncio.Event()
     response = await app.chat([VIDEO], headers={"x-request-timeout-s": "0.2"})
     assert response.status_code == 504
-    assert "decoder" in response.json()["error"]["message"]
+    assert "video_decode" in response.json()["error"]["message"]
 
 
 async def test_refusals_of_inner_stages_keep_their_status_and_say_when_to_come_back() -> None:

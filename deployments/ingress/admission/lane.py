@@ -19,8 +19,9 @@ from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
 from deployments.ingress.admission.queue_timeout import QueueTimeout
 from deployments.ingress.admission.retry_after import RetryAfterSlots
+from deployments.types import StageName
 
-STAGE = "admission"
+STAGE = StageName.ADMISSION
 SLACK = 10.0
 """How many times `max_wait_s` longer a wait may become than what was accepted, before one who was let in the queue is
 sent away after all."""

@@ -15,8 +15,9 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, WorkCancelled
 from deployments.ingress.pipeline.timing import Timings
 from deployments.observability.spans import NO_SPAN, Span
+from deployments.types import StageName
 
-STAGE = "ingress"
+STAGE = StageName.INGRESS
 
 
 class ClientGone(WorkCancelled):

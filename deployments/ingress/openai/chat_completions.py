@@ -24,7 +24,7 @@ from deployments.ingress.openai.chat_response import ChatResponse
 from deployments.ingress.pipeline.item_loader import Progress
 from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
 from deployments.observability.metrics import MetricSink
-from deployments.types import GenerateChunk
+from deployments.types import GenerateChunk, StageName
 
 
 class ChatCompletions:
@@ -88,7 +88,7 @@ class ChatCompletions:
         asked_at = time.monotonic()
         with await self._admission.admit(client, plan.media_bytes, deadline) as lease:
             waited_s = time.monotonic() - asked_at
-            exchange.timings.note("admission", waited_s, worked_s=0.0)
+            exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
             self._admission.report()
             prompt = await self._pipeline.prepare(request, plan, Progress(deadline, exchange.timings, lease))

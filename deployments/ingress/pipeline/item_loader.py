@@ -18,7 +18,7 @@ from deployments.ingress.openai.content_parts import ItemPlan, Source
 from deployments.ingress.pipeline.costs import source_bytes
 from deployments.ingress.pipeline.timing import Timings
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
-from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, VideoTask
+from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, StageName, VideoTask
 
 COPY_WORKERS = 2
 
@@ -56,7 +56,7 @@ class ItemLoader:
         self._fetcher = fetcher
         self._decoder = decoder
         self._put = put
-        self._copies = StageExecutor("ingress", COPY_WORKERS)
+        self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS)
 
     async def load(self, task: ItemTask, progress: Progress) -> tuple[MediaInput, TensorRef]:
         """The item as the preprocessor takes it. Raises `SluiceError`s whose `param` is the item."""
@@ -81,14 +81,14 @@ class ItemLoader:
 
     async def _fetch(self, source: Source, progress: Progress) -> StageResult[Fetched]:
         assumed_bytes = source_bytes(source, self._config)
-        limited = progress.deadline.capped(self._config.media.total_timeout_s, "fetcher")
+        limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
         data_url = await self._shared(source, limited) if source.data is not None else None
         started = time.monotonic()
         try:
             result = await self._fetcher.fetch(limited, source.item, data_url)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
-        progress.timings.note("fetch", result.seconds, worked_s=result.meta.fetch_s)
+        progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
         progress.lease.resize(progress.lease.size_bytes - assumed_bytes + result.meta.size_bytes)
         return result
 
@@ -101,12 +101,12 @@ class ItemLoader:
     async def _decode(
         self, task: ItemTask, video: VideoTask, refs: list[TensorRef], progress: Progress
     ) -> StageResult[DecodedVideo]:
-        limited = progress.deadline.capped(self._config.decoder.timeout_s, "decoder")
+        limited = progress.deadline.capped(self._config.decoder.timeout_s, StageName.VIDEO_DECODE)
         if task.item.is_list:
             result = await self._decoder.decode_pictures(limited, video, refs)
         else:
             result = await self._decoder.decode(limited, video, refs[0])
-        progress.timings.note("decode_video", result.seconds, worked_s=result.meta.decode_s)
+        progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
         return result
 
 

@@ -18,7 +18,16 @@ from deployments.ingress.pipeline.costs import item_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
 from deployments.stages import Stages, TensorRef
-from deployments.types import DecodedVideo, GenerateChunk, MediaInput, MediaKind, MediaProfile, Prepared, VideoTask
+from deployments.types import (
+    DecodedVideo,
+    GenerateChunk,
+    MediaInput,
+    MediaKind,
+    MediaProfile,
+    Prepared,
+    StageName,
+    VideoTask,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Pipeline:
     async def profile(self, deadline: Deadline) -> MediaProfile:
         """What the graph must know of the model; asked once."""
         if self._profile is None:
-            limited = deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+            limited = deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
             self._profile = await self._stages.preprocessor.profile(limited)
         return self._profile
 
@@ -72,9 +81,9 @@ class Pipeline:
         payloads = [ref for media, ref in loaded if media.label not in at_model]
         clips = [ref for media, ref in loaded if media.label in at_model]
         loaded.clear()
-        limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+        limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
         result = await self._stages.preprocessor.prepare(limited, request.chat, inputs, payloads)
-        progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
+        progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
         return ReadyPrompt(result.meta, tensors + clips, videos)
@@ -83,7 +92,7 @@ class Pipeline:
         self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer as it comes. Closing the generator stops the model's work."""
-        limited = deadline.capped(deadline.remaining_s(), "model")
+        limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
         return self._stages.model.generate(limited, prompt.prepared, request.params, request.stream, prompt.tensors)
 
     def check_health(self) -> None:

@@ -1,6 +1,6 @@
 """Where a request's time went, by stage, as clients see it: the `Server-Timing` header and the usage extension."""
 
-from deployments.types import GenerateTimes
+from deployments.types import GenerateTimes, StageName
 
 
 class Timings:
@@ -11,17 +11,18 @@ class Timings:
         self.waits: dict[str, float] = {}
         """What of them was not work: for a replica, a thread or a slot, and the way there and back."""
 
-    def note(self, stage: str, seconds: float, *, worked_s: float | None = None) -> None:
+    def note(self, stage: StageName, seconds: float, *, worked_s: float | None = None) -> None:
         """`worked_s`: what the stage itself took of it, where it says so."""
-        self.seconds[stage] = max(seconds, self.seconds.get(stage, 0.0))
+        name = stage.value
+        self.seconds[name] = max(seconds, self.seconds.get(name, 0.0))
         if worked_s is not None:
-            self.waits[stage] = max(0.0, seconds - worked_s, self.waits.get(stage, 0.0))
+            self.waits[name] = max(0.0, seconds - worked_s, self.waits.get(name, 0.0))
 
     def note_generation(self, times: GenerateTimes) -> None:
-        self.note("queue", times.queue_s, worked_s=0.0)
-        self.note("encode", times.encode_s)
-        self.note("prefill", times.prefill_s)
-        self.note("decode", times.decode_s)
+        self.note(StageName.QUEUE, times.queue_s, worked_s=0.0)
+        self.note(StageName.ENCODE, times.encode_s)
+        self.note(StageName.PREFILL, times.prefill_s)
+        self.note(StageName.DECODE, times.decode_s)
 
     def header(self) -> str:
         """For `Server-Timing`: `fetch;dur=12.3, preprocess;dur=4.5`, in milliseconds."""

@@ -1,6 +1,6 @@
 // What an answer cost: the waterfall of its stages, its tokens, the frames that were sampled.
 
-const WORDS = { decode_video: "decode video", decode: "decode tokens" };
+const WORDS = { video_decode: "decode video", decode: "decode tokens" };
 
 export function showWaterfall(list, milliseconds) {
   const stages = Object.entries(milliseconds);
