@@ -39,8 +39,6 @@ DEMUXERS = {
 VIDEO_CONTAINERS = ("mp4", "matroska", "avi", "mpegts", "flv")
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,flac,ogg,mp3,aac"
-_LATE_STREAMS = frozenset({"mpegts", "flv", "mp3"})
-"""Containers whose streams are found while reading: options for streams can't be given beforehand."""
 _DAMAGE = (
     av.error.InvalidDataError,
     av.error.ArgumentError,
@@ -48,13 +46,15 @@ _DAMAGE = (
     av.error.UnknownError,
     av.error.EOFError,
     av.error.OSError,
+    ValueError,
 )
-"""What FFmpeg says of single packets that are damaged or of a kind that it doesn't know."""
+"""What FFmpeg says of single packets that are damaged or of a kind that it doesn't know; and PyAV 19, with a plain
+`ValueError`, of each one after the first that a decoder could not be set up for."""
 _PLAIN_CODECS = frozenset({"hevc", "vp8", "vp9", "av1", "libdav1d"})
 """FFmpeg's names of decoders that need to know nothing beyond a file's header."""
 _READ_BYTES = 256 * 1024
-_MAX_STREAMS = 16
-"""Streams that are guarded while a file is probed; real files have two or three."""
+_TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Metadata in another encoding is no reason to refuse a file; PyAV 19 knows that without being told."""
 
 
 @contextmanager
@@ -70,14 +70,13 @@ def open_container(
     if container == "mp4":
         check_sample_counts(data, label)
     with ffmpeg_errors(label):
-        with _open(data, container, label, deadline, {"codec_whitelist": "none"}, []) as opened:
+        with _open(data, container, deadline, {"codec_whitelist": "none"}, max_pixels) as opened:
             deadline.check()
             _refuse_large(opened, max_pixels, label)
             if _tells_enough(opened, container):
                 yield opened
                 return
-        guards = [] if container in _LATE_STREAMS else [{"max_pixels": str(max_pixels)}] * _MAX_STREAMS
-        with _open(data, container, label, deadline, {}, guards) as opened:
+        with _open(data, container, deadline, {}, max_pixels) as opened:
             deadline.check()
             yield opened
 
@@ -99,28 +98,21 @@ def _tells_enough(opened: InputContainer, container: str) -> bool:
 
 
 def _open(
-    data: NDArray[np.uint8],
-    container: str,
-    label: str,
-    deadline: Deadline,
-    options: dict[str, str],
-    stream_options: list[dict[str, str]],
+    data: NDArray[np.uint8], container: str, deadline: Deadline, options: dict[str, str], max_pixels: int
 ) -> InputContainer:
     try:
         opened: InputContainer = av.open(
             _Reader(data, deadline),
             format=DEMUXERS[container],
             buffer_size=_READ_BYTES,
-            metadata_errors="replace",
+            options={"max_pixels": str(max_pixels)},
             container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST, **options},
-            stream_options=stream_options,
+            **_TOLERANT,
         )
         return opened
     except av.error.FFmpegError:
         deadline.check()
         raise
-    except ValueError as exc:  # PyAV's own, when there is no stream for the options
-        raise BadMedia("the file holds no tracks", param=label) from exc
 
 
 def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
