@@ -39,15 +39,8 @@ DEMUXERS = {
 VIDEO_CONTAINERS = ("mp4", "matroska", "avi", "mpegts", "flv")
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,flac,ogg,mp3,aac"
-_DAMAGE = (
-    av.error.InvalidDataError,
-    av.error.ArgumentError,
-    av.error.PatchWelcomeError,
-    av.error.UnknownError,
-    av.error.EOFError,
-    av.error.OSError,
-    ValueError,
-)
+_FATAL = (av.error.DecoderNotFoundError, MemoryError)
+_DAMAGE = (av.error.FFmpegError, ValueError)
 """What FFmpeg says of single packets that are damaged or of a kind that it doesn't know; and PyAV 19, with a plain
 `ValueError`, of each one after the first that a decoder could not be set up for."""
 _PLAIN_CODECS = frozenset({"hevc", "vp8", "vp9", "av1", "libdav1d"})
@@ -168,6 +161,8 @@ def packets_of(opened: InputContainer, *streams: Any) -> Iterator[Any]:
             other.discard = Discard.all
     try:
         yield from opened.demux(*streams)
+    except _FATAL:
+        raise
     except _DAMAGE:
         return
     except IndexError:  # PyAV at the end of a file in which streams appeared on the way
@@ -178,6 +173,8 @@ def frames_of(packet: Any) -> list[Any]:
     """What a packet decodes to; nothing when it is damaged."""
     try:
         return list(packet.decode())
+    except _FATAL:
+        raise
     except _DAMAGE:
         return []
 
@@ -186,6 +183,8 @@ def drained(context: Any) -> list[Any]:
     """The frames that a decoder still holds; it must be flushed before it decodes again."""
     try:
         return list(context.decode(None))
+    except _FATAL:
+        raise
     except _DAMAGE:
         return []
 
