@@ -145,6 +145,12 @@ def check_decoder(stream: Any, data: NDArray[np.uint8], label: str) -> None:
         raise UnsupportedCodec(f"this server has no decoder for the file's {stream.type} track{told}", param=label)
 
 
+def check_clear(packet: Any, label: str) -> None:
+    """Raise `BadMedia` for a packet that only the holder of a key can decode: what came out would be noise."""
+    if packet.has_sidedata("encryption_info"):
+        raise BadMedia(f"the {packet.stream.type} is encrypted", param=label)
+
+
 def prepare_decoder(stream: Any, threads: int) -> None:
     """Set up how `stream`, which `check_decoder` let pass, will be decoded."""
     stream.codec_context.thread_count = threads

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from deployments.deadline import Deadline
 from deployments.errors import BadMedia, InternalError
-from deployments.media.container import check_decoder, frames_of, open_container, packets_of, prepare_decoder
+from deployments.media.container import (
+    check_clear,
+    check_decoder,
+    frames_of,
+    open_container,
+    packets_of,
+    prepare_decoder,
+)
 from deployments.media.mono import MonoTrack, check_duration
 from deployments.media.sniff import HEAD_BYTES, sniff
 from deployments.media.whole_sounds import WholeSound, whole_sound
@@ -111,6 +118,7 @@ def _decode_with_ffmpeg(
             check_duration(float(stream.duration * stream.time_base), max_s, label)
         for packet in packets_of(file, stream):
             deadline.check()
+            check_clear(packet, label)
             for frame in frames_of(packet):
                 track.add(frame)
         deadline.check()
