@@ -20,6 +20,8 @@ class FrameIndex:
     """(F,) ascending, since the first frame."""
     packets: NDArray[np.int64] | None
     """(F,) which packet of the file holds the frame; None when that is not known and frames can only be counted."""
+    starts_s: float
+    """When the first frame is shown, by the file's own clock."""
 
 
 class Backend(Protocol):

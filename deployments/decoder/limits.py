@@ -15,7 +15,7 @@ class Limits:
         """`work`: where to write down what `check_work` allows."""
         self._config = config
         self._label = label
-        self._work = work or VideoWork()
+        self.work = work or VideoWork()
 
     @property
     def max_source_pixels(self) -> int:
@@ -47,7 +47,7 @@ class Limits:
             f"its wanted frames take {megapixels:.0f} megapixels of decoding, the limit is {limit}: "
             "ask for a shorter span or a smaller video",
         )
-        self._work.megapixels = megapixels
+        self.work.megapixels = megapixels
 
     def check_output(self, frames: int, height: int, width: int) -> None:
         """Frames that would be delivered."""

@@ -192,6 +192,17 @@ def make_sound(
     return sink.getvalue()
 
 
+def make_track(
+    muxer: str, codec: str, *, seconds: float = 1.0, rate: int = 44_100, tones_hz: Sequence[float] = (440.0,)
+) -> bytes:
+    """A sound file by FFmpeg's names: whatever it can encode, in whatever it can write."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format=muxer) as output:
+        stream = output.add_stream(codec, rate=rate, layout="mono" if len(tones_hz) == 1 else "stereo")
+        output.mux(_encode_tones(stream, tones_hz, seconds))
+    return sink.getvalue()
+
+
 def _encode_tones(stream, tones_hz: Sequence[float], seconds: float) -> list[av.Packet]:
     samples = tones(tones_hz, seconds, stream.rate)
     layout = "mono" if len(tones_hz) == 1 else "stereo"
