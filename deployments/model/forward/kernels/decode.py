@@ -39,7 +39,9 @@ def attend_parts(
         g, d = tl.arange(0, GP), tl.arange(0, DP)
         mine = (g < G)[:, None] & (d < D)[None, :]
         heads = head * G + g
-        q = tl.load(query + row.to(tl.int64) * query_row + heads[:, None] * query_head + d[None, :], mask=mine, other=0.0)
+        q = tl.load(
+            query + row.to(tl.int64) * query_row + heads[:, None] * query_head + d[None, :], mask=mine, other=0.0
+        )
         most = tl.full([GP], float("-inf"), tl.float32)
         total = tl.zeros([GP], tl.float32)
         acc = tl.zeros([GP, DP], tl.float32)
