@@ -28,8 +28,8 @@ def paged_decode(
 ) -> torch.Tensor:
     """[R, H, D]: each row's query over its own keys, itself included; zeros for rows of length 0.
 
-    `tables_RP` int32: numbers of a row's pages; `lengths_R` int32: keys that a row has; a row looks at the last `window`
-    of them. Query heads that share a key/value head follow each other. `softcap` bounds scores by a tanh.
+    `tables_RP` int32: numbers of a row's pages; `lengths_R` int32: keys that a row has; a row looks at the last
+    `window` of them. Query heads that share a key/value head follow each other. `softcap` bounds scores by a tanh.
     """
     if out is None:
         out = torch.empty_like(query_RHD, memory_format=torch.contiguous_format)

@@ -1,13 +1,14 @@
 """Attention of several pieces of unequal length that follow each other in one row, without a mask.
 
 On a card one call of torch's own FlashAttention, never the one that reads pages with split keys: that one gives wrong
-rows. Elsewhere, and for what FlashAttention does not compute (float64, odd head dimensions), a call for the pieces of one shape.
+rows. Elsewhere, and for what FlashAttention does not compute (float64, odd head dimensions), a call for the pieces
+of one shape.
 
 Causal attention is aligned at the end: the last query of a piece looks at all of its keys, as of a prompt whose
 beginning is in the cache.
 
-Shape legend: N queries of all pieces, M keys of all pieces, H query heads, K key/value heads, D head dimension, B pieces,
-Q queries and L keys of one piece.
+Shape legend: N queries of all pieces, M keys of all pieces, H query heads, K key/value heads, D head dimension, B
+pieces of one shape, Q queries and L keys of a piece.
 """
 
 from itertools import groupby, pairwise
@@ -33,7 +34,7 @@ def varlen(
     causal: bool,
     window: int | None = None,
 ) -> torch.Tensor:
-    """[N, H, D]. Piece i: queries `cu_q[i]` to `cu_q[i + 1]`, keys likewise by `cu_k`; both int32 on the device, from 0.
+    """[N, H, D]. Piece i: queries `cu_q[i]` to `cu_q[i + 1]`, keys likewise by `cu_k`; int32 on the device, from 0.
 
     `max_q`, `max_k`: of the longest piece, on the host. `window`, of causal attention alone: a query looks at the last
     `window` keys up to its own.

@@ -4,8 +4,8 @@ A first kernel attends to one part of one row for the query heads that share a k
 row's parts, in tiles of a fixed number. Neither depends on what else is in the batch, nor on how wide its table is: a
 row's bits are the same in any batch.
 
-Shape legend: R rows, H query heads, K key/value heads, G query heads that share one, T tokens of the store, P pages of a
-table, D head dimension, N parts.
+Shape legend: R rows, H query heads, K key/value heads, G query heads that share one, T tokens of the store, P pages of
+a table, D head dimension.
 """
 
 from typing import Any
