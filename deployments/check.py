@@ -8,15 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from deployments.serving.serve_file import ServeFile, num_gpus, read_serve_file
-from deployments.startup.machine import check_machine
-from deployments.startup.model_files import read_model_files
+from deployments.serving.serve_file import num_gpus, read_serve_file
 from deployments.startup.settings import WrongSetting
-
-
-def check_here(file: ServeFile) -> None:
-    """Hold a file against this machine. Raises `WrongSetting`."""
-    check_machine(file.args, read_model_files(file.args), num_gpus(file))
+from deployments.startup.start import check_here
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             file = read_serve_file(path)
             if options.here:
-                check_here(file)
+                check_here(file.args, num_gpus(file))
         except WrongSetting as error:
             wrong = True
             print(f"{path}: {error}", file=sys.stderr)
