@@ -258,7 +258,7 @@ class AppConfig(Section):
     """Branch, tag or commit of a Hugging Face id."""
     served_model_name: str | None = None
     """The name that clients use; default: `model`."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""

@@ -1,6 +1,7 @@
 """The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack, closing
 
 from ray import serve
 
@@ -18,8 +19,9 @@ class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(self, config: AppConfig) -> None:
-        self.tracer = replica_tracer(config.tracing)
-        self._stage = DecodeStage(config.decoder, ServeMetricSink())
+        self._open = ExitStack()  # what is still to be closed: less than everything where this fails
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        self._stage = self._open.enter_context(closing(DecodeStage(config.decoder, ServeMetricSink())))
 
     @stage_method
     async def decode(
@@ -47,5 +49,4 @@ class VideoDecoder(VideoDecoderReplica):
         self._stage.check_health()
 
     def __del__(self) -> None:
-        self._stage.close()
-        self.tracer.close()
+        self._open.close()

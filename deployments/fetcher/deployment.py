@@ -1,6 +1,7 @@
 """The fetch stage as a Ray Serve deployment: builds the fetcher, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, closing
 
 from ray import serve
 
@@ -18,8 +19,10 @@ class MediaFetcher(MediaFetcherReplica):
     """Serve makes it, and ends it, on the event loop that its methods run on."""
 
     def __init__(self, config: AppConfig) -> None:
-        self.tracer = replica_tracer(config.tracing)
+        self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._fetcher = Fetcher(config.media, ServeMetricSink())
+        self._open.push_async_callback(self._fetcher.close)
 
     @stage_method
     async def fetch(
@@ -34,5 +37,4 @@ class MediaFetcher(MediaFetcherReplica):
         self._fetcher.check_health()
 
     async def __del__(self) -> None:
-        await self._fetcher.close()
-        self.tracer.close()
+        await self._open.aclose()

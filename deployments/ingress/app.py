@@ -19,7 +19,6 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from deployments.config import AppConfig
-from deployments.core.deadline import Deadline
 from deployments.errors import (
     InternalError,
     ModelNotFound,
@@ -39,6 +38,7 @@ from deployments.ingress.http.exchange import ClientGone, Exchange, request_id
 from deployments.ingress.http.gc_freeze import GcFreeze
 from deployments.ingress.http.json_responses import error_response, http_error_response, json_response
 from deployments.ingress.http.loop_lag import watch_loop_lag
+from deployments.ingress.http.readiness import RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.openai.chat_completions import ChatCompletions
 from deployments.ingress.pipeline.pipeline import Pipeline
@@ -47,7 +47,6 @@ from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.stages import Stages, TensorRef
 
-READY_TIMEOUT_S = 5.0
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines all the time: kept out of the log."""
@@ -69,10 +68,12 @@ class Api:
         metrics_text: MetricsText,
         media_bytes: int,
         *,
+        missing: Look = nothing_missing,
         tracer: Tracer = NO_TRACER,
         set_request_id: bool = True,
     ) -> None:
-        """`set_request_id`: answers get the header `x-request-id`; False where the server around this sets it."""
+        """`missing`: asks which stages have no replica. `set_request_id`: answers get the header `x-request-id`; False
+        where the server around this sets it."""
         self._config = config
         self._metrics = metrics
         self._metrics_text = metrics_text
@@ -82,6 +83,8 @@ class Api:
         self.clients = Clients(config.ingress)
         self.pipeline = Pipeline(config, stages, put)
         self.admission = Admission(config.ingress, media_bytes, metrics)
+        self.readiness = Readiness(missing)
+        self._running = 0
         self._refusals = Refusals(metrics)
         self._settling = GcFreeze()
         self._routes = self._build()
@@ -96,6 +99,7 @@ class Api:
         headers = Headers(scope=scope)
         exchange = Exchange(request_id(headers), scope, send, self._set_request_id, self._span(scope, headers))
         scope["sluice.exchange"] = exchange
+        self._running += 1
         try:
             with within(exchange.span):
                 await self._router(scope, receive, exchange.send)
@@ -109,7 +113,13 @@ class Api:
             await self._fail(exchange, InternalError("an internal error occurred"), receive)
             let_go(error)
         finally:
+            self._running -= 1
             self._close(exchange)
+
+    def drain(self) -> int:
+        """Take nothing new from now on; the requests that are still running."""
+        self.readiness.draining = True
+        return self._running
 
     def report(self) -> None:
         """Bring the metrics up to date; what is done each second."""
@@ -157,7 +167,9 @@ class Api:
             log_exchange(exchange, route)
 
     def _build(self) -> list[Route]:
-        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics)
+        chat = ChatCompletions(
+            self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness
+        )
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [  # looked through in this order for each request
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -171,20 +183,25 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        lag = asyncio.create_task(watch_loop_lag(self._metrics, self.report))
+        watching = [
+            asyncio.create_task(watch_loop_lag(self._metrics, self.report)),
+            asyncio.create_task(self.readiness.watch()),
+        ]
         yield
-        lag.cancel()
+        for task in watching:
+            task.cancel()
         self.pipeline.close()
 
     async def _home(self, request: Request) -> Response:
         return json_response({"name": "sluice", "model": self._config.model_name, "api": "/v1/chat/completions"})
 
     async def _health(self, request: Request) -> Response:
-        return json_response({"status": "ok"})
+        draining = self.readiness.draining
+        return json_response({"status": "draining" if draining else "ok"}, *_unless(not draining))
 
     async def _ready(self, request: Request) -> Response:
-        await self.pipeline.profile(Deadline(READY_TIMEOUT_S, "preprocessor"))
-        return json_response({"status": "ready"})
+        said = await self.readiness.document()
+        return json_response(said, *_unless(said["status"] == "ready"))
 
     async def _metrics_page(self, request: Request) -> Response:
         return Response(await self._metrics_text(), headers={"content-type": METRICS_CONTENT_TYPE})
@@ -202,6 +219,11 @@ class Api:
 
     def _model_card(self) -> dict[str, Any]:
         return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
+
+
+def _unless(fine: bool) -> tuple[int, dict[str, str]]:
+    """Status and headers of a probe's answer."""
+    return (200, {}) if fine else (503, {"retry-after": f"{RETRY_AFTER_S:.0f}"})
 
 
 def let_go(error: BaseException | None) -> None:

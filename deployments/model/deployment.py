@@ -40,6 +40,10 @@ class Model(ModelReplica):
         """See `ModelStage.generate`."""
         return self._stage.generate(remaining_s, prepared, params, stream, tensors or {}, clips)
 
+    async def describe(self) -> str:
+        """What this replica computes on and how much it holds, for whoever started it."""
+        return self._stage.description
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""
         return stats_of(self._stage.load)

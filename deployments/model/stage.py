@@ -85,6 +85,11 @@ class ModelStage:
             self.engine.abort(sequence)
 
     @property
+    def description(self) -> str:
+        """The device and what its cache holds."""
+        return self.engine.description
+
+    @property
     def load(self) -> StageLoad | None:
         """How much of a replica the requests take."""
         return self.engine.load

@@ -1,6 +1,7 @@
 """The preprocess stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from ray import serve
@@ -20,12 +21,14 @@ class Preprocessor(PreprocessorReplica):
     """Text and media to token ids and tensors, by the model's own processor."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
         # Not above: whoever builds the application's graph would wait for torch and transformers too.
         from deployments.preprocessor.loading import load_checkpoint
         from deployments.preprocessor.stage import PreprocessStage
 
-        self.tracer = replica_tracer(config.tracing)
-        self._stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
+        self._stage = self._open.enter_context(closing(stage))
 
     @stage_method
     async def profile(self, remaining_s: float) -> AsyncGenerator[MediaProfile, None]:
@@ -46,5 +49,4 @@ class Preprocessor(PreprocessorReplica):
         self._stage.check_health()
 
     def __del__(self) -> None:
-        self._stage.close()
-        self.tracer.close()
+        self._open.close()

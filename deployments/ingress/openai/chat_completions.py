@@ -18,26 +18,34 @@ from deployments.ingress.http.body import Body, BodyScanner, read_body
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
 from deployments.ingress.http.json_responses import error_document, json_response
+from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
 from deployments.ingress.openai import sse
 from deployments.ingress.openai.chat_request import GenerationRequest, read_request
 from deployments.ingress.openai.chat_response import ChatResponse
 from deployments.ingress.pipeline.item_loader import Progress
 from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
 from deployments.observability.metrics import MetricSink
-from deployments.types import GenerateChunk, StageName
+from deployments.types import GenerateChunk, MediaKind, StageName
 
 
 class ChatCompletions:
     """The endpoint, a plain ASGI application."""
 
     def __init__(
-        self, config: AppConfig, pipeline: Pipeline, admission: Admission, clients: Clients, metrics: MetricSink
+        self,
+        config: AppConfig,
+        pipeline: Pipeline,
+        admission: Admission,
+        clients: Clients,
+        metrics: MetricSink,
+        readiness: Readiness,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._admission = admission
         self._clients = clients
         self._metrics = metrics
+        self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises `SluiceError`s that come before the first byte of the answer."""
@@ -45,6 +53,7 @@ class ChatCompletions:
         client = self._clients.identify(scope)
         headers = Headers(scope=scope)
         deadline = request_deadline(headers, self._config.ingress)
+        await self._readiness.check(*FIRST_STAGES)
         with ExitStack() as held:
             declared_bytes = self._declared_bytes(headers)
             self._admission.check(client, declared_bytes, deadline)
@@ -52,6 +61,7 @@ class ChatCompletions:
             if body_lease is not None:
                 held.enter_context(body_lease)
             request = read_request(await self._read(receive, client, deadline), self._config)
+            await self._readiness.check(*_media_stages(request))
             exchange.facts |= {"client": client, "stream": request.stream, "items": len(request.items)}
             await unless_gone(receive, exchange, self._answer(exchange, client, request, deadline, send, body_lease))
 
@@ -157,6 +167,12 @@ class ChatCompletions:
         self._metrics.observe("sluice_ttft_seconds", max(0.0, exchange.elapsed_s - decode_s))
         if answer.completion_tokens > 1:
             self._metrics.observe("sluice_itl_seconds", decode_s / (answer.completion_tokens - 1))
+
+
+def _media_stages(request: GenerationRequest) -> list[str]:
+    """What the request needs beside the stages that every request needs."""
+    videos = any(item.kind is MediaKind.VIDEO for item in request.items)
+    return ["MediaFetcher"] * bool(request.items) + ["VideoDecoder"] * videos
 
 
 async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:

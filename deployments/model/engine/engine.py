@@ -78,6 +78,12 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @property
+    def description(self) -> str:
+        """The device and what its cache holds, such as `on cpu, 16 x 8192 tokens`."""
+        cache = self._runner.cache
+        return f"on {self._runner.device.type}, {cache.num_slots} x {cache.max_length} tokens"
+
+    @property
     def max_length(self) -> int:
         """Tokens of prompt and answer together that one sequence may have."""
         return self._runner.cache.max_length
