@@ -1,4 +1,4 @@
-"""The playground at `/` and the documents at `/docs`: static files, sent with a policy that lets them load nothing else."""
+"""The playground at `/` and the documents at `/docs`: static files; their policy lets them load nothing else."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ export function bytesInWords(bytes) {
 }
 
 // The clipboard; where the browser gives none (http:// from another host), the old way, by a selection.
-export async function copyText(text) {
+async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const holder = element("textarea", "visually-hidden", text, { readonly: true });
   document.body.append(holder);

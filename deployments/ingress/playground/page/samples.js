@@ -29,7 +29,7 @@ export function showSamples(list, use, complain) {
 function preview(name, url) {
   if (/\.(png|jpg)$/.test(name)) return element("img", "", [], { src: url, alt: "" });
   if (/\.mp4$/.test(name)) {
-    return element("video", "", [], { src: url, muted: true, preload: "auto", "aria-hidden": "true", tabindex: -1 });
+    return element("video", "", [], { src: `${url}#t=0.8`, muted: true, preload: "auto", "aria-hidden": "true", tabindex: -1 });
   }
   return element("span", "sound", [3, 7, 4, 9, 5, 8, 3, 6, 4].map((height) => {
     const bar = element("i");
