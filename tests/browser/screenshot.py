@@ -1,4 +1,4 @@
-"""The pictures of the page: `python -m tests.browser.screenshot URL [FOLDER]` asks a running demo and draws what it shows.
+"""The pictures of the page: `python -m tests.browser.screenshot URL [FOLDER]` asks a running demo and draws the page.
 
 Without a folder, the README's picture alone.
 """

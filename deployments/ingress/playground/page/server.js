@@ -15,7 +15,7 @@ export class Server {
     for (;;) {
       try {
         const ready = await reached("/ready");
-        if (ready.ok) break;
+        if (ready.status !== 503) break; // where it is kept inside, as behind a public address, it says nothing
         onState(startingInWords(await ready.json().catch(() => ({}))));
       } catch (error) {
         onState(error.message);
