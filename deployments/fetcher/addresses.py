@@ -81,4 +81,4 @@ class AddressPolicy:
             address = ip_address(text)
             public = is_public(address) and host not in METADATA_HOSTS
             if not public and not any(dialled(address) in network for network in self._allowed):
-                raise MediaNotReachable(f"names a host that is not public: {host}")
+                raise MediaNotReachable(f"names a host that is not public: {host} (see the setting media.allowed_networks)")

@@ -41,6 +41,7 @@ from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.http.readiness import RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.openai.chat_completions import ChatCompletions
+from deployments.ingress.openai.limits import limits_document
 from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
 from deployments.observability.metrics import MetricSink
@@ -178,6 +179,7 @@ class Api:
             Route("/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._metrics_page, methods=["GET"]),
             Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/limits", self._limits, methods=["GET"]),
             Route("/v1/models/{model:path}", self._model, methods=["GET"]),
         ]
 
@@ -216,6 +218,11 @@ class Api:
         if asked != self._config.model_name:
             raise ModelNotFound(f"the model {shown(asked)!r} does not exist", param="model")
         return json_response(self._model_card())
+
+    async def _limits(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        profile = await self.pipeline.profile(Deadline(READY_TIMEOUT_S, "preprocessor"))
+        return json_response(limits_document(self._config, profile))
 
     def _model_card(self) -> dict[str, Any]:
         return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}

@@ -1,97 +1,156 @@
-// The playground: gathers media and a question, shows the streamed answer and what it cost.
+// The playground: a conversation about pictures, clips and sounds, and what each answer cost.
 
-import { MediaList } from "./media.js";
-import { ask, curlFor } from "./chat.js";
-import { showCounts, showThumbnails, showWaterfall } from "./details.js";
+import { Attachments } from "./attachments.js";
+import { ask } from "./chat.js";
+import { Conversation } from "./conversation.js";
+import { at } from "./dom.js";
+import { apiKey, options, systemPrompt } from "./options.js";
+import { Recorder } from "./recorder.js";
+import { showSamples } from "./samples.js";
+import { Server } from "./server.js";
 import { watchStages } from "./stages.js";
 
-const at = (id) => document.getElementById(id);
-const media = new MediaList(at("items"), (message) => { at("error").textContent = message; });
+const server = new Server();
+const conversation = new Conversation(at("turns"));
+const complain = (message) => { at("complaint").textContent = message; };
+const attachments = new Attachments(at("items"), complain, (items) => server.refusal(items, conversation.items));
+const recorder = new Recorder(attach, complain);
 let running = null;
 
-function requestBody(model) {
-  const content = [...media.parts(), { type: "text", text: at("question").value }];
-  const body = {
-    model,
-    messages: [{ role: "user", content }],
-    max_tokens: Number(at("tokens").value) || 64,
-    temperature: Number(at("temperature").value),
-    stream: true,
-    stream_options: { include_usage: true },
-  };
-  if (at("frames").value) body.num_frames = Number(at("frames").value);
-  if (at("listen").checked) body.use_audio_in_video = true;
-  return body;
+function attach(files) {
+  complain("");
+  attachments.add(files);
 }
 
-async function send(event) {
-  event.preventDefault();
-  const model = at("model").dataset.id;
-  running = new AbortController();
-  at("answer").textContent = "";
-  at("error").textContent = "";
-  at("details").hidden = true;
-  at("send").disabled = true;
-  at("stop").disabled = false;
-  try {
-    await media.ready();
-    const body = requestBody(model);
-    const usage = await ask(body, at("key").value, running.signal, (text) => { at("answer").textContent += text; });
-    if (usage) show(usage, body);
-  } catch (error) {
-    if (error.name !== "AbortError") at("error").textContent = error.message;
-  } finally {
-    at("send").disabled = false;
-    at("stop").disabled = true;
-  }
-}
-
-function show(usage, body) {
-  showWaterfall(at("waterfall"), usage.sluice_timing_ms ?? {});
-  showCounts(at("counts"), usage);
-  at("curl").textContent = curlFor(body, media.names(), location.origin, at("key").value !== "");
-  at("details").hidden = false;
-  const clips = media.clips();
-  const sampled = Object.values(usage.sluice_videos ?? {});
-  at("sampled").hidden = sampled.length === 0;
-  showThumbnails(at("thumbnails"), clips, sampled);
-}
-
-async function showModel() {
-  const key = at("key").value;
-  const answer = await fetch("/v1/models", { headers: key ? { authorization: `Bearer ${key}` } : {} });
-  if (!answer.ok) {
-    at("model").textContent = "needs an API key: see Options";
+// Send what stands in the box. While an answer runs nothing is sent: the text stays where it is.
+async function send() {
+  const question = at("question").value.trim();
+  if (running || !server.model) return;
+  if (!question) {
+    if (attachments.items.length) complain("What do you want to know about it?");
+    at("question").focus();
     return;
   }
-  const id = (await answer.json()).data[0].id;
-  at("model").textContent = id;
-  at("model").dataset.id = id;
+  complain("");
+  const exchange = conversation.begin(question, attachments.take(), { again: answer, edit, key: askForKey });
+  at("question").value = "";
+  fitQuestion();
+  document.body.classList.add("begun");
+  exchange.entry.scrollIntoView({ block: "start" });
+  await answer(exchange);
 }
 
-at("ask").addEventListener("submit", send);
+async function answer(exchange) {
+  if (running) return;
+  running = new AbortController();
+  showRunning();
+  exchange.start();
+  try {
+    const { messages, items } = await conversation.upTo(exchange, systemPrompt());
+    const stream = { stream: true, stream_options: { include_usage: true } };
+    const body = { model: server.model.id, ...options(), ...stream, messages };
+    const said = await ask(body, apiKey(), running.signal, (text) => exchange.add(text));
+    exchange.finish(said, body, items, apiKey() !== "");
+  } catch (error) {
+    if (error.name === "AbortError") exchange.stopped();
+    else exchange.fail(error);
+    if (error.kind === "key") at("key-bar").hidden = false;
+  } finally {
+    running = null;
+    showRunning();
+  }
+}
+
+function showRunning() {
+  at("send").hidden = running !== null;
+  at("stop").hidden = running === null;
+}
+
+function edit(exchange) {
+  if (running) return;
+  conversation.remove(exchange);
+  attachments.restore(exchange.items);
+  at("question").value = exchange.question;
+  at("question").focus();
+}
+
+function startAnew() {
+  running?.abort();
+  conversation.clear();
+  complain("");
+  document.body.classList.remove("begun");
+  at("question").focus();
+}
+
+function askForKey() {
+  at("key-bar").hidden = false;
+  at("key").focus();
+}
+
+async function meetServer() {
+  const say = (state) => { at("model").textContent = state; };
+  say("…");
+  try {
+    await server.meet(apiKey(), say);
+    server.show(at("limits"), at("card"));
+    say(server.model.id);
+    at("key-bar").hidden = apiKey() === "";
+    at("send").disabled = false;
+  } catch (error) {
+    say(error.kind === "key" ? "needs an API key" : error.message);
+    if (error.kind === "key") askForKey();
+  }
+}
+
+// As high as what is written in it, up to what the style allows.
+function fitQuestion() {
+  const box = at("question");
+  box.style.height = "auto";
+  box.style.height = `${box.scrollHeight + 2}px`;
+}
+
+at("ask").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 at("stop").addEventListener("click", () => running?.abort());
-at("key").addEventListener("change", showModel);
-at("file").addEventListener("change", (event) => { media.add(event.target.files); event.target.value = ""; });
-at("snap").addEventListener("click", () => media.snap());
-at("record-sound").addEventListener("click", (event) => media.record(event.target, { audio: true }));
-at("record-clip").addEventListener("click", (event) => media.record(event.target, { audio: true, video: true }));
-at("copy").addEventListener("click", () => navigator.clipboard.writeText(at("curl").textContent));
+at("new").addEventListener("click", startAnew);
+at("key-bar").addEventListener("submit", (event) => { event.preventDefault(); meetServer(); });
+at("file").addEventListener("change", (event) => { attach(event.target.files); event.target.value = ""; });
+at("choose").addEventListener("click", () => at("file").click());
+at("snap").addEventListener("click", () => recorder.snap());
+at("record-sound").addEventListener("click", (event) => recorder.record(event.currentTarget, { audio: true }));
+at("record-clip").addEventListener("click", (event) => recorder.record(event.currentTarget, { audio: true, video: true }));
+at("question").addEventListener("input", fitQuestion);
 at("question").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey) {
+  const composing = event.isComposing || event.keyCode === 229; // Enter then chooses a word of the input method
+  if (event.key === "Enter" && !event.shiftKey && !composing) {
     event.preventDefault();
-    at("ask").requestSubmit();
+    send();
+  }
+});
+at("panel-toggle").addEventListener("click", () => {
+  const open = document.body.classList.toggle("panel-open");
+  at("panel-toggle").setAttribute("aria-expanded", String(open));
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && document.body.classList.contains("panel-open")) at("panel-toggle").click();
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) {
+    event.preventDefault();
+    attach(event.clipboardData.files);
   }
 });
 
-const drop = at("drop");
-for (const name of ["dragenter", "dragover"]) {
-  drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+// Files are taken wherever they are let go: beside a box the browser would leave the page for them.
+let over = 0;
+for (const [name, change] of [["dragenter", 1], ["dragleave", -1], ["dragover", 0], ["drop", null]]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    over = change === null ? 0 : over + change;
+    document.body.classList.toggle("dragging", over > 0);
+  });
 }
-for (const name of ["dragleave", "drop"]) {
-  drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.remove("over"); });
-}
-drop.addEventListener("drop", (event) => media.add(event.dataTransfer.files));
+document.addEventListener("drop", (event) => attach(event.dataTransfer.files));
 
-showModel();
+showSamples(at("samples"), (file, question) => { attach([file]); at("question").value = question; send(); }, complain);
+meetServer();
 watchStages(at("strip"), at("stages"), at("refused"));

@@ -1,24 +1,67 @@
-// Talks to POST /v1/chat/completions, and words the same request for curl.
+// Talks to POST /v1/chat/completions, and puts what goes wrong into words for people.
 
-const PATH = "/v1/chat/completions";
+export const PATH = "/v1/chat/completions";
 
-// Streams the answer's text to `onText`; resolves to the usage object. Throws an Error with the server's own words.
-export async function ask(body, key, signal, onText) {
-  const headers = { "content-type": "application/json" };
-  if (key) headers.authorization = `Bearer ${key}`;
-  const answer = await fetch(PATH, { method: "POST", headers, body: JSON.stringify(body), signal });
-  if (!answer.ok) throw new Error((await answer.json()).error.message);
-  let usage = null;
-  for await (const data of events(answer.body)) {
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new Error(chunk.error.message);
-    for (const choice of chunk.choices) onText(choice.delta.content ?? "");
-    usage = chunk.usage ?? usage;
+// What ended an answer early. `kind`: "key" (one is needed), "refused" (the server says no), "unreachable", "broken".
+export class Fault extends Error {
+  constructor(kind, message) {
+    super(message);
+    this.kind = kind;
   }
-  return usage;
 }
 
-// The payloads of server-sent events, without the closing [DONE].
+export function authorization(key) { return key ? { authorization: `Bearer ${key}` } : {}; }
+
+// Streams the answer's text to `onText`; resolves to {usage, finishReason}. Raises Fault, or AbortError when stopped.
+export async function ask(body, key, signal, onText) {
+  const headers = { "content-type": "application/json", ...authorization(key) };
+  const answer = await reached(PATH, { method: "POST", headers, body: JSON.stringify(body), signal });
+  if (!answer.ok) throw await faultOf(answer);
+  const said = { usage: null, finishReason: null };
+  let complete = false;
+  try {
+    for await (const data of events(answer.body)) {
+      complete = data === "[DONE]";
+      if (complete) break;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Fault("refused", chunk.error.message);
+      for (const choice of chunk.choices) {
+        if (choice.delta.content) onText(choice.delta.content);
+        said.finishReason = choice.finish_reason ?? said.finishReason;
+      }
+      said.usage = chunk.usage ?? said.usage;
+    }
+  } catch (error) {
+    if (error instanceof Fault || error.name === "AbortError") throw error;
+  }
+  if (!complete) throw new Fault("broken", "The connection broke before the answer was complete.");
+  return said;
+}
+
+// `fetch`, which speaks of a server that is down in the browser's own words otherwise.
+export async function reached(path, request = {}) {
+  try {
+    return await fetch(path, request);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Fault("unreachable", "The server can't be reached. Is it still running?");
+  }
+}
+
+// The server's own words where it has some; what stands before it may answer in HTML, which is nothing to show.
+export async function faultOf(answer) {
+  let message = null;
+  try {
+    message = (await answer.json()).error.message;
+  } catch {
+    message = `The server, or something in front of it, answered ${answer.status} ${answer.statusText}`.trim() + ".";
+  }
+  if (answer.status === 401) return new Fault("key", message);
+  const wait = Number(answer.headers.get("retry-after"));
+  return new Fault("refused", wait ? `${message} Try again in ${wait} s.` : message);
+}
+
+// The payloads of server-sent events.
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -29,30 +72,7 @@ async function* events(stream) {
     for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
       const line = text.slice(0, end);
       text = text.slice(end + 2);
-      if (line.startsWith("data: ") && line !== "data: [DONE]") yield line.slice(6);
+      if (line.startsWith("data: ")) yield line.slice(6);
     }
   }
 }
-
-// A command for a shell in the folder that holds the files. The here-document is read by that shell: what it would
-// expand is masked, but for the commands that put the files in.
-export function curlFor(body, names, origin, withKey) {
-  const { messages: [{ content }], stream, stream_options, ...options } = body;
-  let item = 0;
-  const parts = content.map((part) => (part.type === "text" ? masked(part) : withFile(part, names[item++])));
-  const key = withKey ? ` -H "authorization: Bearer $SLUICE_API_KEY"` : "";
-  const head = masked({ ...options, messages: [] }).slice(0, -3);
-  return `curl -s ${origin}${PATH} -H 'content-type: application/json'${key} -d @- <<JSON
-${head}[{"role":"user","content":[
-  ${parts.join(",\n  ")}]}]}
-JSON`;
-}
-
-function withFile({ type, [type]: { url } }, name) {
-  const mediaType = url.slice(5, url.indexOf(";"));
-  return `{"type":"${type}","${type}":{"url":"data:${mediaType};base64,$(base64 -w0 ${quoted(name)})"}}`;
-}
-
-function masked(value) { return JSON.stringify(value).replace(/[\\$`]/g, "\\$&"); }
-
-function quoted(name) { return `'${name.replaceAll("'", "'\\''")}'`; }
