@@ -19,6 +19,7 @@ from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
 from deployments.config import AppConfig
+from deployments.core.deadline import Deadline
 from deployments.errors import (
     InternalError,
     ModelNotFound,
@@ -47,7 +48,9 @@ from deployments.ingress.playground.routes import playground_routes
 from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.stages import Stages, TensorRef
+from deployments.types import StageName
 
+LIMITS_TIMEOUT_S = 5.0
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines all the time: kept out of the log."""
@@ -168,9 +171,7 @@ class Api:
             log_exchange(exchange, route)
 
     def _build(self) -> list[Route]:
-        chat = ChatCompletions(
-            self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness
-        )
+        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness)
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [  # looked through in this order for each request
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -221,7 +222,7 @@ class Api:
 
     async def _limits(self, request: Request) -> Response:
         self.clients.identify(request.scope)
-        profile = await self.pipeline.profile(Deadline(READY_TIMEOUT_S, "preprocessor"))
+        profile = await self.pipeline.profile(Deadline(LIMITS_TIMEOUT_S, StageName.PREPROCESS))
         return json_response(limits_document(self._config, profile))
 
     def _model_card(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def store_tokens(
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMS norm over the last axis of [..., D]; heads [1, N, H, D] of one row may be strided, others are copied first."""
+    """RMS norm over the last axis of [..., D]; heads [1, N, H, D] of one row may be strided, others are copied."""
     width = x.shape[-1]
     if x.ndim == 4 and len(x) == 1 and x.stride(-1) == 1:
         tokens, heads, (x_token, x_head) = x.shape[1], x.shape[2], x.stride()[1:3]
