@@ -66,7 +66,7 @@ def demux(
         elif packet.size:
             check_clear(packet, task.label)
             packets.append(packet)
-            limits.check_packets(len(packets))
+            limits.check_packets(len(packets), len(data))
     deadline.check()
     if not packets:
         raise BadMedia("the file holds no video frames", param=task.label)

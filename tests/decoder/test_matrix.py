@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deployments.config import DecoderConfig
 from deployments.errors import BadMedia
 from tests.decoder.reading import decode_all, read, task
-from tests.media_files import make_video, numbered_frame, read_numbers
+from tests.support.media_files import make_video, numbered_frame, read_numbers
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 CONTAINERS = {

@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia
 from deployments.media.sniff import HEAD_BYTES, sniff
 from deployments.media.sound import decode_sound
-from tests.media_files import make_sound, make_track, make_video, tones
+from tests.support.media_files import make_sound, make_track, make_video, tones
 
 TRACKS = {
     "PCM of 8 bits": ("wav", "pcm_u8"),
