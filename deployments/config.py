@@ -97,8 +97,12 @@ class MediaConfig(Section):
 
     connect_timeout_s: Seconds = 5.0
     """One attempt to connect to a media host, TLS included."""
+    lookup_timeout_s: Seconds = 5.0
+    """One look-up of a media host's name."""
     read_timeout_s: Seconds = 10.0
     """Longest silence of a media host between two reads."""
+    min_rate_bytes_s: Count = 16 * 2**10
+    """A media host that sends less than this, over any `read_timeout_s` of waiting for it, is given up."""
     total_timeout_s: Seconds = 60.0
     """One item's whole fetch, retries included."""
     max_image_bytes: Bytes = 32 * MIB
@@ -112,7 +116,7 @@ class MediaConfig(Section):
     max_retries: Annotated[int, Field(ge=0)] = 2
     """After connection errors and 502, 503, 504."""
     max_connections: Count = 256
-    """Of one replica's pool."""
+    """Of one replica's pool; one client, or one media host, may have half of them."""
     allowed_domains: tuple[str, ...] = ()
     """Hosts that may be dialled: exact names, or `.example.com` for every host below it. Empty: any public host."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -122,7 +126,9 @@ class MediaConfig(Section):
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of fetched media that a replica may keep by URL, within `Cache-Control`; 0 keeps none."""
     max_buffered_bytes: Bytes = 2048 * MIB
-    """Bytes of media that a replica holds at once while it fetches and hands on; items wait until there is room."""
+    """Bytes of media that a replica holds at once while it fetches and hands on, taken as they arrive. A quarter is for
+    `data:` and `file:` alone. Of the rest, one file of the largest kind is kept for the oldest download, and one client
+    or one media host may have half of what remains; who finds no room waits."""
     workers: Count = 4
     """Threads of one replica for local files, base64 and decompression."""
     user_agent: str = "sluice"

@@ -51,6 +51,8 @@ class MediaItem:
     """Where it stands in the request, for errors: `messages[1].content[0]`."""
     url: str | None
     """`http:`, `https:` or `file:` URL; None when a `data:` URL's text travels beside as payload (uint8, ASCII)."""
+    client: str = ""
+    """Whose request it is: nobody gets more than a share of connections, look-ups and room."""
 
 
 @dataclass(frozen=True, slots=True)
