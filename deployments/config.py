@@ -230,6 +230,10 @@ class EngineConfig(Section):
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
     """Tokens of a streamed answer are gathered this long after the first one; up to four times as long while other
     requests wait for their first token, since each piece costs time in three processes."""
+    grammar_timeout_s: Seconds = 1.0
+    """CPU time that compiling a request's JSON schema may take; a schema that takes more is refused."""
+    grammar_mib: Count = 512
+    """Memory likewise."""
     threads: Count | None = None
     """CPU threads of the forward pass; None: the cores that Ray gives the replica (`num_cpus`, one for a fraction).
 

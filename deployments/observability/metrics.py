@@ -73,6 +73,7 @@ METRICS: dict[str, MetricSpec] = {
     # model
     "sluice_sequences_running": MetricSpec("gauge", "Sequences that prefill or decode."),
     "sluice_sequences_waiting": MetricSpec("gauge", "Sequences that wait for a slot."),
+    "sluice_grammars_compiling": MetricSpec("gauge", "JSON schemas that are being compiled."),
     "sluice_batch_size": MetricSpec("histogram", "Sequences in a decode step.", (), BATCH_BUCKETS),
     "sluice_kv_tokens": MetricSpec("gauge", "Tokens held in the KV cache."),
     "sluice_kv_usage": MetricSpec("gauge", "Share of the KV cache in use, 0 to 1."),

@@ -15,6 +15,8 @@ from deployments.types import SamplingParams
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
+_LEAST_TEMPERATURE = 1e-4
+"""Below it only the most likely token has a chance anyway, and logits divided by it would not be numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,19 @@ class Sampler:
                 self._penalise(logits_V, sequence, choice)
             for token_id, bias in params.logit_bias:
                 logits_V[token_id] += bias
-            if len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids:
-                logits_V[list(sequence.request.stop_ids)] = -torch.inf
             if choice.constraint is not None:
                 allowed_V = torch.zeros(logits_V.shape[0], dtype=torch.bool)
                 choice.constraint.allow(allowed_V)
                 logits_V.masked_fill_(~allowed_V.to(self._device), -torch.inf)
+            if len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids:
+                self._ban_end(logits_V, list(sequence.request.stop_ids))
         return logits_RV
+
+    @staticmethod
+    def _ban_end(logits_V: torch.Tensor, stop_ids: list[int]) -> None:
+        """`min_tokens` is not reached; but where a grammar leaves nothing else, the answer is complete."""
+        longer_V = logits_V.index_fill(0, torch.tensor(stop_ids, device=logits_V.device), -torch.inf)
+        logits_V.copy_(torch.where((longer_V > -torch.inf).any(), longer_V, logits_V))
 
     def _penalise(self, logits_V: torch.Tensor, sequence: Sequence, choice: Choice) -> None:
         params = sequence.request.params
@@ -94,6 +102,7 @@ class Sampler:
             dtype=torch.float64,
         ).to(self._device)
         temperature, top_p, top_k, min_p = settings[:, :4].float().T[:, :, None]
+        temperature = temperature.clamp_min(_LEAST_TEMPERATURE)
         order_RV: torch.Tensor | None = None
         probs_RV = (logits_RV / temperature).softmax(-1)
         if any(p.top_p < 1 or p.top_k > 0 or p.min_p > 0 for p in params):
