@@ -137,3 +137,17 @@ def test_logits_that_are_not_numbers_give_no_token():
     tokens = _sample([[0.0, float("nan"), 1.0], [0.0, 1.0, 2.0]], [_row(greedy()), _row(SamplingParams(top_k=1))])
     assert tokens[0] is None
     assert tokens[1].token_id == 2
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-45, 5e-324])
+def test_a_temperature_near_zero_takes_the_most_likely_token(temperature):
+    logits = np.linspace(-1e4, 1e4, VOCAB)
+    assert _draws(SamplingParams(temperature=temperature, top_p=0.9), logits, 20) == {VOCAB - 1: 20}
+
+
+def test_min_tokens_bans_the_end_while_anything_else_may_come():
+    params = SamplingParams(temperature=0.0, min_tokens=3)
+    logits = np.arange(VOCAB, dtype=float)[None]
+    assert _sample(logits, [_row(params, stop_ids=frozenset({VOCAB - 1}))])[0].token_id == VOCAB - 2
+    everything = frozenset(range(VOCAB))
+    assert _sample(logits, [_row(params, stop_ids=everything)])[0].token_id == VOCAB - 1

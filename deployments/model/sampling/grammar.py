@@ -36,6 +36,7 @@ class Grammars:
         # Made when first needed: a large vocabulary takes a second, and not every tokenizer can be read.
         self._tokenizer: LLTokenizer | None = None
         self._trials: GrammarTrials | None = None
+        self._starting = asyncio.Lock()
         self._kept: OrderedDict[bytes, LLMatcher | BadRequest] = OrderedDict()
 
     @property
@@ -79,18 +80,21 @@ class Grammars:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE)
         except ValueError as error:
             raise BadRequest(f"can not be read: {shown(str(error))}") from error
-        if self._trials is None:
-            described = await asyncio.to_thread(_described, self._hf_tokenizer)
-            own = self._n_vocab, self._eos_ids
-            self._trials = GrammarTrials(described, *own, self._config.grammar_timeout_s, self._config.grammar_mib)
-            self._tokenizer = await asyncio.to_thread(LLTokenizer, described, *own)
-        await self._trials.check(grammar, deadline)
-        while self._tokenizer is None:  # another request makes it just now
-            await asyncio.sleep(0.01)
-        matcher = await asyncio.to_thread(LLMatcher, self._tokenizer, grammar, log_level=0, limits=parser_limits())
+        tokenizer, trials = await self._ready()
+        await trials.check(grammar, deadline)
+        matcher = await asyncio.to_thread(LLMatcher, tokenizer, grammar, log_level=0, limits=parser_limits())
         if matcher.is_error():
             raise BadRequest(f"can not be followed: {shown(matcher.get_error())}")
         return matcher
+
+    async def _ready(self) -> tuple[LLTokenizer, GrammarTrials]:
+        async with self._starting:
+            if self._trials is None or self._tokenizer is None:
+                described = await asyncio.to_thread(_described, self._hf_tokenizer)
+                own, config = (self._n_vocab, self._eos_ids), self._config
+                self._tokenizer = await asyncio.to_thread(LLTokenizer, described, *own)
+                self._trials = GrammarTrials(described, *own, config.grammar_timeout_s, config.grammar_mib)
+            return self._tokenizer, self._trials
 
 
 def _described(tokenizer: Any) -> str:

@@ -133,8 +133,14 @@ def _address_space_bytes() -> int:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
+def _first_line() -> bytes:
+    """Read byte by byte at its end at the latest, so that nothing of the next line lies in a buffer of Python's."""
+    with open(0, "rb", buffering=0, closefd=False) as source:
+        return source.readline()
+
+
 def main() -> None:
-    first = json.loads(sys.stdin.buffer.raw.readline())
+    first = json.loads(_first_line())
     server = _Server(LLTokenizer(first["tokenizer"], n_vocab=first["n_vocab"], eos_token=first["eos"]))
     try:
         server.serve()
