@@ -85,7 +85,9 @@ class NameResolver:
             if known is not None:
                 return known
             try:
-                return await self._flights.join(host, lambda: self._ask(host), Deadline(self._timeout_s, StageName.FETCH))
+                return await self._flights.join(
+                    host, lambda: self._ask(host), Deadline(self._timeout_s, StageName.FETCH)
+                )
             except StageTimeout:
                 raise TransientError(f"could not be fetched: looking up {host} took too long") from None
 

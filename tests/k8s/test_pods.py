@@ -171,7 +171,7 @@ def test_the_images_install_versions_that_the_project_allows() -> None:
 def test_the_example_quota_holds_the_base_and_the_cluster_beside_it_in_an_upgrade() -> None:
     quota, limits = yaml.safe_load_all((K8S / "base/quota.example.yaml").read_text(encoding="utf-8"))
     cluster = manifests.cluster(PLAIN_BASE)
-    needed = {resource: 0.0 for resource in ("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu")}
+    needed = dict.fromkeys(("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"), 0.0)
     most = dict(needed)
 
     def count(resources: Tree, times: int) -> None:
