@@ -1,7 +1,7 @@
 """The chart's templates filled in, as far as they use Helm's language; for where Helm itself is not installed.
 
-Knows `{{ value }}`, pipelines of the few functions that the chart uses, and `{{- with }} … {{- end }}` on lines of their
-own. Anything else is an error: a template that needs more needs Helm's own renderer here.
+Knows `{{ value }}`, pipelines of the few functions that the chart uses, and `{{- with }} … {{- end }}` on lines of
+their own. Anything else is an error: a template that needs more needs Helm's own renderer here.
 """
 
 import re
