@@ -29,7 +29,7 @@ VALUES_BETWEEN_YIELDS = 2000
 AUDIO_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
-_START = re.compile(rb'"data(?::|"\s{0,8}:\s{0,8}")')
+_START = re.compile(rb'"(?:[dD][aA][tT][aA]:|data"\s{0,8}:\s{0,8}")')
 _START_MAX_BYTES = 32
 _STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _TEXT_KEY = re.compile(rb'"(?:text|content)"\s*:\s*\Z')
@@ -38,6 +38,7 @@ _ESCAPES = (
     (rb"\/", b"/"),
     (rb"\n", b"\n"),
     (rb"\r", b"\r"),
+    (rb"\t", b"\t"),
     (rb"\u002B", b"+"),
     (rb"\u002b", b"+"),
     (rb"\u002F", b"/"),
@@ -173,7 +174,7 @@ class BodyScanner:
     def _move_to_cut(self, length: int) -> None:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
-            bare = self._is_key_data and not self._string.startswith(b"data:")
+            bare = self._is_key_data and self._string[:5].lower() != b"data:"
             self._cut = bytearray(AUDIO_PREFIX if bare else b"")
         if self._string.find(b"\\", 0, length) < 0:
             self._cut += memoryview(self._string)[:length]
