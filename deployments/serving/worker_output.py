@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from ray._private import worker as ray_worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
 _NOISE = re.compile(r"^\s*$|INFO |\| *\d+/\d+ \[|FutureWarning|^ +warnings\.warn|^:(actor|task|job)_")
@@ -26,11 +27,12 @@ class WorkerOutput:
     def install(self) -> None:
         """After `ray.init(log_to_driver=True)`."""
         global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+        ray_worker._worker_logs_enabled = self._verbose  # what the raylet says of processes that ended
         global_worker_stdstream_dispatcher.add_handler("sluice", self)
 
     def __call__(self, batch: Mapping[str, Any]) -> None:
         """`batch`: lines of one process, as Ray hands them out."""
-        if not self.is_open:
+        if not self.is_open or (batch.get("pid") == "autoscaler" and not self._verbose):
             return
         who = str(batch.get("actor_name") or batch.get("task_name") or "ray").removeprefix("ServeReplica:")
         for line in batch["lines"]:
