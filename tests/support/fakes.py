@@ -148,8 +148,14 @@ class FakeApplication:
     """An `Api` over fake stages, with what they were asked."""
 
     def __init__(
-        self, config: AppConfig | None = None, *, media_bytes: int = 2**30, tracer: Tracer = NO_TRACER
+        self,
+        config: AppConfig | None = None,
+        *,
+        media_bytes: int = 2**30,
+        tracer: Tracer = NO_TRACER,
+        missing: dict[str, str | None] | None = None,
     ) -> None:
+        """`missing`: stages without a replica, by name, and why; may be changed."""
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
         self.decoder = FakeStage(
@@ -160,7 +166,18 @@ class FakeApplication:
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
         stages = Stages.over(self.fetcher, self.decoder, self.preprocessor, self.model)
-        self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes, tracer=tracer)
+        self.missing: dict[str, str | None] | None = {} if missing is None else missing
+        """None: nobody can tell."""
+        self.api = Api(
+            self.config,
+            stages,
+            self._put,
+            self.metrics,
+            self._metrics_text,
+            media_bytes,
+            missing=self._missing,
+            tracer=tracer,
+        )
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
@@ -195,6 +212,11 @@ class FakeApplication:
         task = self.decoder.calls[-1].args[0]
         assert isinstance(task, VideoTask)
         return task
+
+    async def _missing(self) -> dict[str, str | None]:
+        if self.missing is None:
+            raise ConnectionError("nobody can tell")
+        return dict(self.missing)
 
     def _put(self, array: Any) -> TensorRef:
         self.shared.append(array.tobytes())
