@@ -6,9 +6,12 @@ Ingress ──► MediaFetcher ──► VideoDecoder
    └─────────────────────────────────────► Model
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 
 from deployments.config import AppConfig
 from deployments.decoder.deployment import VideoDecoder
@@ -16,23 +19,30 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
-from deployments.tracing import check_packages
+from deployments.startup.settings import WrongSetting
+from deployments.startup.start import checked_settings
 
 
-def build(args: AppConfig) -> Application:
-    """The five stages bound to each other. `args` is what stands below `args:` in the Serve config file."""
-    check_packages(args.tracing)
+def build(args: Mapping[str, Any] | AppConfig) -> Application:
+    """The five stages bound to each other. `args` is what stands below `args:` in the Serve config file.
+
+    Raises `RayServeException`, which Serve shows as one sentence and not as a traceback, for settings that can't work.
+    """
+    try:
+        config = checked_settings(args, __file__, alone=not ray.is_initialized() or len(ray.nodes()) == 1)
+    except WrongSetting as error:
+        raise RayServeException(str(error)) from None
     return _bound(
         Ingress,
-        args,
-        fetcher=_bound(MediaFetcher, args),
-        decoder=_bound(VideoDecoder, args),
-        preprocessor=_bound(Preprocessor, args),
-        model=_bound(Model, args),
+        config,
+        fetcher=_bound(MediaFetcher, config),
+        decoder=_bound(VideoDecoder, config),
+        preprocessor=_bound(Preprocessor, config),
+        model=_bound(Model, config),
     )
 
 
-def _bound(deployment: Any, args: AppConfig, **stages: Application) -> Application:
+def _bound(deployment: Any, config: AppConfig, **stages: Application) -> Application:
     """`deployment.bind(...)`: to a type checker a decorated class is still the class that it was."""
-    bound: Application = deployment.bind(args, **stages)
+    bound: Application = deployment.bind(config, **stages)
     return bound

@@ -11,35 +11,19 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks.harness import RESULTS_DIR
-from benchmarks.report import write_report
-from benchmarks.servers import monolith, sluice
+from benchmarks.kit.harness import RESULTS_DIR
+from benchmarks.kit.report import write_report
+from benchmarks.kit.servers import monolith, sluice
 
-BENCHMARKS = (
-    "serve",
-    "waterfall",
-    "costs",
-    "handoff",
-    "rates",
-    "frame_rates",
-    "overload",
-    "burst",
-    "soak",
-    "autoscaling",
-    "scaling",
-    "sizing",
-    "faults",
-    "fuzz",
-    "fetch",
-    "media",
-    "preprocess",
-    "workers",
-    "resize",
-    "engine",
-    "engine_memory",
-    "engine_cache",
-    "gpu",
-)
+SUBJECTS = {
+    "serving": ("serve", "waterfall", "costs", "rates", "frame_rates", "overload", "burst"),
+    "cluster": ("soak", "autoscaling", "scaling", "sizing", "faults"),
+    "hostile": ("fuzz",),
+    "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize"),
+    "engine": ("engine", "engine_memory", "engine_cache", "gpu"),
+}
+MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
+BENCHMARKS = tuple(MODULES)
 """In the order of the page."""
 LONG = frozenset({"burst", "soak", "autoscaling", "scaling", "sizing", "faults", "gpu"})
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
@@ -53,6 +37,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"short runs, of all but {', '.join(sorted(LONG))}")
     parser.add_argument("--json", action="store_true", help="append the results to benchmarks/results/")
     parser.add_argument("--report", action="store_true", help="run nothing; rewrite README.md from benchmarks/results/")
+    if (
+        len(sys.argv) > 1 and sys.argv[1] in MODULES and "".join(sys.argv[2:3]).startswith("-")
+    ):  # one benchmark with options of its own
+        sys.exit(subprocess.run([sys.executable, "-m", MODULES[sys.argv[1]], *sys.argv[2:]], check=False).returncode)
     args = parser.parse_args()
     if unknown := set(args.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
@@ -74,7 +62,7 @@ def main() -> None:
 
 
 def _present(left_out: frozenset[str]) -> list[str]:
-    return [name for name in BENCHMARKS if name not in left_out and importlib.util.find_spec(f"benchmarks.{name}")]
+    return [name for name in BENCHMARKS if name not in left_out and importlib.util.find_spec(MODULES[name])]
 
 
 def _run_sharing(names: Sequence[str], flags: list[str]) -> dict[str, tuple[float, int]]:
@@ -93,7 +81,7 @@ def _run_sharing(names: Sequence[str], flags: list[str]) -> dict[str, tuple[floa
 def _run(name: str, flags: list[str]) -> tuple[float, int]:
     """Seconds that it took, and its exit status."""
     started = time.monotonic()
-    ended = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], check=False)
+    ended = subprocess.run([sys.executable, "-m", MODULES[name], *flags], check=False)
     seconds = time.monotonic() - started
     print(f"── {name}: {seconds:.0f} s, exit status {ended.returncode} ──\n", flush=True)
     return seconds, ended.returncode

@@ -97,8 +97,12 @@ class MediaConfig(Section):
 
     connect_timeout_s: Seconds = 5.0
     """One attempt to connect to a media host, TLS included."""
+    lookup_timeout_s: Seconds = 5.0
+    """One look-up of a media host's name."""
     read_timeout_s: Seconds = 10.0
     """Longest silence of a media host between two reads."""
+    min_rate_bytes_s: Count = 16 * 2**10
+    """A media host that sends less than this, over any `read_timeout_s` of waiting for it, is given up."""
     total_timeout_s: Seconds = 60.0
     """One item's whole fetch, retries included."""
     max_image_bytes: Bytes = 32 * MIB
@@ -112,7 +116,7 @@ class MediaConfig(Section):
     max_retries: Annotated[int, Field(ge=0)] = 2
     """After connection errors and 502, 503, 504."""
     max_connections: Count = 256
-    """Of one replica's pool."""
+    """Of one replica's pool; one client, or one media host, may have half of them."""
     allowed_domains: tuple[str, ...] = ()
     """Hosts that may be dialled: exact names, or `.example.com` for every host below it. Empty: any public host."""
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -122,7 +126,9 @@ class MediaConfig(Section):
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     """Bytes of fetched media that a replica may keep by URL, within `Cache-Control`; 0 keeps none."""
     max_buffered_bytes: Bytes = 2048 * MIB
-    """Bytes of media that a replica holds at once while it fetches and hands on; items wait until there is room."""
+    """Bytes of media that a replica holds at once while it fetches and hands on, taken as they arrive. A quarter is for
+    `data:` and `file:` alone. Of the rest, one file of the largest kind is kept for the oldest download, and one client
+    or one media host may have half of what remains; who finds no room waits."""
     workers: Count = 4
     """Threads of one replica for local files, base64 and decompression."""
     user_agent: str = "sluice"
@@ -224,6 +230,10 @@ class EngineConfig(Section):
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
     """Tokens of a streamed answer are gathered this long after the first one; up to four times as long while other
     requests wait for their first token, since each piece costs time in three processes."""
+    grammar_timeout_s: Seconds = 1.0
+    """CPU time that compiling a request's JSON schema may take; a schema that takes more is refused."""
+    grammar_mib: Count = 512
+    """Memory likewise."""
     threads: Count | None = None
     """CPU threads of the forward pass; None: the cores that Ray gives the replica (`num_cpus`, one for a fraction).
 
@@ -258,7 +268,7 @@ class AppConfig(Section):
     """Branch, tag or commit of a Hugging Face id."""
     served_model_name: str | None = None
     """The name that clients use; default: `model`."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""

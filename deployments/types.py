@@ -22,6 +22,22 @@ class MediaKind(StrEnum):
     AUDIO = "audio"
 
 
+class StageName(StrEnum):
+    """Where a request's time goes and where it can fail: in errors, log, metrics, spans, `Server-Timing` and usage."""
+
+    INGRESS = "ingress"
+    ADMISSION = "admission"
+    FETCH = "fetch"
+    VIDEO_DECODE = "video_decode"
+    PREPROCESS = "preprocess"
+    MODEL = "model"
+    # phases of the model stage
+    QUEUE = "queue"
+    ENCODE = "encode"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
 # ── media: ingress -> fetcher -> decoder ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -35,6 +51,8 @@ class MediaItem:
     """Where it stands in the request, for errors: `messages[1].content[0]`."""
     url: str | None
     """`http:`, `https:` or `file:` URL; None when a `data:` URL's text travels beside as payload (uint8, ASCII)."""
+    client: str = ""
+    """Whose request it is: nobody gets more than a share of connections, look-ups and room."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import ray
 import yaml
 from ray import serve
 
-from benchmarks.servers import free_port
-from tests.application import SERVE_CONFIG, Cluster, RunningApp, ray_environment, run_app
-from tests.media_server import MediaServer
+from tests.support.application import SERVE_CONFIG, Cluster, RunningApp, ray_environment, run_app
+from tests.support.free_port import free_port
+from tests.support.media_server import MediaServer
 
 OBJECT_STORE_BYTES = 1024 * 2**20
 

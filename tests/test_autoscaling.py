@@ -17,8 +17,8 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext
 from deployments.autoscaling import SLACK, StageLoad, by_load, replicas_for, stats_of
 from deployments.config import AppConfig
 from deployments.decoder.backlog import Backlog
-from deployments.ingress.limit import SAMPLES, PaceLimit
-from tests import serve_files
+from deployments.ingress.admission.concurrency_limit import SAMPLES, AdaptiveConcurrencyLimit
+from tests.support import serve_files
 
 ROOT = Path(__file__).parent.parent
 NOW_S = 1_000.0
@@ -148,7 +148,7 @@ def test_a_decoder_that_admission_keeps_busy_asks_for_another_replica(
 ) -> None:
     """Users in plenty, `limit.now` of them let in, all threads at work; Little's law in place of a run."""
     config = AppConfig()
-    limit = PaceLimit(1000, config.ingress.target_ttft_s)
+    limit = AdaptiveConcurrencyLimit(1000, config.ingress.target_ttft_s)
     backlog = Backlog(config.decoder.target_backlog_s, workers, clock=lambda: decode_s)
     with backlog.video() as work:
         work.began, work.megapixels, work.share_left = 0.0, 1.0, lambda: 0.0
@@ -164,7 +164,7 @@ def test_a_decoder_that_admission_keeps_busy_asks_for_another_replica(
     assert fmean(loads[60:]) > replicas
 
 
-def _observe(limit: PaceLimit, now: float, stay_s: float, *, lone: bool) -> None:
+def _observe(limit: AdaptiveConcurrencyLimit, now: float, stay_s: float, *, lone: bool) -> None:
     """As many first tokens as it judges by."""
     for _ in range(max(SAMPLES, limit.now // 2)):
         limit.observe(stay_s, now - stay_s, now, lone=lone, full=not lone)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deployments.config import AppConfig, MediaConfig
-from tests import serve_files
+from tests.support import serve_files
 
 SERVE_CONFIG: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parent.parent / "serve_config.yaml").read_text(encoding="utf-8")

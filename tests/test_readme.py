@@ -1,4 +1,4 @@
-"""The README's table of settings is what the code says."""
+"""What the documents say of settings and modules is what the code says."""
 
 from pathlib import Path
 
@@ -6,22 +6,31 @@ import pytest
 
 from deployments import reference
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
-def test_the_table_of_settings_is_the_configurations_own() -> None:
-    shown = reference.shown_in(README.read_text(encoding="utf-8"))
-    assert shown == reference.table(), "run `python -m deployments.reference README.md`"
+@pytest.mark.parametrize(
+    ("page", "part"), [("deployments/SETTINGS.md", "settings"), ("deployments/README.md", "modules")]
+)
+def test_what_is_made_from_the_code_is_as_the_code_is(page: str, part: str) -> None:
+    shown = reference.shown_in((ROOT / page).read_text(encoding="utf-8"), part)
+    assert shown == reference.PARTS[part](), f"run `python -m deployments.reference {page}`"
 
 
-def test_the_table_is_written_between_the_marks_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_each_module_says_what_it_is() -> None:
+    silent = [line for line in reference.modules().splitlines() if line.endswith("|  |")]
+    assert not silent
+
+
+def test_a_part_is_written_between_its_marks_and_nothing_else_changes(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
-    document.write_text(f"before\n{reference.BEGIN}old{reference.END}\nafter", encoding="utf-8")
+    begins, ends = reference.marks("settings")
+    document.write_text(f"before\n{begins}old{ends}\nafter", encoding="utf-8")
     reference.main([str(document)])
-    expected = f"before\n{reference.BEGIN}{reference.table()}{reference.END}\nafter"
+    expected = f"before\n{begins}{reference.settings()}{ends}\nafter"
     assert document.read_text(encoding="utf-8") == expected
 
 
 def test_a_document_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="settings"):
-        reference.shown_in("nothing here")
+        reference.renewed("nothing here")

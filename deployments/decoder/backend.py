@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
 from deployments.decoder.stack import FrameStack
@@ -20,6 +20,8 @@ class FrameIndex:
     """(F,) ascending, since the first frame."""
     packets: NDArray[np.int64] | None
     """(F,) which packet of the file holds the frame; None when that is not known and frames can only be counted."""
+    starts_s: float
+    """When the first frame is shown, by the file's own clock."""
 
 
 class Backend(Protocol):

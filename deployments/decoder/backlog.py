@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from statistics import fmean
 
 from deployments.autoscaling import StageLoad
-from deployments.work_rate import WorkRate
+from deployments.core.work_rate import WorkRate
 
 RECENT = 8
 """Finished videos by which the next one is judged."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Set
 import numpy as np
 from av import VideoFrame
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
@@ -14,6 +14,9 @@ from deployments.media.container import drained, frames_of
 
 DEFAULT_RATE_HZ = 25.0
 """For files that say nothing of time at all; FFmpeg's own default."""
+
+_NEVER_SKIP = frozenset({"libdav1d"})
+"""Decoders that look only when they are opened at which frames may be skipped."""
 
 
 def decode_run(video: VideoFile, run: Run, needed: Set[int] | None, deadline: Deadline) -> Iterator[VideoFrame]:
@@ -24,6 +27,8 @@ def decode_run(video: VideoFile, run: Run, needed: Set[int] | None, deadline: De
     """
     context = video.stream.codec_context
     context.flush_buffers()
+    if context.name in _NEVER_SKIP:
+        needed = None
     skipped = None
     for number in range(run.start, run.stop):
         deadline.check()
@@ -40,7 +45,7 @@ def packet_index(video: VideoFile) -> FrameIndex | None:
         return None
     packets = video.table.display_order()
     pts = video.table.pts[packets]
-    return FrameIndex((pts - pts[0]) * video.time_base_s, packets)
+    return FrameIndex((pts - pts[0]) * video.time_base_s, packets, float(pts[0] * video.time_base_s))
 
 
 def scan_index(video: VideoFile, limits: Limits, deadline: Deadline) -> FrameIndex:
@@ -49,7 +54,8 @@ def scan_index(video: VideoFile, limits: Limits, deadline: Deadline) -> FrameInd
     whole = Run(0, len(video.packets))
     ticks = [frame.pts for frame in decode_run(video, whole, None, deadline)]
     if None not in ticks and (np.diff(np.array(ticks, np.float64)) > 0).all():
-        since_s = (np.array(ticks, np.float64) - (ticks[0] if ticks else 0)) * video.time_base_s
-        return FrameIndex(since_s, None)
+        times_s = np.array(ticks, np.float64) * video.time_base_s
+        starts_s = float(times_s[0]) if ticks else 0.0
+        return FrameIndex(times_s - starts_s, None, starts_s)
     rate_hz = float(video.stream.average_rate or DEFAULT_RATE_HZ)
-    return FrameIndex(np.arange(len(ticks)) / rate_hz, None)
+    return FrameIndex(np.arange(len(ticks)) / rate_hz, None, video.first_shown_s)

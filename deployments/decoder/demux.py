@@ -8,11 +8,11 @@ from av.container import InputContainer
 from av.stream import Disposition
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.plan import PacketTable
 from deployments.errors import BadMedia
-from deployments.media.container import check_decoder, frames_of, packets_of, prepare_decoder
+from deployments.media.container import check_clear, check_decoder, frames_of, packets_of, prepare_decoder
 from deployments.media.mono import MonoTrack, check_duration
 from deployments.types import FrameSampling, VideoTask
 
@@ -29,8 +29,10 @@ class VideoFile:
     """Of the video stream, in decode order."""
     table: PacketTable | None
     """None when frames can't be told by their packets' times: those are missing, made up, or shared."""
-    audio: NDArray[np.float32] | None
-    """(samples,) mono, of the span that is asked for; sample 0 is its beginning. None when it is not wanted."""
+    sound: "Sound"
+    """The audio track beside it."""
+    first_shown_s: float
+    """The earliest presentation time of a packet, by the file's own clock; 0.0 when there is none."""
 
     @property
     def time_base_s(self) -> float:
@@ -55,20 +57,21 @@ def demux(
     limits.check_source(stream.height, stream.width)
     prepare_decoder(stream, threads)
     stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
-    sound = _Sound(opened, data, task, limits)
+    sound = Sound(opened, data, task, limits)
     packets: list[Any] = []
     for packet in packets_of(opened, stream, *sound.streams):
         deadline.check()
         if packet.stream is not stream:
             sound.take(packet)
         elif packet.size:
+            check_clear(packet, task.label)
             packets.append(packet)
-            limits.check_packets(len(packets))
+            limits.check_packets(len(packets), len(data))
     deadline.check()
     if not packets:
         raise BadMedia("the file holds no video frames", param=task.label)
     table = _table(packets, stream, opened)
-    return VideoFile(data, stream, packets, table, sound.finish(_first_shown_s(packets, stream), task.sampling))
+    return VideoFile(data, stream, packets, table, sound, _first_shown_s(packets, stream))
 
 
 def _video_stream(opened: InputContainer, data: NDArray[np.uint8], label: str) -> Any:
@@ -86,11 +89,11 @@ def _table(packets: list[Any], stream: Any, opened: InputContainer) -> PacketTab
         return None  # AVI has no presentation times; FFmpeg makes them up from the order in the file
     if any(packet.pts is None for packet in packets):
         return None
-    table = PacketTable(
-        pts=np.array([packet.pts for packet in packets], np.int64),
-        is_key=np.array([packet.is_keyframe for packet in packets], np.bool_),
-        is_hidden=np.array([packet.is_discard or _is_invisible(packet, stream) for packet in packets], np.bool_),
-    )
+    is_key = np.array([packet.is_keyframe for packet in packets], np.bool_)
+    is_hidden = np.array([packet.is_discard or _is_invisible(packet, stream) for packet in packets], np.bool_)
+    if opened.format.name == "mpegts" and is_key.any():
+        is_hidden[: int(np.argmax(is_key))] = True  # of a broadcast that was tuned into
+    table = PacketTable(np.array([packet.pts for packet in packets], np.int64), is_key, is_hidden)
     return table if table.has_distinct_times() and not table.is_hidden.all() else None
 
 
@@ -104,7 +107,7 @@ def _first_shown_s(packets: list[Any], stream: Any) -> float:
     return float(min(times) * stream.time_base) if times else 0.0
 
 
-class _Sound:
+class Sound:
     """The first audio track, decoded as its packets come by; nothing when it is not wanted or not there."""
 
     def __init__(self, opened: InputContainer, data: NDArray[np.uint8], task: VideoTask, limits: Limits) -> None:

@@ -1,29 +1,32 @@
 """The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import ExitStack, closing
 
-import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
 from deployments.decoder.stage import DecodeStage
-from deployments.types import VideoTask
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import Bytes, VideoDecoderReplica
+from deployments.types import DecodedVideo, Payload, VideoTask
 
 
 @serve.deployment
-class VideoDecoder:
+class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(self, config: AppConfig) -> None:
-        self.tracer = replica_tracer(config.tracing)
-        self._stage = DecodeStage(config.decoder, ServeMetricSink())
+        self._open = ExitStack()  # what is still to be closed: less than everything where this fails
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        self._stage = self._open.enter_context(closing(DecodeStage(config.decoder, ServeMetricSink())))
 
     @stage_method
-    async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> AsyncGenerator[Any, None]:
+    async def decode(
+        self, remaining_s: float, task: VideoTask, data: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
         """Yields `DecodedVideo`, then its payload. `data`: a video file, uint8 (size_bytes,)."""
         read = await self._stage.decode(remaining_s, task, data)
         yield read.meta
@@ -31,8 +34,8 @@ class VideoDecoder:
 
     @stage_method
     async def decode_pictures(
-        self, remaining_s: float, task: VideoTask, *pictures: NDArray[np.uint8]
-    ) -> AsyncGenerator[Any, None]:
+        self, remaining_s: float, task: VideoTask, *pictures: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
         """Yields `DecodedVideo`, then its payload. `pictures`: picture files in order, each uint8 (size_bytes,)."""
         read = await self._stage.decode_pictures(remaining_s, task, pictures)
         yield read.meta
@@ -46,5 +49,4 @@ class VideoDecoder:
         self._stage.check_health()
 
     def __del__(self) -> None:
-        self._stage.close()
-        self.tracer.close()
+        self._open.close()

@@ -4,8 +4,12 @@ from deployments.config import DecoderConfig
 from deployments.decoder.backlog import VideoWork
 from deployments.errors import TooLarge
 
-MAX_PACKETS = 2_000_000
-"""Frames of one file: nine hours at 60 a second. Their table is what a file can make us hold beyond its own size."""
+MAX_PACKETS = 650_000
+"""Frames of one file: three hours at 60 a second. Each is held, in 700 bytes beside its own."""
+MIN_PACKET_BYTES = 12
+"""Of a file for each of its frames: a frame in which nothing changes takes about 30, its place in an index included."""
+_FEW_PACKETS = 10_000
+"""Frames of any file, however small they are."""
 
 
 class Limits:
@@ -15,7 +19,7 @@ class Limits:
         """`work`: where to write down what `check_work` allows."""
         self._config = config
         self._label = label
-        self._work = work or VideoWork()
+        self.work = work or VideoWork()
 
     @property
     def max_source_pixels(self) -> int:
@@ -32,8 +36,11 @@ class Limits:
             height * width > limit, f"its frames have {width} x {height} pixels, the limit is {limit} in all"
         )
 
-    def check_packets(self, packets: int) -> None:
+    def check_packets(self, packets: int, file_bytes: int) -> None:
+        """Frames read so far of a file of that size."""
         self._refuse_if(packets > MAX_PACKETS, f"it has more than {MAX_PACKETS} frames, the limit")
+        few = _FEW_PACKETS + file_bytes // MIN_PACKET_BYTES
+        self._refuse_if(packets > few, f"it has more than a frame for each {MIN_PACKET_BYTES} of its bytes, the limit")
 
     def check_duration(self, seconds: float) -> None:
         limit = self._config.max_duration_s
@@ -47,7 +54,7 @@ class Limits:
             f"its wanted frames take {megapixels:.0f} megapixels of decoding, the limit is {limit}: "
             "ask for a shorter span or a smaller video",
         )
-        self._work.megapixels = megapixels
+        self.work.megapixels = megapixels
 
     def check_output(self, frames: int, height: int, width: int) -> None:
         """Frames that would be delivered."""

@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
+from deployments.decoder.orientation import Orientation
 from deployments.decoder.plan import Run
 from deployments.decoder.stack import FrameStack
 from deployments.errors import UnsupportedCodec
@@ -57,8 +58,9 @@ class OpencvBackend:
                 if codec == "av1":  # opened all the same by builds that can't decode it
                     raise UnsupportedCodec("this server's OpenCV can't decode av1", param=stack.label)
                 return 0
-            rotation_deg = -int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-            return _scan(capture, wanted, stack, rotation_deg, deadline)
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirrors
+            upright = Orientation(0, False) if first is None else Orientation.of(first)
+            return _scan(capture, wanted, stack, upright, deadline)
         finally:
             del capture
 
@@ -74,16 +76,17 @@ class _Source(io.BytesIO):
 
 
 def _scan(
-    capture: cv2.VideoCapture, wanted: NDArray[np.int64], stack: FrameStack, rotation_deg: int, deadline: Deadline
+    capture: cv2.VideoCapture, wanted: NDArray[np.int64], stack: FrameStack, upright: Orientation, deadline: Deadline
 ) -> int:
-    """Go forward from the first frame, already grabbed; OpenCV turns frames upright. Returns how many were decoded."""
+    """Go forward from the first frame, already grabbed. Returns how many were decoded."""
     last, slot_of_number = int(wanted[-1]), {int(number): slot for slot, number in enumerate(wanted)}
     for number in range(last + 1):
         deadline.check()
         if number in slot_of_number:
             converted, bgr = capture.retrieve()
             if converted:
-                height, width = stack.begin(bgr.shape[0], bgr.shape[1], rotation_deg)
+                bgr = upright.apply(bgr)
+                height, width = stack.begin(bgr.shape[0], bgr.shape[1], upright.turns * 90)
                 if bgr.shape[:2] != (height, width):
                     bgr = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA)
                 stack.put(slot_of_number[number], bgr[..., ::-1])

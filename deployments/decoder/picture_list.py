@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.reader import VideoRead, within
 from deployments.decoder.sampling import sample

@@ -3,19 +3,24 @@
 import numpy as np
 from av import VideoFrame
 from av.video.plane import VideoPlane
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
 from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
+from deployments.decoder.orientation import Orientation
 from deployments.decoder.plan import Run, plan_runs
 from deployments.decoder.stack import FrameStack
 
 _AREA_FULL_CHROMA = 0x2020
 """swscale's AREA | FULL_CHR_H_INT. Without the second, scaled frames come out two levels too dark."""
+
+_UNSPECIFIED = 2
+"""FFmpeg's AVCOL_SPC_UNSPECIFIED."""
+_HD_LINES = 720
 
 
 class PyavBackend:
@@ -41,13 +46,7 @@ class PyavBackend:
         targets = index.packets[wanted]
         runs = plan_runs(video.table, targets)
         limits.check_work(sum(map(len, runs)), *video.coded_size)
-        decoded = _keep_by_time(video, runs, targets, writer, deadline)
-        whole = (Run(0, int(targets.max()) + 1),)
-        if not stack.complete and runs != whole:
-            # Keyframes that are none (gradual refresh) need what comes before them.
-            limits.check_work(len(whole[0]), *video.coded_size)
-            decoded += _keep_by_time(video, whole, targets, writer, deadline)
-        return decoded
+        return _keep_by_time(video, runs, targets, writer, deadline)
 
 
 def _keep_by_time(
@@ -88,11 +87,10 @@ class _FrameWriter:
         self._reformatter = VideoReformatter()
 
     def write(self, slot: int, frame: VideoFrame) -> None:
-        turns = round(frame.rotation / 90) % 4
-        sideways = turns % 2 == 1
-        displayed = (frame.width, frame.height) if sideways else (frame.height, frame.width)
-        size = self.stack.begin(*displayed, turns * 90)
-        height, width = size[::-1] if sideways else size
+        upright = Orientation.of(frame)
+        displayed = (frame.width, frame.height) if upright.sideways else (frame.height, frame.width)
+        size = self.stack.begin(*displayed, upright.turns * 90)
+        height, width = size[::-1] if upright.sideways else size
         scaled = (height, width) != (frame.height, frame.width)
         # swscale scales into planes three times as fast as into packed pixels, to the same values.
         planar = scaled or self.stack.takes_planes
@@ -102,18 +100,20 @@ class _FrameWriter:
             height=height,
             format="gbrp" if planar else "rgb24",
             interpolation=_AREA_FULL_CHROMA if scaled else None,
+            src_colorspace=Colorspace.ITU709 if _is_untagged_hd(frame) else None,
             threads=self._threads,
         )
         if planar:
-            green, blue, red = (_upright(_plane(plane, height, width), turns) for plane in rgb.planes)
+            green, blue, red = (upright.apply(_plane(plane, height, width)) for plane in rgb.planes)
             self.stack.put_planes(slot, (red, green, blue))
         else:
             packed = _plane(rgb.planes[0], height, 3 * width).reshape(height, width, 3)
-            self.stack.put(slot, _upright(packed, turns))
+            self.stack.put(slot, upright.apply(packed))
 
 
-def _upright(pixels: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
-    return np.rot90(pixels, turns) if turns else pixels
+def _is_untagged_hd(frame: VideoFrame) -> bool:
+    """Frames whose colours no tag explains: browsers take BT.709 from 720 lines on, where FFmpeg takes BT.601."""
+    return int(frame.colorspace) == _UNSPECIFIED and frame.height >= _HD_LINES
 
 
 def _plane(plane: VideoPlane, height: int, line_bytes: int) -> NDArray[np.uint8]:

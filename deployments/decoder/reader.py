@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backend import Backend, FrameIndex
 from deployments.decoder.backlog import VideoWork
 from deployments.decoder.codec import packet_index, scan_index
-from deployments.decoder.demux import demux
+from deployments.decoder.demux import VideoFile, demux
 from deployments.decoder.limits import Limits
 from deployments.decoder.pyav_backend import PyavBackend
 from deployments.decoder.sampling import sample
 from deployments.decoder.stack import FrameStack, Stacked
-from deployments.errors import BadMedia
+from deployments.errors import BadMedia, TooLarge
 from deployments.media.container import VIDEO_CONTAINERS, open_container
 from deployments.media.sniff import HEAD_BYTES, sniff
 from deployments.types import DecodedVideo, FrameSampling, VideoTask
@@ -69,20 +69,43 @@ class VideoReader:
         limits = Limits(self._config, task.label, work)
         with open_container(data, sniffed.container, task.label, limits.max_source_pixels, deadline) as opened:
             video = demux(opened, data, task, self._config.threads, limits, deadline)
-            index = packet_index(video) or scan_index(video, limits, deadline)
-            wanted = self._choose(index, task, limits)
-            resize = task.resize if self._config.resize else None
-            stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
-            work.share_left = stack.share_missing()
-            decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
-        stacked = stack.finish()
+            taken = self._take(
+                video, packet_index(video) or scan_index(video, limits, deadline), task, limits, deadline
+            )
+            if not taken.stack.complete and taken.index.packets is not None:
+                taken = self._take_scanned(video, taken, task, limits, deadline)
+            audio = video.sound.finish(taken.index.starts_s, task.sampling)
+        stacked = taken.stack.finish()
         if not len(stacked.kept):
             raise BadMedia("no frame of the video could be decoded", param=task.label)
-        meta = _describe(index, wanted, stack, stacked, self._backend.name, time.monotonic() - started)
+        meta = _describe(taken, stacked, self._backend.name, time.monotonic() - started)
         payload: dict[str, NDArray[Any]] = {**stacked.payload}
-        if video.audio is not None:
-            payload["audio"] = video.audio
-        return VideoRead(meta, payload, decoded)
+        if audio is not None:
+            payload["audio"] = audio
+        return VideoRead(meta, payload, taken.decoded)
+
+    def _take(
+        self, video: VideoFile, index: FrameIndex, task: VideoTask, limits: Limits, deadline: Deadline
+    ) -> "_Taken":
+        wanted = self._choose(index, task, limits)
+        resize = task.resize if self._config.resize else None
+        stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
+        limits.work.share_left = stack.share_missing()
+        decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
+        return _Taken(index, wanted, stack, decoded)
+
+    def _take_scanned(
+        self, video: VideoFile, planned: "_Taken", task: VideoTask, limits: Limits, deadline: Deadline
+    ) -> "_Taken":
+        """What packets promise isn't what comes out (packets of fields, a beginning without a keyframe, keyframes that
+        are none, damage): chosen anew among the frames that do come out; what there is when a scan costs too much.
+        """
+        try:
+            index = scan_index(video, limits, deadline)
+        except TooLarge:
+            return planned
+        taken = self._take(video, index, task, limits, deadline)
+        return dataclasses.replace(taken, decoded=planned.decoded + len(index.times_s) + taken.decoded)
 
     def _choose(self, index: FrameIndex, task: VideoTask, limits: Limits) -> NDArray[np.int64]:
         if not len(index.times_s):
@@ -96,23 +119,34 @@ def within(sampling: FrameSampling, max_frames: int) -> FrameSampling:
     return dataclasses.replace(sampling, max_frames=min(sampling.max_frames, max_frames))
 
 
-def _describe(
-    index: FrameIndex, wanted: NDArray[np.int64], stack: FrameStack, stacked: Stacked, backend: str, decode_s: float
-) -> DecodedVideo:
-    total, last_s = len(index.times_s), float(index.times_s[-1])
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The frames that were wanted of a file, as far as they came out."""
+
+    index: FrameIndex
+    wanted: NDArray[np.int64]
+    """(slots,) numbers of frames."""
+    stack: FrameStack
+    decoded: int
+    """Frames that the codec decoded for them."""
+
+
+def _describe(read: _Taken, stacked: Stacked, backend: str, decode_s: float) -> DecodedVideo:
+    times_s = read.index.times_s
+    total, last_s = len(times_s), float(times_s[-1])
     fps = (total - 1) / last_s if last_s > 0 else 1.0
-    taken = wanted[stacked.kept]
+    taken = read.wanted[stacked.kept]
     return DecodedVideo(
         source_fps=fps,
         duration_s=total / fps,
         total_frames=total,
         indices=tuple(int(number) for number in taken),
-        timestamps_s=tuple(float(index.times_s[number]) for number in taken),
-        source_height=stack.source_size[0],
-        source_width=stack.source_size[1],
-        rotation_deg=stack.rotation_deg,
+        timestamps_s=tuple(float(times_s[number]) for number in taken),
+        source_height=read.stack.source_size[0],
+        source_width=read.stack.source_size[1],
+        rotation_deg=read.stack.rotation_deg,
         backend=backend,
-        lost_frames=len(wanted) - len(taken),
+        lost_frames=len(read.wanted) - len(taken),
         decode_s=decode_s,
         patch_grid=stacked.patch_grid,
     )

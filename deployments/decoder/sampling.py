@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from deployments.errors import BadRequest
 from deployments.types import FrameSampling
 
-_ROUNDING = 1e-6
-"""Slots that would begin this close to the end are rounding errors."""
+_ROUNDING = 0.25
+"""Of the time between two frames: slots that would begin this close to the end are rounding errors, of clocks that
+count milliseconds (Matroska, Flash) and of rates like 29.97."""
 
 
 def sample(times_s: NDArray[np.float64], sampling: FrameSampling, label: str) -> NDArray[np.int64]:
@@ -81,7 +82,7 @@ def _each(times: NDArray[np.float64], fps: float) -> NDArray[np.int64]:
     since = times - times[0]
     slots = np.round(since * fps)
     interval = since[-1] / (len(times) - 1) if len(times) > 1 else 0.0
-    wanted = max(1.0, np.ceil((since[-1] + interval) * fps - _ROUNDING))
+    wanted = max(1.0, np.ceil((since[-1] + (1 - _ROUNDING) * interval) * fps - 1e-9))
     order = np.lexsort((np.abs(since - slots / fps), slots))
     _, nearest = np.unique(slots[order], return_index=True)
     taken = order[nearest]

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from deployments.autoscaling import StageLoad
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
 from deployments.decoder.backlog import Backlog
 from deployments.decoder.picture_list import PictureListReader
 from deployments.decoder.reader import VideoRead, VideoReader
-from deployments.executor import StageExecutor
-from deployments.metrics import MetricSink
-from deployments.types import VideoTask
+from deployments.observability.metrics import MetricSink
+from deployments.types import StageName, VideoTask
 
-STAGE = "decode"
+STAGE = StageName.VIDEO_DECODE
 
 
 class DecodeStage:

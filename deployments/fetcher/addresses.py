@@ -81,4 +81,9 @@ class AddressPolicy:
             address = ip_address(text)
             public = is_public(address) and host not in METADATA_HOSTS
             if not public and not any(dialled(address) in network for network in self._allowed):
-                raise MediaNotReachable(f"names a host that is not public: {host}")
+                raise not_public(host)
+
+
+def not_public(host: str) -> MediaNotReachable:
+    """One wording for private hosts and for unknown ones, so that nobody can ask which names exist inside."""
+    return MediaNotReachable(f"names a host without a public address: {host} (see the setting media.allowed_networks)")

@@ -39,3 +39,8 @@ class ByteLimit:
             raise TooLarge(
                 f"is too large: {self.kind} items may have {self.max_bytes} bytes ({self.max_bytes / MIB:.4g} MiB)"
             )
+
+
+def lazy_buffer(size_bytes: int) -> Bytes:
+    """(size_bytes,), uninitialised: memory is taken from the system page by page, as it is written."""
+    return np.empty(size_bytes, np.uint8)

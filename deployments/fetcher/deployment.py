@@ -1,31 +1,33 @@
 """The fetch stage as a Ray Serve deployment: builds the fetcher, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from contextlib import AsyncExitStack, closing
 
-import numpy as np
-from numpy.typing import NDArray
 from ray import serve
 
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import STAGE, Fetcher
-from deployments.types import MediaItem
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import Bytes, MediaFetcherReplica
+from deployments.types import Fetched, MediaItem
 
 
 @serve.deployment
-class MediaFetcher:
+class MediaFetcher(MediaFetcherReplica):
     """Serve makes it, and ends it, on the event loop that its methods run on."""
 
     def __init__(self, config: AppConfig) -> None:
-        self.tracer = replica_tracer(config.tracing)
+        self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._fetcher = Fetcher(config.media, ServeMetricSink())
+        self._open.push_async_callback(self._fetcher.close)
 
     @stage_method
     async def fetch(
-        self, remaining_s: float, item: MediaItem, data_url: NDArray[np.uint8] | None = None
-    ) -> AsyncGenerator[Any, None]:
+        self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
+    ) -> AsyncGenerator[Fetched | Bytes, None]:
         """Yields `Fetched`, then the bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, uint8."""
         fetched, data = await self._fetcher.fetch(item, Deadline(remaining_s, STAGE), data_url)
         yield fetched
@@ -35,5 +37,4 @@ class MediaFetcher:
         self._fetcher.check_health()
 
     async def __del__(self) -> None:
-        await self._fetcher.close()
-        self.tracer.close()
+        await self._open.aclose()

@@ -1,42 +1,41 @@
-"""Undoing a `Content-Encoding` that a host used although it was asked not to. Blocking; bounded in memory and time."""
+"""Undoing a `Content-Encoding` that a host used although it was asked not to. Bounded in memory, piece by piece."""
 
 import zlib
 
-from deployments.deadline import Deadline
 from deployments.errors import BadMedia
-from deployments.fetcher.blob import ByteLimit, Bytes
-from deployments.fetcher.budget import lazy_buffer
 
-_SLICE_BYTES = 2**20
+PIECE_BYTES = 2**20
 _ANY_WRAPPER = 32 + zlib.MAX_WBITS
 """Tells zlib to accept gzip's header as well as its own."""
 
 ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
-def inflate(packed: Bytes, limit: ByteLimit, deadline: Deadline) -> Bytes:
-    """The bytes behind `gzip` or `deflate`, as a new array (n,) uint8.
+class Inflater:
+    """The bytes behind `gzip` or `deflate`. Errors are `BadMedia`."""
 
-    Stops at the limit, so that a small body which inflates without end costs no more than an honest one. Raises
-    `TooLarge`, `BadMedia`, and what `deadline.check()` raises.
-    """
-    unpacker = zlib.decompressobj(_ANY_WRAPPER)
-    room = lazy_buffer(limit.max_bytes)
-    view = room.data
-    pending = packed.data
-    size = 0
-    while not unpacker.eof:
-        deadline.check()
+    def __init__(self) -> None:
+        self._unpacker = zlib.decompressobj(_ANY_WRAPPER)
+        self._pending = b""
+
+    def feed(self, packed: bytes) -> None:
+        """To be followed by `take` until that has nothing more."""
+        if self._unpacker.eof:
+            raise BadMedia("has a Content-Encoding that can't be undone: there are bytes after its end")
+        self._pending += packed
+
+    def take(self) -> bytes:
+        """Up to `PIECE_BYTES` of what was fed, inflated; empty when more must be fed first. Blocking."""
         try:
-            piece = unpacker.decompress(pending[:_SLICE_BYTES], _SLICE_BYTES)
+            piece = self._unpacker.decompress(self._pending, PIECE_BYTES)
         except zlib.error as error:
             raise BadMedia("has a Content-Encoding that can't be undone: the compressed bytes are damaged") from error
-        pending = pending[min(len(pending), _SLICE_BYTES) - len(unpacker.unconsumed_tail) - len(unpacker.unused_data) :]
-        if not piece and not pending and not unpacker.eof:
+        self._pending = self._unpacker.unconsumed_tail
+        if self._unpacker.unused_data:
+            raise BadMedia("has a Content-Encoding that can't be undone: there are bytes after its end")
+        return piece
+
+    def finish(self) -> None:
+        """Raise `BadMedia` unless the end was reached."""
+        if not self._unpacker.eof:
             raise BadMedia("has a Content-Encoding that can't be undone: the compressed bytes end early")
-        limit.check(size + len(piece))
-        view[size : size + len(piece)] = piece
-        size += len(piece)
-    if pending:
-        raise BadMedia("has a Content-Encoding that can't be undone: there are bytes after its end")
-    return room[:size]

@@ -7,11 +7,11 @@ import time
 from yarl import URL
 
 from deployments.config import MediaConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
+from deployments.core.shared_budget import SharedBudget
 from deployments.errors import BadMedia, SluiceError, StageTimeout
-from deployments.executor import StageExecutor
-from deployments.fetcher.blob import Blob, ByteLimit, Bytes
-from deployments.fetcher.budget import ByteBudget, lazy_buffer
+from deployments.fetcher.blob import Blob, ByteLimit, Bytes, lazy_buffer
 from deployments.fetcher.cache import Entry, MediaCache
 from deployments.fetcher.client import HttpClient
 from deployments.fetcher.data_url import decode_data_url, parse_data_url
@@ -20,10 +20,12 @@ from deployments.fetcher.local_files import LocalFolder
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
 from deployments.media.sniff import HEAD_BYTES, sniff
-from deployments.metrics import MetricSink
-from deployments.types import Fetched, MediaItem, MediaKind
+from deployments.observability.metrics import MetricSink
+from deployments.types import Fetched, MediaItem, MediaKind, StageName
 
-STAGE = "fetch"
+STAGE = StageName.FETCH
+_OWN_SHARE = 0.25
+"""Of a replica's room, for what is there already (`data:` and `file:`): it never waits for media hosts."""
 _NOUNS = {MediaKind.IMAGE: "an image", MediaKind.VIDEO: "a video", MediaKind.AUDIO: "audio"}
 
 
@@ -46,10 +48,13 @@ class Fetcher:
             MediaKind.VIDEO: ByteLimit(MediaKind.VIDEO, config.max_video_bytes),
             MediaKind.AUDIO: ByteLimit(MediaKind.AUDIO, config.max_audio_bytes),
         }
-        self._system_lookup = SystemLookup()
+        self._system_lookup = SystemLookup(config.lookup_timeout_s)
         self._executor = StageExecutor(STAGE, config.workers)
-        self._budget = ByteBudget(config.max_buffered_bytes + config.cache_bytes)
-        self._http = HttpClient(config, self._budget, self._executor, lookup or self._system_lookup, ssl_context)
+        own_bytes = int(config.max_buffered_bytes * _OWN_SHARE)
+        self._room = SharedBudget(own_bytes)
+        largest = max(limit.max_bytes for limit in self._limits.values())
+        arriving = SharedBudget(config.max_buffered_bytes - own_bytes + config.cache_bytes, reserve=largest)
+        self._http = HttpClient(config, arriving, self._executor, lookup or self._system_lookup, ssl_context)
         self._folder = LocalFolder(config.local_root)
         self._flights: Flights[Blob] = Flights()
         self._cache = MediaCache(config.cache_bytes)
@@ -87,7 +92,7 @@ class Fetcher:
         await self._flights.close()
         await self._http.close()
         self._executor.close()
-        self._system_lookup.close()
+        await self._system_lookup.close()
 
     async def _load(self, item: MediaItem, limit: ByteLimit, deadline: Deadline, data_url: Bytes | None) -> Blob:
         if item.url is None:
@@ -95,12 +100,13 @@ class Fetcher:
             return await self._load_data_url(data_url, limit, deadline)
         if item.url[:5].lower() == "file:":
             return await self._load_file(item.url, limit, deadline)
-        return await self._load_http(self._http.urls.parse(item.url), limit, deadline)
+        return await self._load_http(self._http.urls.parse(item.url), limit, deadline, item.client)
 
     async def _load_data_url(self, text: Bytes, limit: ByteLimit, deadline: Deadline) -> Blob:
         url = parse_data_url(text)
         limit.check(url.size_bytes)
-        with await self._budget.take(url.size_bytes) as lease:
+        with self._room.open() as lease:
+            await lease.grow(url.size_bytes)
             data = await self._executor.run(deadline, decode_data_url, url, deadline)
             lease.keep_for(data)
         return _blob(data, None)
@@ -108,13 +114,14 @@ class Fetcher:
     async def _load_file(self, url: str, limit: ByteLimit, deadline: Deadline) -> Blob:
         size_bytes = await self._executor.run(deadline, self._folder.size_bytes, url)
         limit.check(size_bytes)
-        with await self._budget.take(size_bytes) as lease:
+        with self._room.open() as lease:
+            await lease.grow(size_bytes)
             data = lazy_buffer(size_bytes)
             await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
             lease.keep_for(data)
         return _blob(data, url)
 
-    async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline) -> Blob:
+    async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline, client: str) -> Blob:
         """From the cache, from a fetch that is under way for an item of the same kind, or from the host."""
         known = self._cache.get(str(url))
         if known is not None and self._cache.is_fresh(known):
@@ -122,13 +129,13 @@ class Fetcher:
         key = (str(url), limit.kind)
         if self._flights.under_way(key):
             self._metrics.count("sluice_fetch_joined")
-        return await self._flights.join(key, lambda: self._download(url, limit, known), deadline)
+        return await self._flights.join(key, lambda: self._download(url, limit, client, known), deadline)
 
-    async def _download(self, url: URL, limit: ByteLimit, known: Entry | None) -> Blob:
-        """For whoever joins, so with a time of its own."""
+    async def _download(self, url: URL, limit: ByteLimit, client: str, known: Entry | None) -> Blob:
+        """For whoever joins, so with a time of its own; on the account of the client who came first."""
         deadline = Deadline(self._config.total_timeout_s, STAGE)
         async with asyncio.timeout(deadline.remaining_s()):
-            answer = await self._http.get(url, limit, deadline, known.etag if known else None)
+            answer = await self._http.get(url, limit, deadline, client, known.etag if known else None)
             if answer.data is None:
                 assert known is not None, "only an ETag that was sent can be confirmed"
                 self._cache.confirm(str(url), known, answer.freshness)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import StageTimeout, StageUnavailable
 
 T = TypeVar("T")

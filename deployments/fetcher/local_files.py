@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, MediaNotReachable, shown
 from deployments.fetcher.blob import MIB, OWN_LACKS, Bytes
 
@@ -49,7 +49,8 @@ class LocalFolder:
         that nothing which is swapped in between leads outside.
         """
         if self._root is None:
-            raise MediaNotReachable("has a file: URL, which this server does not allow")
+            said = "has a file: URL, which this server does not allow (see the setting media.local_root)"
+            raise MediaNotReachable(said)
         try:
             descriptor = _walk(self._root, _path(url).resolve(strict=True).relative_to(self._root))
         except (OSError, ValueError, RuntimeError) as error:

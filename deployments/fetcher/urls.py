@@ -38,7 +38,9 @@ class UrlPolicy:
         if is_literal(host):
             self._addresses.check(host, [host])
         if (self._hosts or self._suffixes) and host not in self._hosts and not host.endswith(self._suffixes or ("\0",)):
-            raise MediaNotReachable(f"names a host that this server does not fetch from: {host}")
+            raise MediaNotReachable(
+                f"names a host that this server does not fetch from: {host} (see the setting media.allowed_domains)"
+            )
         return url.with_host(host)
 
     def follow(self, url: URL, location: str) -> URL:

@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.stream import Discard
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge, UnsupportedCodec
 from deployments.media.codec_names import codec_names
 from deployments.media.mp4 import check_sample_counts
@@ -39,22 +39,15 @@ DEMUXERS = {
 VIDEO_CONTAINERS = ("mp4", "matroska", "avi", "mpegts", "flv")
 
 _WHITELIST = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,flac,ogg,mp3,aac"
-_LATE_STREAMS = frozenset({"mpegts", "flv", "mp3"})
-"""Containers whose streams are found while reading: options for streams can't be given beforehand."""
-_DAMAGE = (
-    av.error.InvalidDataError,
-    av.error.ArgumentError,
-    av.error.PatchWelcomeError,
-    av.error.UnknownError,
-    av.error.EOFError,
-    av.error.OSError,
-)
-"""What FFmpeg says of single packets that are damaged or of a kind that it doesn't know."""
+_FATAL = (av.error.DecoderNotFoundError, MemoryError)
+_DAMAGE = (av.error.FFmpegError, ValueError)
+"""What FFmpeg says of single packets that are damaged or of a kind that it doesn't know; and PyAV 19, with a plain
+`ValueError`, of each one after the first that a decoder could not be set up for."""
 _PLAIN_CODECS = frozenset({"hevc", "vp8", "vp9", "av1", "libdav1d"})
 """FFmpeg's names of decoders that need to know nothing beyond a file's header."""
 _READ_BYTES = 256 * 1024
-_MAX_STREAMS = 16
-"""Streams that are guarded while a file is probed; real files have two or three."""
+_TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Metadata in another encoding is no reason to refuse a file; PyAV 19 knows that without being told."""
 
 
 @contextmanager
@@ -70,14 +63,13 @@ def open_container(
     if container == "mp4":
         check_sample_counts(data, label)
     with ffmpeg_errors(label):
-        with _open(data, container, label, deadline, {"codec_whitelist": "none"}, []) as opened:
+        with _open(data, container, deadline, {"codec_whitelist": "none"}, max_pixels) as opened:
             deadline.check()
             _refuse_large(opened, max_pixels, label)
             if _tells_enough(opened, container):
                 yield opened
                 return
-        guards = [] if container in _LATE_STREAMS else [{"max_pixels": str(max_pixels)}] * _MAX_STREAMS
-        with _open(data, container, label, deadline, {}, guards) as opened:
+        with _open(data, container, deadline, {}, max_pixels) as opened:
             deadline.check()
             yield opened
 
@@ -99,28 +91,21 @@ def _tells_enough(opened: InputContainer, container: str) -> bool:
 
 
 def _open(
-    data: NDArray[np.uint8],
-    container: str,
-    label: str,
-    deadline: Deadline,
-    options: dict[str, str],
-    stream_options: list[dict[str, str]],
+    data: NDArray[np.uint8], container: str, deadline: Deadline, options: dict[str, str], max_pixels: int
 ) -> InputContainer:
     try:
         opened: InputContainer = av.open(
             _Reader(data, deadline),
             format=DEMUXERS[container],
             buffer_size=_READ_BYTES,
-            metadata_errors="replace",
+            options={"max_pixels": str(max_pixels)},
             container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST, **options},
-            stream_options=stream_options,
+            **_TOLERANT,
         )
         return opened
     except av.error.FFmpegError:
         deadline.check()
         raise
-    except ValueError as exc:  # PyAV's own, when there is no stream for the options
-        raise BadMedia("the file holds no tracks", param=label) from exc
 
 
 def _refuse_large(opened: InputContainer, max_pixels: int, label: str) -> None:
@@ -160,6 +145,12 @@ def check_decoder(stream: Any, data: NDArray[np.uint8], label: str) -> None:
         raise UnsupportedCodec(f"this server has no decoder for the file's {stream.type} track{told}", param=label)
 
 
+def check_clear(packet: Any, label: str) -> None:
+    """Raise `BadMedia` for a packet that only the holder of a key can decode: what came out would be noise."""
+    if packet.has_sidedata("encryption_info"):
+        raise BadMedia(f"the {packet.stream.type} is encrypted", param=label)
+
+
 def prepare_decoder(stream: Any, threads: int) -> None:
     """Set up how `stream`, which `check_decoder` let pass, will be decoded."""
     stream.codec_context.thread_count = threads
@@ -176,6 +167,8 @@ def packets_of(opened: InputContainer, *streams: Any) -> Iterator[Any]:
             other.discard = Discard.all
     try:
         yield from opened.demux(*streams)
+    except _FATAL:
+        raise
     except _DAMAGE:
         return
     except IndexError:  # PyAV at the end of a file in which streams appeared on the way
@@ -186,6 +179,8 @@ def frames_of(packet: Any) -> list[Any]:
     """What a packet decodes to; nothing when it is damaged."""
     try:
         return list(packet.decode())
+    except _FATAL:
+        raise
     except _DAMAGE:
         return []
 
@@ -194,6 +189,8 @@ def drained(context: Any) -> list[Any]:
     """The frames that a decoder still holds; it must be flushed before it decodes again."""
     try:
         return list(context.decode(None))
+    except _FATAL:
+        raise
     except _DAMAGE:
         return []
 

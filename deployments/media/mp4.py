@@ -1,47 +1,121 @@
-"""What an MP4 says of how many samples it has, looked at before FFmpeg makes a table of that many."""
+"""What an MP4 says of how many samples it has, looked at before FFmpeg makes a table of that many.
 
+FFmpeg reads any box wherever it stands, so all that is no media is looked through for the boxes that count, by name.
+"""
+
+import itertools
+import re
 import struct
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.errors import BadMedia
+from deployments.errors import BadMedia, TooLarge
 
-_INDEX_BOXES = frozenset({b"moov", b"moof"})
-_COUNT_AFTER = {b"trun": 8, b"stsz": 12}
-"""Boxes that count samples, and where the count stands after the box's name."""
+MAX_SAMPLES = 1_500_000
+"""Of all tracks: nine hours of film with two tracks of sound. FFmpeg's tables take some 40 bytes for each."""
+
+MAX_INDEX_BYTES = 128 * 2**20
+"""Of boxes in a row that are no media; those of as many samples as are allowed take less."""
+
+_NEVER_READ = frozenset({b"mdat", b"free", b"skip", b"wide"})
 _LONG_SIZE = b"\0\0\0\1"
 """Instead of a box's size: eight bytes after its name hold it."""
-_MAX_SAMPLES_PER_BYTE = 8
-"""Old QuickTime files count up to six samples of compressed sound in a byte; everything else has a byte for each."""
+_COMPRESSED = re.compile(rb"cmov.{4}dcom", re.DOTALL)
+_SOUND_HANDLERS = frozenset({b"soun", b"alis", b"url ", b"mdir", b"mdta"})
+"""Of a track of sound: its own, and those of where its data and its metadata are."""
+_SAMPLES_PER_ENTRY = 160
+"""The fewest samples of uncompressed sound that FFmpeg makes one entry of."""
 
 
 def check_sample_counts(data: NDArray[np.uint8], label: str) -> None:
-    """Raise `BadMedia` when the file `data`, uint8 of shape (size,), counts far more samples than it has bytes.
+    """Look at the counts of the file `data`, uint8 of shape (size,): a box of twenty bytes may claim 2^32 samples, for
+    which FFmpeg would take gigabytes.
 
-    A box of twenty bytes may claim 2^32 of them, for which FFmpeg would take gigabytes.
+    Raises `BadMedia` for more samples than bytes, and for an index that is compressed, as nobody has written it for
+    twenty years; `TooLarge` for more than `MAX_SAMPLES`.
     """
     samples = 0
-    for index in _index_boxes(data):
-        for name, after in _COUNT_AFTER.items():
-            at = index.find(name)
-            while at >= 0:
-                start = at + after + (8 if index[at - 4 : at] == _LONG_SIZE else 0)
-                samples += int.from_bytes(index[start : start + 4], "big")
-                at = index.find(name, at + 4)
-        if samples > _MAX_SAMPLES_PER_BYTE * len(data):
+    for index in _indices(data, label):
+        if _COMPRESSED.search(index):
+            raise BadMedia("the file's index is compressed, which is not read", param=label)
+        samples += sum(_samples(part) for part in _parts(index))
+        if samples > len(data):
             raise BadMedia("the file is damaged: it counts more samples than its bytes can hold", param=label)
+        if samples > MAX_SAMPLES:
+            raise TooLarge(f"the file is too large: it has more than {MAX_SAMPLES} samples, the limit", param=label)
 
 
-def _index_boxes(data: NDArray[np.uint8]) -> Iterator[bytes]:
-    """The contents of the file's outermost boxes that hold no media."""
-    at = 0
+def _parts(index: bytes) -> list[bytes]:
+    """`index` cut where its tracks begin; not at all when what looks like a track isn't one, or is somewhere else."""
+    starts = []
+    for at, end, name in _children(index, 0, len(index)):
+        inside = _children(index, at + 8, end) if name == b"moov" else [(at, end, name)]
+        starts += [start for start, _, child in inside if child == b"trak"]
+    if len(starts) != index.count(b"trak"):
+        return [index]
+    return [index[start:end] for start, end in itertools.pairwise([0, *starts, len(index)])]
+
+
+def _children(index: bytes, at: int, end: int) -> Iterator[tuple[int, int, bytes]]:
+    """(start, end, name) of the boxes in a row."""
+    while at + 8 <= end:
+        size = _number(index, at)
+        stop = min(at + size, end) if size >= 8 else end
+        yield at, stop, index[at + 4 : at + 8]
+        at = stop
+
+
+def _samples(part: bytes) -> int:
+    """Entries that FFmpeg makes of one track, or of fragments."""
+    counted = sum(_number(part, at + 12) for at in _boxes(part, b"stsz", b"stz2"))
+    counted += sum(_number(part, at + 8) for at in _boxes(part, b"trun"))
+    durations = [part[at + 8 : at + 20] for at in _boxes(part, b"stts")]
+    handlers = {part[at + 12 : at + 16] for at in _boxes(part, b"hdlr")}
+    is_plain = bool(durations) and all(told[:4] == told[8:] == b"\0\0\0\1" for told in durations)
+    if part.count(b"trak") == 1 and is_plain and b"soun" in handlers and handlers <= _SOUND_HANDLERS:
+        return _chunked(part)  # each sample is one moment of sound: FFmpeg makes entries of their chunks instead
+    return counted
+
+
+def _chunked(part: bytes) -> int:
+    chunks = sum(_number(part, at + 8) for at in _boxes(part, b"stco", b"co64"))
+    entries = 0
+    for at in _boxes(part, b"stsc"):
+        told = part[at + 12 : at + 12 + 12 * _number(part, at + 8)]
+        rows = np.frombuffer(told[: len(told) // 12 * 12], ">u4").reshape(-1, 3).astype(np.int64)
+        if len(rows):
+            runs = np.maximum(0, np.diff(np.minimum(rows[:, 0], chunks + 1), append=chunks + 1))
+            entries += int((runs * (rows[:, 1] // _SAMPLES_PER_ENTRY + 1.0)).sum())
+    return entries
+
+
+def _boxes(index: bytes, *names: bytes) -> Iterator[int]:
+    """Where boxes of these names may begin to say something, as if before it stood a usual size."""
+    for name in names:
+        at = index.find(name)
+        while at >= 0:
+            yield at + (8 if index[max(0, at - 4) : at] == _LONG_SIZE else 0)
+            at = index.find(name, at + 4)
+
+
+def _number(index: bytes, at: int) -> int:
+    return int.from_bytes(index[at : at + 4], "big")
+
+
+def _indices(data: NDArray[np.uint8], label: str) -> Iterator[bytes]:
+    """The file's outermost boxes that may be read as more than media; those in a row in one."""
+    at = start = 0
     while at + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[at : at + 8].tobytes())
         if size == 1 and at + 16 <= len(data):
             size = int.from_bytes(data[at + 8 : at + 16].tobytes(), "big")
-        end = at + size if size >= 8 else len(data)
-        if name in _INDEX_BOXES:
-            yield data[at:end].tobytes()
+        end = min(at + size if size >= 8 else len(data), len(data))
+        if name in _NEVER_READ:
+            yield data[start:at].tobytes()
+            start = end
         at = end
+        if at - start > MAX_INDEX_BYTES:
+            raise TooLarge(f"the file is too large: its index has more than {MAX_INDEX_BYTES} bytes", param=label)
+    yield data[start:].tobytes()

@@ -15,14 +15,12 @@ HEAD_BYTES = 4096
 
 _IMAGE = frozenset({MediaKind.IMAGE})
 _AUDIO = frozenset({MediaKind.AUDIO})
-_VIDEO = frozenset({MediaKind.VIDEO})
 _MOVING = frozenset({MediaKind.VIDEO, MediaKind.AUDIO})
 """Containers whose audio track alone may be meant."""
 
 KINDS = {
     **dict.fromkeys(("jpeg", "png", "webp", "gif", "bmp", "tiff", "heic", "avif"), _IMAGE),
-    **dict.fromkeys(("mp4", "matroska"), _MOVING),
-    **dict.fromkeys(("avi", "mpegts", "flv"), _VIDEO),
+    **dict.fromkeys(("mp4", "matroska", "avi", "mpegts", "flv"), _MOVING),
     **dict.fromkeys(("wav", "flac", "ogg", "mp3", "aac"), _AUDIO),
 }
 """As what the items of each container may be sent."""
@@ -62,6 +60,15 @@ _NAMES = {
 
 _MP3_RATES = bytes(rate for rate in range(0x10, 0xF0) if rate & 0x0C != 0x0C)
 """Third bytes of MP3 frame headers: neither bit rate nor sample rate is a reserved one."""
+_MP3_HEADER = re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][%b]" % re.escape(_MP3_RATES))
+_MP3_KBITS = {
+    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""Layer III's bit rates, by version: MPEG-1, or 2 and 2.5."""
+_MP3_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+"""Sample rates by a header's bits for the version."""
+_PADDING = re.compile(rb"\0{16,}")
 
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "jpeg"),
@@ -83,7 +90,7 @@ _MAGIC = (
     (re.compile(rb"ID3[\x02-\x04]"), "mp3"),
     # Frame headers: a sync word, then the layer: 0 for AAC, III and II for what is called MP3.
     (re.compile(rb"\xff[\xf0\xf1\xf8\xf9]"), "aac"),
-    (re.compile(rb"\xff[\xe2-\xe5\xf2-\xf5\xfa-\xfd][%b]" % re.escape(_MP3_RATES)), "mp3"),
+    (_MP3_HEADER, "mp3"),
 )
 
 _REFUSED = (
@@ -126,11 +133,29 @@ def sniff(head: bytes) -> Sniffed:
         if pattern.match(head):
             container = _by_brand(head) if head[4:8] == b"ftyp" else container
             return Sniffed(container, _NAMES[container])
+    if _is_padded_mp3(head):
+        return Sniffed("mp3", _NAMES["mp3"])
     text = head.removeprefix(codecs.BOM_UTF8)
     for pattern, looks_like in _REFUSED:
         if pattern.match(text):
             return Sniffed(None, looks_like)
     return Sniffed(None, "text" if _is_text(head) else "nothing that is known here")
+
+
+def _is_padded_mp3(head: bytes) -> bool:
+    """Whether two frames of MP3, one behind the other, follow zeros and the end of a frame that was cut."""
+    padding = _PADDING.match(head)
+    for found in _MP3_HEADER.finditer(head, padding.end()) if padding else ():
+        second, third = found[0][1:]
+        if second >> 1 & 3 != 1:  # not layer III
+            continue
+        version = second >> 3 & 3
+        kbits, rate_hz = _MP3_KBITS[1 if version == 3 else 2][third >> 4], _MP3_HZ[version][third >> 2 & 3]
+        size = (144_000 if version == 3 else 72_000) * kbits // rate_hz + (third >> 1 & 1)
+        following = _MP3_HEADER.match(head, found.start() + size)
+        if following and following[0][1] == second and following[0][2] & 0x0C == third & 0x0C:
+            return True
+    return False
 
 
 def _by_brand(head: bytes) -> str:

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import ModelReplica
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 
 @serve.deployment
-class Model:
+class Model(ModelReplica):
     """Generates answers from prepared prompts."""
 
     def __init__(self, config: AppConfig) -> None:
@@ -37,6 +39,10 @@ class Model:
     ) -> AsyncGenerator[GenerateChunk, None]:
         """See `ModelStage.generate`."""
         return self._stage.generate(remaining_s, prepared, params, stream, tensors or {}, clips)
+
+    async def describe(self) -> str:
+        """What this replica computes on and how much it holds, for whoever started it."""
+        return self._stage.description
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""

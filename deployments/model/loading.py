@@ -12,22 +12,22 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.cache_utils import DynamicCache
 
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig, EngineConfig
+from deployments.core.checkpoint import resolve_model
 from deployments.errors import InternalError
-from deployments.metrics import MetricSink
-from deployments.model.checks import check_joint, check_text, warm_up, warn_unverified
-from deployments.model.decode_step import DecodeStep, FixedDecodeStep
-from deployments.model.encoder import Encoder
-from deployments.model.encoder_cache import EncoderCache
-from deployments.model.engine import Engine
-from deployments.model.family import Family
-from deployments.model.kv_cache import CachePlan, SlotCache
-from deployments.model.multimodal import Ledger
-from deployments.model.pace import Pace
-from deployments.model.patch_conv import speed_up_patches
-from deployments.model.runner import ModelRunner
-from deployments.model.uploads import Uploads
+from deployments.model.engine.engine import Engine
+from deployments.model.engine.step_budget import Pace
+from deployments.model.families.family import Family
+from deployments.model.families.patch_conv import speed_up_patches
+from deployments.model.forward.decode_step import DecodeStep, FixedDecodeStep
+from deployments.model.forward.encoder import Encoder
+from deployments.model.forward.runner import ModelRunner
+from deployments.model.forward.self_check import check_joint, check_text, warm_up, warn_unverified
+from deployments.model.kv_cache.cache import CachePlan, SlotCache
+from deployments.model.multimodal.encoder_cache import EncoderCache
+from deployments.model.multimodal.request_media import Ledger
+from deployments.model.multimodal.uploads import Uploads
+from deployments.observability.metrics import MetricSink
 
 GIB = 2**30
 MIB = 2**20

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import SluiceError
 from deployments.types import FinishReason, PixelNorm, SamplingParams
 

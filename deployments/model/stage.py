@@ -9,18 +9,19 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from deployments.autoscaling import StageLoad
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
-from deployments.metrics import MetricSink
-from deployments.model.answer import Answer, Mailbox, gather_s, plain_decode, times
-from deployments.model.grammar import Grammars
+from deployments.core.checkpoint import resolve_model
+from deployments.core.deadline import Deadline
+from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
-from deployments.model.pixels import add_clips
+from deployments.model.multimodal.pixels import add_clips
+from deployments.model.output.assembler import Answer, Mailbox, gather_s, plain_decode, times
+from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest
-from deployments.types import GenerateChunk, Prepared, SamplingParams, TokenDelta
+from deployments.observability.metrics import MetricSink
+from deployments.types import GenerateChunk, Prepared, SamplingParams, StageName, TokenDelta
 
-STAGE = "model"
+STAGE = StageName.MODEL
 DRAIN_S = 15.0
 """Longest wait for running answers at shutdown; Ray kills the replica at its own limit."""
 
@@ -33,9 +34,11 @@ class ModelStage:
         loaded = load_engine(config, metrics)
         self.engine = loaded.engine
         self._eos_ids = loaded.eos_ids
+        self._vocab_size = loaded.vocab_size
+        self._metrics = metrics
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
         self._decode = plain_decode(tokenizer.decode)
-        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids)
+        self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids, config.engine)
         self.engine.start()
 
     async def generate(
@@ -53,12 +56,14 @@ class ModelStage:
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
         `BadRequest`, `InternalError`.
         """
+        _check_ids(prepared, params, self._vocab_size)
+        deadline = Deadline(remaining_s, STAGE)
         schema = params.json_schema
-        constraint = None if schema is None else await asyncio.to_thread(self._grammars.compile, schema)
+        constraint = None if schema is None else await self._grammars.compile(schema, deadline)
         request = EngineRequest(
             token_ids=prepared.token_ids,
             params=params,
-            deadline=Deadline(remaining_s, STAGE),
+            deadline=deadline,
             stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
             pixel_norm=prepared.pixel_norm,
             use_audio_in_video=prepared.use_audio_in_video,
@@ -85,14 +90,37 @@ class ModelStage:
             self.engine.abort(sequence)
 
     @property
+    def description(self) -> str:
+        """The device and what its cache holds."""
+        return self.engine.description
+
+    @property
     def load(self) -> StageLoad | None:
         """How much of a replica the requests take."""
         return self.engine.load
 
     def check_health(self) -> None:
-        """Raise `InternalError` when the engine's thread is dead or stuck."""
+        """Raise `InternalError` when the engine's thread is dead or stuck, or a grammar's compilation does not end."""
+        self._metrics.gauge("sluice_grammars_compiling", self._grammars.compiling)
         self.engine.check_health()
+        self._grammars.check_health()
 
     def close(self) -> None:
         """Let running answers end for a while, then stop."""
         self.engine.close(DRAIN_S)
+        self._grammars.close()
+
+
+def _check_ids(prepared: Prepared, params: SamplingParams, vocab_size: int) -> None:
+    """Raise `BadRequest` for an id that is none of the model's; `InternalError` where the tokenizer made it."""
+    asked = {
+        "logit_bias": [token_id for token_id, _ in params.logit_bias],
+        "stop_token_ids": params.stop_token_ids,
+    }
+    for field, ids in asked.items():
+        wrong = next((token_id for token_id in ids if not 0 <= token_id < vocab_size), None)
+        if wrong is not None:
+            said = f"`{field}` names the token {wrong}; this model's vocabulary has {vocab_size}, from 0 on"
+            raise BadRequest(said, param=field)
+    if len(prepared.token_ids) and not 0 <= prepared.token_ids.min() <= prepared.token_ids.max() < vocab_size:
+        raise InternalError("the tokenizer gives a token that the model does not have")

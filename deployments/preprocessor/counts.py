@@ -8,6 +8,8 @@ from deployments.types import MediaKind, TokenCounts
 
 def tokens_of(processor: Any, tokenizer: Any, kind: MediaKind) -> frozenset[str]:
     """The tokens that a processor writes for the content of one kind of media; some families count brackets too."""
+    if processor is tokenizer:  # a model of text alone; its tokenizer may have been cut out of a multimodal one
+        return frozenset()
     ids = [token_id for token_id in getattr(processor, f"{kind}_token_ids", ()) if token_id is not None]
     return frozenset(tokenizer.convert_ids_to_tokens(ids))
 

@@ -1,12 +1,15 @@
 """The preprocess stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from ray import serve
 
-from deployments.calls import ServeMetricSink, replica_tracer, stage_method
 from deployments.config import AppConfig
+from deployments.serving.ray_metrics import ServeMetricSink
+from deployments.serving.replica import replica_tracer, stage_method
+from deployments.stages import PreprocessorReplica
 from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
 
 if TYPE_CHECKING:
@@ -14,16 +17,18 @@ if TYPE_CHECKING:
 
 
 @serve.deployment
-class Preprocessor:
+class Preprocessor(PreprocessorReplica):
     """Text and media to token ids and tensors, by the model's own processor."""
 
     def __init__(self, config: AppConfig) -> None:
+        self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
         # Not above: whoever builds the application's graph would wait for torch and transformers too.
         from deployments.preprocessor.loading import load_checkpoint
         from deployments.preprocessor.stage import PreprocessStage
 
-        self.tracer = replica_tracer(config.tracing)
-        self._stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        stage = PreprocessStage(load_checkpoint(config), config, ServeMetricSink())
+        self._stage = self._open.enter_context(closing(stage))
 
     @stage_method
     async def profile(self, remaining_s: float) -> AsyncGenerator[MediaProfile, None]:
@@ -44,5 +49,4 @@ class Preprocessor:
         self._stage.check_health()
 
     def __del__(self) -> None:
-        self._stage.close()
-        self.tracer.close()
+        self._open.close()

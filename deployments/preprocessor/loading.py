@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from deployments.checkpoint import resolve_model
 from deployments.config import AppConfig
+from deployments.core.checkpoint import resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +21,19 @@ class Checkpoint:
 
 
 def load_checkpoint(config: AppConfig) -> Checkpoint:
-    """Load `config.model`, showing progress; may download.
+    """Load `config.model`; may download.
 
     Raises `ValueError` for a model without a chat template, and what transformers raises when it can't be had.
     """
     path, options = resolve_model(config), config.hub_options()
-    with tqdm(total=2, desc=f"processor of {config.model_name}", unit="part") as progress:
-        model_config = AutoConfig.from_pretrained(path, **options)
-        progress.update()
+    model_config = AutoConfig.from_pretrained(path, **options)
+    try:
         processor = AutoProcessor.from_pretrained(path, **options)
-        progress.update()
+    except OSError:
+        if type(model_config).sub_configs:
+            raise
+        # A model of text alone whose tokenizer, cut out of a multimodal one, names a processor that isn't there.
+        processor = AutoTokenizer.from_pretrained(path, **options)
     videos: Any = getattr(processor, "video_processor", None)
     if getattr(videos, "cap_pixels_per_frame", False) is None:
         videos.cap_pixels_per_frame = False  # what None means too, but for a warning with each start

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.config import PreprocessorConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest
 from deployments.media.geometry import target_size
 from deployments.media.patches import frames_of

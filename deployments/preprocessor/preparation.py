@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family

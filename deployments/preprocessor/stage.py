@@ -1,20 +1,20 @@
 """The preprocess stage without Ray: `Preparation` behind an owned thread pool, and what is measured of it.
 
 Threads, not processes: tokenising and the work on pixels and sounds let go of the interpreter; see
-`benchmarks/workers.py`.
+`benchmarks/stages/workers.py`.
 """
 
 from collections.abc import Sequence
 
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
-from deployments.executor import StageExecutor
-from deployments.metrics import MetricSink
+from deployments.core.deadline import Deadline
+from deployments.core.executor import StageExecutor
+from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
+from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared, StageName
 
-STAGE = "preprocess"
+STAGE = StageName.PREPROCESS
 
 
 class PreprocessStage:

@@ -1,7 +1,7 @@
 import itertools
 import statistics
 
-from benchmarks.load.arrivals import OpenLoop
+from benchmarks.kit.load.arrivals import OpenLoop
 
 
 def test_same_seed_gives_the_same_arrivals_and_another_seed_others():

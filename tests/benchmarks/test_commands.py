@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks import frame_rates, overload, rates, serve
-from benchmarks.servers import OwnServer
+from benchmarks.kit.servers import OwnServer
+from benchmarks.serving import frame_rates, overload, rates, serve
 from tests.benchmarks.fake_openai import FakeServer
 
 

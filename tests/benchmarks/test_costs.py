@@ -1,9 +1,9 @@
-"""What `benchmarks.costs` reads and sends; the servers that it starts are tested with the application."""
+"""What `benchmarks.serving.costs` reads and sends; the servers that it starts are tested with the application."""
 
 import json
 
-from benchmarks.costs import Step, request_body
-from benchmarks.load.workload import Workload, WorkloadSpec
+from benchmarks.kit.load.workload import Workload, WorkloadSpec
+from benchmarks.serving.costs import Step, request_body
 
 
 def test_a_step_names_a_revision_and_settings():

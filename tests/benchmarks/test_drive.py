@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from benchmarks.load.arrivals import ClosedLoop, OpenLoop
-from benchmarks.load.drive import LoadPlan, drive, run_load
-from benchmarks.load.workload import WorkloadSpec
+from benchmarks.kit.load.arrivals import ClosedLoop, OpenLoop
+from benchmarks.kit.load.drive import LoadPlan, drive, run_load
+from benchmarks.kit.load.workload import WorkloadSpec
 from tests.benchmarks.fake_openai import FakeServer
 
 TEXT = WorkloadSpec(mix="text", max_tokens=8)

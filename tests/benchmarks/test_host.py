@@ -1,6 +1,6 @@
 from urllib.request import urlopen
 
-from benchmarks.load.host import MediaHost
+from benchmarks.kit.load.host import MediaHost
 
 
 def test_files_of_all_sizes_are_served_whole():

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from benchmarks.load.arrivals import ClosedLoop
-from benchmarks.load.drive import LoadPlan, drive
-from benchmarks.load.workload import WorkloadSpec
-from benchmarks.servers import monolith
+from benchmarks.kit.load.arrivals import ClosedLoop
+from benchmarks.kit.load.drive import LoadPlan, drive
+from benchmarks.kit.load.workload import WorkloadSpec
+from benchmarks.kit.servers import monolith
 
 PROMPT_TOKENS_AT_LEAST = {"48x32=1": 10, "64x48@1s=1": 10, "sound@1s=1": 25, "text=1": 30}
 

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.load.outcome import Outcome, Probe, Slo, percentiles, summary
+from benchmarks.kit.load.outcome import Outcome, Probe, Slo, percentiles, summary
 
 
 def outcome(due_s=0.0, ended_s=1.0, verdict="answered", first=0.5, last=0.9, tokens=5, **more):

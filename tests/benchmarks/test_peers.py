@@ -5,9 +5,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from benchmarks.load.workload import WorkloadSpec
-from benchmarks.peers import peer
-from benchmarks.servers import OwnServer
+from benchmarks.kit.load.workload import WorkloadSpec
+from benchmarks.kit.peers import peer
+from benchmarks.kit.servers import OwnServer
 
 SERVER = """
 import http.server, os, sys

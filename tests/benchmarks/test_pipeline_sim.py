@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.pipeline_sim import KindCosts, ModelCosts, Pipeline, cpus_needed
+from benchmarks.cluster.pipeline_sim import KindCosts, ModelCosts, Pipeline, cpus_needed
 
 MODEL = ModelCosts(step_s=0.010, step_per_sequence_s=0.0, max_running=8, tokens=11)
 

@@ -2,8 +2,8 @@ import signal
 import subprocess
 import sys
 
-from benchmarks.harness import compare, in_subprocess
-from benchmarks.processes import MemoryWatch, end, footprint, tree
+from benchmarks.kit.harness import compare, in_subprocess
+from benchmarks.kit.processes import MemoryWatch, end, footprint, tree
 
 HELD = 64 * 2**20
 HOLD_MEMORY = f"""

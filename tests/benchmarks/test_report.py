@@ -3,8 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.harness import Benchmark
-from benchmarks.report import write_report
+from benchmarks.kit.harness import Benchmark
+from benchmarks.kit.report import write_report
 
 
 def run_benchmark(results, name="fetch", value=1.25, **more):
@@ -98,6 +98,6 @@ def test_the_command_does_not_say_where_the_line_was_written(tmp_path, capsys):
     file = str(tmp_path / "x.json")
     for argv in (["--json", file, "--quick"], [f"--json={file}", "--quick"], ["--quick", "--json", file]):
         line = Benchmark("fetch", "?", argv).finish("", {})
-        assert line["command"] == "python -m benchmarks.fetch --quick"
+        assert line["command"] == "python -m benchmarks fetch --quick"
     assert len((tmp_path / "x.json").read_text().splitlines()) == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["quick"] is True

@@ -9,10 +9,10 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks import autoscaling, scaling, sizing
-from benchmarks.paced import PacedConfig
-from benchmarks.scaling_log import Logged, read_looks
-from tests import serve_files
+from benchmarks.cluster import autoscaling, scaling, sizing
+from benchmarks.cluster.paced import PacedConfig
+from benchmarks.cluster.scaling_log import Logged, read_looks
+from tests.support import serve_files
 
 NOW_S = 1_000.0
 

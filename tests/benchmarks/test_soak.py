@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.soak import slope
+from benchmarks.cluster.soak import slope
 
 
 def noisy(per_hour: float, noise: float, minutes: int = 14) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.timeline import Event, model_phases, parts_of, read_trace
+from benchmarks.kit.timeline import Event, model_phases, parts_of, read_trace
 
 VIDEO = [
     ("ingress.entered", 1.0, None),

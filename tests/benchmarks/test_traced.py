@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 import graph
-from benchmarks import traced
-from benchmarks.timeline import read_trace
-from deployments.calls import Stage
+from benchmarks.kit import traced
+from benchmarks.kit.timeline import read_trace
 from deployments.config import AppConfig
-from deployments.stage_client import StageResult
+from deployments.serving.client import Stage
+from deployments.stages import StageResult
 from deployments.types import Fetched, MediaKind
 
 FETCHED = Fetched(kind=MediaKind.IMAGE, container="png", size_bytes=3, final_url=None, fetch_s=0.25)

@@ -1,10 +1,10 @@
 """Servers under comparison each begin a run calm."""
 
-from benchmarks.load.arrivals import OpenLoop
-from benchmarks.load.outcome import Slo
-from benchmarks.load.workload import WorkloadSpec
-from benchmarks.servers import Server
-from benchmarks.turns import Turns
+from benchmarks.kit.load.arrivals import OpenLoop
+from benchmarks.kit.load.outcome import Slo
+from benchmarks.kit.load.workload import WorkloadSpec
+from benchmarks.kit.servers import Server
+from benchmarks.kit.turns import Turns
 from tests.benchmarks.fake_openai import FakeServer
 
 TEXTS = WorkloadSpec(mix="text", max_tokens=4)

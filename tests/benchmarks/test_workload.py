@@ -8,8 +8,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from benchmarks.load.media import MediaSpec, distinct
-from benchmarks.load.workload import Workload, WorkloadSpec
+from benchmarks.kit.load.media import MediaSpec, distinct
+from benchmarks.kit.load.workload import Workload, WorkloadSpec
 
 SMALL = "text=0.5,48x32=0.3,64x48@1s=0.1,sound@1s=0.1"
 

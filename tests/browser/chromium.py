@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 
 FLAGS = (
     "--headless",
@@ -27,6 +28,7 @@ FLAGS = (
     "--use-fake-device-for-media-stream",  # a camera and a microphone, and consent to use them
     "--use-fake-ui-for-media-stream",
     "--remote-debugging-port=0",
+    "--host-resolver-rules=MAP *.example 127.0.0.1",  # for a page from another host, without TLS
 )
 START_TIMEOUT_S = 60.0
 PATIENCE_S = 60.0
@@ -60,12 +62,14 @@ class Page:
     async def open(self, url: str) -> None:
         for domain in ("Page", "Network", "Runtime", "Log", "DOM", "Accessibility"):
             await self.tell(f"{domain}.enable")
+        await self.tell("Emulation.setFocusEmulationEnabled", enabled=True)
         await self.tell("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
 
     async def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; a promise's, when it is one."""
-        result = await self.tell("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        """The value of a JavaScript expression; a promise's, when it is one. It counts as done by the person."""
+        how = {"returnByValue": True, "awaitPromise": True, "userGesture": True}
+        result = await self.tell("Runtime.evaluate", expression=expression, **how)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
@@ -74,6 +78,13 @@ class Page:
         async with asyncio.timeout(PATIENCE_S):
             while not await self.evaluate(expression):
                 await asyncio.sleep(0.05)
+
+    async def click(self, selector: str) -> None:
+        await self.evaluate(f"document.querySelector({selector!r}).click()")
+
+    async def fill(self, selector: str, text: str) -> None:
+        """Put the text into a box, in place of what stands there."""
+        await self.evaluate(f"document.querySelector({selector!r}).value = {orjson.dumps(text).decode()}")
 
     async def text(self, selector: str) -> str:
         return str(await self.evaluate(f"document.querySelector({selector!r}).innerText"))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.reader import VideoRead, VideoReader
 from deployments.types import FrameSampling, ResizeRule, VideoTask
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.backlog import RECENT, Backlog, VideoWork
 from deployments.decoder.reader import VideoReader
 from deployments.decoder.stage import DecodeStage
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from tests.decoder.reading import task
-from tests.media_files import make_picture, make_video
+from tests.support.media_files import make_picture, make_video
 
 megapixels = st.floats(0.1, 1e5)
 

@@ -5,7 +5,7 @@ import pytest
 
 from deployments.config import DecoderConfig
 from tests.decoder.reading import decode_all, read, task
-from tests.media_files import make_video, read_number, read_numbers
+from tests.support.media_files import make_video, read_number, read_numbers
 
 UNEVEN_S = [0, 0.01, 0.05, 0.2, 0.3, 0.31, 0.5, 1, 1.1, 1.3, 2, 2.05, 2.1, 3.5, 3.6, 4]
 X264_INTERLACED = {"x264-params": "interlaced=1:keyint=12:threads=1"}

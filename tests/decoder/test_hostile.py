@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
 from tests.decoder.reading import LABEL, decode_all, read, task
-from tests.media_files import make_picture, make_sound, make_video, read_numbers
+from tests.support.media_files import make_picture, make_sound, make_video, read_numbers
 
 BACKENDS = [DecoderConfig(), DecoderConfig(backend="opencv")]
 BY_BACKEND = pytest.mark.parametrize("config", BACKENDS, ids=lambda config: config.backend)

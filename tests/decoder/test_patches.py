@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from deployments.config import DecoderConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.picture_list import PictureListReader
 from deployments.decoder.stack import FrameStack
 from deployments.media.patches import frames_of
 from deployments.types import PatchRule, ResizeRule
 from tests.decoder.reading import read, task
-from tests.media_files import make_video, numbered_frame, read_numbers
+from tests.support.media_files import make_video, numbered_frame, read_numbers
 
 BACKENDS = pytest.mark.parametrize("backend", ["pyav", "opencv"])
 RULE = PatchRule(patch=16, merge=2, temporal=2)

@@ -9,7 +9,7 @@ from deployments.errors import TooLarge
 from deployments.media.geometry import target_size
 from deployments.types import ResizeRule
 from tests.decoder.reading import read, task
-from tests.media_files import loudest_hz, make_video, numbered_frame, read_numbers
+from tests.support.media_files import loudest_hz, make_video, numbered_frame, read_numbers
 
 BACKENDS = pytest.mark.parametrize("backend", ["pyav", "opencv"])
 CLIP = ResizeRule("clip", factor=32, temporal_factor=2, min_pixels=32 * 32, max_pixels=8 * 192 * 320)

@@ -11,10 +11,10 @@ import pytest
 from deployments.config import DecoderConfig
 from deployments.decoder.stage import STAGE, DecodeStage
 from deployments.errors import BadMedia, BadRequest, StageTimeout, TooLarge
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.types import DecodedVideo, ResizeRule
 from tests.decoder.reading import LABEL, task
-from tests.media_files import make_picture, make_video, read_numbers
+from tests.support.media_files import make_picture, make_video, read_numbers
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ async def test_what_was_done_is_measured(stage, sink):
 def test_opencv_is_loaded_only_when_it_is_chosen():
     script = (
         "import sys; from deployments.config import DecoderConfig; from deployments.decoder.stage import DecodeStage; "
-        "from deployments.metrics import RecordingSink; "
+        "from deployments.observability.metrics import RecordingSink; "
         "DecodeStage(DecoderConfig(), RecordingSink()); assert 'cv2' not in sys.modules; "
         "DecodeStage(DecoderConfig(backend='opencv'), RecordingSink()); assert 'cv2' in sys.modules"
     )

@@ -8,7 +8,7 @@ from deployments.demo.dialogue.truth import Question
 from deployments.demo.evaluation.cases import Ask, Case, make_cases
 from deployments.demo.evaluation.served import Served
 from deployments.demo.probe import make_probes
-from tests.application import RunningApp
+from tests.support.application import RunningApp
 
 TELLING = (Question.COLOUR, Question.DIRECTION, Question.TONE)
 """Asked of the pairs."""

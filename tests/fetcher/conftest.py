@@ -7,8 +7,8 @@ import pytest
 
 from deployments.config import MediaConfig
 from deployments.fetcher.fetcher import Fetcher
-from deployments.metrics import RecordingSink
-from tests.media_server import MediaServer
+from deployments.observability.metrics import RecordingSink
+from tests.support.media_server import MediaServer
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import MediaNotReachable, TooLarge
 from deployments.fetcher.blob import Blob
 from deployments.fetcher.cache import Freshness, MediaCache
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture, make_video
+from tests.support import media_server as host
+from tests.support.media_files import make_picture, make_video
 
 PICTURE, OTHER = make_picture(number=1), make_picture(number=2)
 FOREVER = Freshness(storable=True, max_age_s=1e9, etag=None)

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, WorkCancelled
 from deployments.fetcher.data_url import decode_data_url, parse_data_url
 from deployments.types import MediaItem, MediaKind
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support.media_files import make_picture
 
 PICTURE = make_picture()
 

@@ -10,15 +10,15 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from deployments.calls import Stage, put
 from deployments.config import AppConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, MediaNotReachable, StageTimeout
 from deployments.fetcher.deployment import MediaFetcher
+from deployments.serving.client import Stage, put
 from deployments.types import Fetched, MediaItem, MediaKind
-from tests import media_server as host
-from tests.application import Cluster
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.application import Cluster
+from tests.support.media_files import make_picture
 
 PICTURE = make_picture()
 

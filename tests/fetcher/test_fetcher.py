@@ -7,13 +7,13 @@ import threading
 import pytest
 import uvloop
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, MediaHostError, MediaNotReachable, StageTimeout, TooLarge
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture, make_sound, make_video
+from tests.support import media_server as host
+from tests.support.media_files import make_picture, make_sound, make_video
 
 VIDEO = make_video(5, tones_hz=(440.0,))
 

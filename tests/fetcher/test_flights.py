@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import MediaHostError, StageTimeout, StageUnavailable
 from deployments.fetcher.flights import Flights
 

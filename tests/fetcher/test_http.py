@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gzip
 import socket
 import threading
@@ -7,13 +8,13 @@ import zlib
 import numpy as np
 import pytest
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, MediaHostError, MediaNotReachable, StageTimeout, TooLarge
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.media_files import make_picture
 
 PNG = make_picture("PNG")
 
@@ -55,10 +56,10 @@ async def test_connections_are_reused(server):
     assert server.connections == 1
 
 
-async def test_concurrency_never_exceeds_max_connections(server):
+async def test_one_host_gets_half_of_the_connections_and_no_more(server):
     gate = threading.Event()
     urls = [server.add(f"/{i}.png", host.held(PNG, gate)) for i in range(8)]
-    async with fetching(max_connections=3) as fetcher, asyncio.TaskGroup() as group:
+    async with fetching(max_connections=6) as fetcher, asyncio.TaskGroup() as group:
         for url in urls:
             group.create_task(fetcher.fetch(image(url), minute()))
         while len(server.hits_seen) < 3:
@@ -233,6 +234,30 @@ async def test_a_silent_host_is_given_up(server, silence):
         with pytest.raises(MediaHostError, match="went silent"):
             await fetcher.fetch(image(url), minute())
     assert server.hits("/a") == 1
+
+
+@pytest.mark.parametrize("behaviour", [host.slow(PNG, pause_s=0.02, piece=1), host.chunked(PNG, pause_s=0.02, piece=1)])
+async def test_a_host_that_drips_is_given_up(server, behaviour):
+    url = server.add("/a", behaviour)
+    async with fetching(read_timeout_s=0.1) as fetcher:
+        with pytest.raises(MediaHostError, match="sends too slowly"):
+            await fetcher.fetch(image(url), minute())
+    assert server.hits("/a") == 1
+
+
+async def test_a_host_whose_headers_never_end_is_given_up():
+    async def endless(reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"X: a\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    listener = await asyncio.start_server(endless, "127.0.0.1", 0)
+    async with listener, fetching(read_timeout_s=0.1, connect_timeout_s=0.1) as fetcher:
+        with pytest.raises(MediaHostError, match="takes too long to say its headers"):
+            await fetcher.fetch(image(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"), minute())
 
 
 async def test_a_host_that_drips_is_cut_at_the_requests_deadline(server):

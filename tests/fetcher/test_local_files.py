@@ -3,11 +3,11 @@ import threading
 
 import pytest
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, MediaNotReachable, TooLarge
 from deployments.types import MediaItem, MediaKind
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support.media_files import make_picture
 
 PICTURE = make_picture()
 

@@ -10,18 +10,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import MediaHostError, MediaNotReachable, StageTimeout
 from deployments.types import MediaItem, MediaKind
-from tests import media_server as host
 from tests.fetcher.conftest import fetching
-from tests.media_files import make_picture
+from tests.support import media_server as host
+from tests.support.media_files import make_picture
 
 PNG = make_picture("PNG")
 
 
-def image(url):
-    return MediaItem(MediaKind.IMAGE, "messages[0].content[0]", url)
+def image(url, client=""):
+    return MediaItem(MediaKind.IMAGE, "messages[0].content[0]", url, client)
 
 
 def minute():
@@ -58,7 +58,7 @@ def assert_untouched(server):
 
 async def test_a_private_address_is_refused_before_it_sees_one_byte(forbidden):
     async with fetching() as fetcher:
-        with pytest.raises(MediaNotReachable, match="not public"):
+        with pytest.raises(MediaNotReachable, match="without a public address"):
             await fetcher.fetch(image(forbidden.url("/secret")), minute())
     assert_untouched(forbidden)
 
@@ -68,7 +68,7 @@ async def test_loopback_is_refused_by_default(server):
     lookup = Names(localhost=[["127.0.0.1", "::1"]])
     async with fetching(allowed_networks=[], lookup=lookup) as fetcher:
         for address in (url, f"http://localhost:{server.port}/a.png"):
-            with pytest.raises(MediaNotReachable, match="not public"):
+            with pytest.raises(MediaNotReachable, match="without a public address"):
                 await fetcher.fetch(image(address), minute())
     assert_untouched(server)
 
@@ -76,7 +76,7 @@ async def test_loopback_is_refused_by_default(server):
 async def test_a_redirect_to_a_private_address_is_refused_before_that_sees_one_byte(server, forbidden):
     url = server.add("/a", host.redirect(forbidden.url("/secret")))
     async with fetching() as fetcher:
-        with pytest.raises(MediaNotReachable, match="not public"):
+        with pytest.raises(MediaNotReachable, match="without a public address"):
             await fetcher.fetch(image(url), minute())
     assert_untouched(forbidden)
 
@@ -84,7 +84,7 @@ async def test_a_redirect_to_a_private_address_is_refused_before_that_sees_one_b
 async def test_a_redirect_to_a_name_of_a_private_address_is_refused_before_that_sees_one_byte(server, forbidden):
     url = server.add("/a", host.redirect(f"http://inside.example:{forbidden.port}/secret"))
     async with fetching(lookup=Names(inside_example=[["127.0.0.2"]])) as fetcher:
-        with pytest.raises(MediaNotReachable, match=r"not public: inside\.example"):
+        with pytest.raises(MediaNotReachable, match=r"without a public address: inside\.example"):
             await fetcher.fetch(image(url), minute())
     assert_untouched(forbidden)
 
@@ -112,7 +112,7 @@ async def test_a_name_is_resolved_once_and_the_checked_address_is_dialled(server
 
 async def test_one_private_address_among_public_ones_refuses_the_host(server):
     async with fetching(lookup=Names(mixed_example=[["127.0.0.1", "10.0.0.1"]])) as fetcher:
-        with pytest.raises(MediaNotReachable, match="not public"):
+        with pytest.raises(MediaNotReachable, match="without a public address"):
             await fetcher.fetch(image(f"http://mixed.example:{server.port}/a"), minute())
     assert_untouched(server)
 
@@ -125,28 +125,50 @@ async def test_odd_forms_of_an_allowed_address_are_refused_too(server, name):
     assert_untouched(server)
 
 
-async def test_a_name_that_does_not_exist_says_so():
-    async with fetching(lookup=Names()) as fetcher:
-        with pytest.raises(MediaHostError, match=r"no address found for nowhere\.example"):
-            await fetcher.fetch(image("http://nowhere.example/a"), minute())
+async def test_private_and_unknown_hosts_get_the_same_words():
+    said = []
+    async with fetching(lookup=Names(a_example=[["10.0.0.1"]], c_example=[[]])) as fetcher:
+        for name in ("a.example", "b.example", "c.example"):
+            with pytest.raises(MediaNotReachable) as refused:
+                await fetcher.fetch(image(f"http://{name}/a"), minute())
+            said.append((refused.value.message.replace(name, "x"), refused.value.status, refused.value.code))
+    assert len(set(said)) == 1
+    assert "without a public address" in said[0][0]
 
 
 async def test_a_stalled_look_up_ends_inside_the_deadline():
-    async def stalled(name):
-        await asyncio.sleep(3600)
-
-    async with fetching(lookup=stalled) as fetcher:
+    async with fetching(lookup=silent) as fetcher:
         with pytest.raises(StageTimeout):
             await fetcher.fetch(image("http://media.example/a"), Deadline(0.1, "request"))
 
 
 async def test_a_stalled_look_up_is_given_up_like_a_stalled_connection():
-    async def stalled(name):
-        await asyncio.sleep(3600)
-
-    async with fetching(lookup=stalled, connect_timeout_s=0.05, max_retries=0) as fetcher:
-        with pytest.raises(MediaHostError, match=r"connecting to media\.example took too long"):
+    async with fetching(lookup=silent, lookup_timeout_s=0.05, max_retries=0) as fetcher:
+        with pytest.raises(MediaHostError, match=r"looking up media\.example took too long") as failed:
             await fetcher.fetch(image("http://media.example/a"), minute())
+    assert type(failed.value) is MediaHostError  # nothing of this room leaves it
+
+
+async def test_silent_names_of_one_client_hold_up_nobody_elses(server):
+    server.add("/a.png", host.serve(PNG))
+
+    async def lookup(name):
+        return await silent(name) if name.startswith("silent") else ["127.0.0.1"]
+
+    async with fetching(lookup=lookup) as fetcher, asyncio.TaskGroup() as group:
+        urls = [f"http://silent{i}.example{i}/" for i in range(400)]
+        urls.append(f"http://good.example:{server.port}/a.png")  # behind them, so that nobody waits at this name
+        attack = [group.create_task(fetcher.fetch(image(url, "attacker"), minute())) for url in urls]
+        await asyncio.sleep(0.05)
+        fetched, _ = await fetcher.fetch(image(urls[-1] + "?other", "other"), minute())
+        assert not any(task.done() for task in attack)
+        for task in attack:
+            task.cancel()
+    assert fetched.container == "png"
+
+
+async def silent(name):
+    await asyncio.sleep(3600)
 
 
 async def test_environment_proxies_are_not_used(server, forbidden, monkeypatch):

@@ -130,7 +130,7 @@ def test_allow_list_is_exact_names_and_suffixes_without_regard_to_case():
 
 
 def test_an_allowed_domain_does_not_open_a_private_address():
-    with pytest.raises(MediaNotReachable, match="not public"):
+    with pytest.raises(MediaNotReachable, match="without a public address"):
         UrlPolicy(AddressPolicy(), ["10.0.0.1"]).parse("http://10.0.0.1/")
     UrlPolicy(AddressPolicy([IPv4Network("10.0.0.0/8")]), ["10.0.0.1"]).parse("http://10.0.0.1/")
 

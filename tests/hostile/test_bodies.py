@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tests.hostile.bodies import mutated_body
-from tests.hostile.body_fuzz import fuzz_bodies
-from tests.hostile.corpus import media_corpus
-from tests.hostile.worker import Tally
+from tests.support.hostile.bodies import mutated_body
+from tests.support.hostile.body_fuzz import fuzz_bodies
+from tests.support.hostile.corpus import media_corpus
+from tests.support.hostile.worker import Tally
 
 BODIES = 2000
 MAX_GROWN_BYTES = 64 * 2**20

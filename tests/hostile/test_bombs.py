@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.hostile.media_subject import MediaSubject
-from tests.hostile.worker import Report, feed_all
-from tests.media_files import make_picture, make_sound, make_video
+from tests.support.hostile.media_subject import MediaSubject
+from tests.support.hostile.worker import Report, feed_all
+from tests.support.media_files import make_picture, make_sound, make_video
 
 MAX_GROWN_BYTES = 48 * 2**20
 

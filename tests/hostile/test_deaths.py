@@ -14,10 +14,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.application import RunningApp
 from tests.http.parts import image, user, video
-from tests.media_files import make_picture, make_video
-from tests.media_server import MediaServer, in_turn, serve, stalled
+from tests.support.application import RunningApp
+from tests.support.media_files import make_picture, make_video
+from tests.support.media_server import MediaServer, in_turn, serve, stalled
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 PATIENCE_S = 180.0

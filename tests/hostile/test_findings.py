@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia
 from deployments.media.pictures import decode_picture
 from deployments.media.sound import decode_sound
-from tests.media_files import make_picture
+from tests.support.media_files import make_picture
 
 
 def many_channels(layout: str) -> bytes:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.application import RunningApp
-from tests.hostile.bodies import mutated_body
-from tests.hostile.body_subject import check_answer
-from tests.hostile.corpus import GROUPS, media_corpus
-from tests.hostile.mutations import mutated_file
 from tests.http.parts import Part, audio, image, user, video
-from tests.media_files import make_picture, make_sound, make_video
+from tests.support.application import RunningApp
+from tests.support.hostile.bodies import mutated_body
+from tests.support.hostile.body_subject import check_answer
+from tests.support.hostile.corpus import GROUPS, media_corpus
+from tests.support.hostile.mutations import mutated_file
+from tests.support.media_files import make_picture, make_sound, make_video
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 BODIES = 60

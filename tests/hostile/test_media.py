@@ -1,6 +1,6 @@
 """Mutated files of every format: pixels, samples or a client's error come out, and nothing else is touched.
 
-`python -m benchmarks.fuzz` does the same with thousands.
+`python -m benchmarks fuzz` does the same with thousands.
 """
 
 import random
@@ -8,12 +8,12 @@ import random
 import numpy as np
 import pytest
 
-from tests.hostile.corpus import GROUPS, media_corpus
-from tests.hostile.media_fuzz import fuzz_media
-from tests.hostile.media_subject import MediaSubject
-from tests.hostile.mutations import mutated_file
-from tests.hostile.structure import mended, pieces
-from tests.hostile.worker import Report, Tally, feed_all
+from tests.support.hostile.corpus import GROUPS, media_corpus
+from tests.support.hostile.media_fuzz import fuzz_media
+from tests.support.hostile.media_subject import MediaSubject
+from tests.support.hostile.mutations import mutated_file
+from tests.support.hostile.structure import mended, pieces
+from tests.support.hostile.worker import Report, Tally, feed_all
 
 FILES = 1000
 MAX_GROWN_BYTES = 384 * 2**20

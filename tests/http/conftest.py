@@ -6,8 +6,8 @@ import httpx
 import openai
 import pytest
 
-from tests.application import RunningApp
-from tests.media_files import make_picture, make_sound, make_video
+from tests.support.application import RunningApp
+from tests.support.media_files import make_picture, make_sound, make_video
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import openai
 
-from tests.application import RunningApp
 from tests.http import parts
-from tests.media_files import make_picture, make_sound, make_video
-from tests.media_server import MediaServer
+from tests.support.application import RunningApp
+from tests.support.media_files import make_picture, make_sound, make_video
+from tests.support.media_server import MediaServer
 
 MIB = 2**20
 

@@ -7,8 +7,8 @@ import openai
 import pytest
 
 from tests.http import parts
-from tests.media_files import make_picture, make_sound
-from tests.media_server import MediaServer
+from tests.support.media_files import make_picture, make_sound
+from tests.support.media_server import MediaServer
 
 GREEDY: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": 12}
 

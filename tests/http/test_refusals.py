@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.http import parts
-from tests.media_files import make_picture, make_video
-from tests.media_server import MediaServer, stalled, status
+from tests.support.media_files import make_picture, make_video
+from tests.support.media_server import MediaServer, stalled, status
 
 ITEM = "messages[0].content[0]"
 

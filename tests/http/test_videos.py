@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from tests.http import parts
-from tests.media_files import make_video
-from tests.media_server import MediaServer, redirect, serve
+from tests.support.media_files import make_video
+from tests.support.media_server import MediaServer, redirect, serve
 
 ITEM = "messages[0].content[0]"
 CLIP = make_video(90, width=320, height=192)

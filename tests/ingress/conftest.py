@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 import uvicorn
 
-from deployments.ingress.api import Api
+from deployments.ingress.app import Api
 
 Serve = Callable[[Api], AbstractAsyncContextManager[str]]
 

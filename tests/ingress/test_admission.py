@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from deployments.config import AppConfig, DecoderConfig, IngressConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
-from deployments.ingress.admission import Admission, media_share
-from deployments.ingress.costs import CHANNELS, COPIES, item_bytes
-from deployments.ingress.lanes import Lane, Lease
-from deployments.ingress.loop_lag import watch_loop_lag
-from deployments.ingress.parts import ItemPlan, Source
-from deployments.ingress.schema import FrameOptions
-from deployments.metrics import RecordingSink
+from deployments.ingress.admission.admission import Admission, media_share
+from deployments.ingress.admission.lane import AdmissionQueue, Lease
+from deployments.ingress.http.loop_lag import watch_loop_lag
+from deployments.ingress.openai.content_parts import ItemPlan, Source
+from deployments.ingress.openai.schema import FrameOptions
+from deployments.ingress.pipeline.costs import CHANNELS, COPIES, item_bytes
+from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind, MediaProfile, PatchRule, ResizeRule
-from tests.ingress.fakes import PROFILE, FakeApplication
+from tests.support.fakes import PROFILE, FakeApplication
 
 CONFIG = AppConfig(ingress=IngressConfig(assumed_image_bytes=1000, assumed_video_bytes=5000, assumed_audio_bytes=300))
 
@@ -150,7 +150,7 @@ async def refused_after(app: FakeApplication, sent: bytes, declared_bytes: int =
     return int(answer[0]["status"])
 
 
-async def fill(lane: Lane) -> list["asyncio.Task[Lease]"]:
+async def fill(lane: AdmissionQueue) -> list["asyncio.Task[Lease]"]:
     tasks = [asyncio.create_task(lane.acquire("address:unknown", 1, Deadline(60, "t"))) for _ in range(2)]
     while not lane.waiting:
         await asyncio.sleep(0)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import BadRequest, TooLarge
-from deployments.ingress.body import AUDIO_PREFIX, CUT_CHARS, MAX_DATA_STRINGS, MAX_VALUES, Body, BodyScanner, read_body
+from deployments.ingress.http.body import (
+    AUDIO_PREFIX,
+    CUT_CHARS,
+    MAX_DATA_STRINGS,
+    MAX_VALUES,
+    Body,
+    BodyScanner,
+    read_body,
+)
 
 LIMIT = 10**8
 LONG = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 32).decode()

@@ -7,11 +7,11 @@ import pytest
 
 from deployments.config import DecoderConfig
 from deployments.errors import BadRequest
-from deployments.ingress.frames import frame_sampling
-from deployments.ingress.parts import ItemPlan, Source
-from deployments.ingress.schema import NO_FRAME_OPTIONS, FrameOptions
+from deployments.ingress.openai.content_parts import ItemPlan, Source
+from deployments.ingress.openai.schema import NO_FRAME_OPTIONS, FrameOptions
+from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.types import FrameSampling, MediaItem, MediaKind
-from tests.ingress.fakes import PROFILE
+from tests.support.fakes import PROFILE
 
 SERVER = DecoderConfig(max_frames=32)
 

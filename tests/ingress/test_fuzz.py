@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.ingress.fakes import FakeApplication
+from tests.support.fakes import FakeApplication
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))
 URL = "https://media.example/x"

@@ -7,8 +7,8 @@ import pytest
 from pydantic import SecretStr
 
 from deployments.config import AppConfig, IngressConfig
-from deployments.ingress.keys import ApiKeys
-from tests.ingress.fakes import FakeApplication
+from deployments.ingress.http.keys import ApiKeys
+from tests.support.fakes import FakeApplication
 
 
 def write(path: Path, text: str) -> Path:

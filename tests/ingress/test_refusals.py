@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from deployments.config import AppConfig, IngressConfig
-from deployments.deadline import Deadline
-from deployments.ingress.refusals import LINES
-from tests.ingress.fakes import FakeApplication
+from deployments.core.deadline import Deadline
+from deployments.ingress.http.refusals import LINES
+from tests.support.fakes import FakeApplication
 
 ROUTE = "/v1/chat/completions"
 

@@ -6,17 +6,17 @@ import pytest
 
 from deployments.config import AppConfig, DecoderConfig, IngressConfig, PreprocessorConfig
 from deployments.errors import BadRequest, ModelNotFound, SluiceError, TooManyItems
-from deployments.ingress.body import Body
-from deployments.ingress.conversation import Job, read_job
+from deployments.ingress.http.body import Body
+from deployments.ingress.openai.chat_request import GenerationRequest, read_request
 from deployments.types import ChatMessage, ChatPart, MediaKind, SamplingParams
 
 URL = "https://media.example/x"
 CONFIG = AppConfig(ingress=IngressConfig(max_images=2, max_tokens=100, max_list_frames=3))
 
 
-def read(content: object = "hi", config: AppConfig = CONFIG, **fields: Any) -> Job:
+def read(content: object = "hi", config: AppConfig = CONFIG, **fields: Any) -> GenerationRequest:
     document = {"model": "demo", "messages": [{"role": "user", "content": content}], **fields}
-    return read_job(Body(document), config)
+    return read_request(Body(document), config)
 
 
 def refusal(**document: Any) -> SluiceError:

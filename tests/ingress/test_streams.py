@@ -10,7 +10,7 @@ import pytest
 from deployments.errors import Overloaded, StageUnavailable
 from deployments.types import GenerateChunk, TokenDelta
 from tests.ingress.conftest import Serve
-from tests.ingress.fakes import TIMES, FakeApplication
+from tests.support.fakes import TIMES, FakeApplication
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 VIDEO = {"type": "video_url", "video_url": {"url": "https://media.example/b.mp4"}}

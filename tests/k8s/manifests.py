@@ -19,9 +19,18 @@ Tree = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent
 K8S = ROOT / "k8s"
 PLAIN_BASE = "base, its plain files"
-BUILDS = {"base": "base", "dev": "overlays/dev", "prod": "overlays/prod", "incremental": "overlays/incremental-upgrade"}
+BUILDS = {
+    "base": "base",
+    "dev": "overlays/dev",
+    "one-node": "overlays/one-node",
+    "prod": "overlays/prod",
+    "incremental": "overlays/incremental-upgrade",
+}
 ALL = (PLAIN_BASE, *BUILDS)
 WITH_GPU = tuple(name for name in ALL if name != "dev")
+SMALL = ("dev", "one-node")
+"""One node's: nothing that needs several, nor room for a second cluster."""
+SCALED = tuple(name for name in ALL if name not in SMALL)
 
 _UNITS = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
@@ -100,5 +109,8 @@ def _plain_base() -> tuple[Tree, ...]:
     for file in kustomization["resources"]:
         found += yaml.safe_load_all((K8S / "base" / file).read_text(encoding="utf-8"))
     (service,) = (document for document in found if document["kind"] == "RayService")
-    service["spec"]["serveConfigV2"] = (K8S / "base/serve_config.yaml").read_text(encoding="utf-8")
+    (model,) = (document for document in found if document["metadata"]["name"] == "sluice-model")
+    serve_config = (K8S / "base/serve_config.yaml").read_text(encoding="utf-8").split("'")
+    serve_config[1] = model["data"]["MODEL_ID"]  # as the kustomization's replacement does
+    service["spec"]["serveConfigV2"] = "'".join(serve_config)
     return tuple(found)

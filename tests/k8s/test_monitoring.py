@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from ray.serve.metrics import APPLICATION_TAG, DEPLOYMENT_TAG, REPLICA_TAG
 
-from deployments.metrics import METRICS
+from deployments.observability.metrics import METRICS
 from tests.k8s import manifests
 from tests.k8s.manifests import K8S, Tree, ray_container
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.k8s import manifests
-from tests.k8s.manifests import ALL, WITH_GPU, Tree, ray_container
+from tests.k8s.manifests import ALL, SCALED, WITH_GPU, Tree, ray_container
 
 RAY_PORTS = (6379, 8076, 8265, 10001, 44217, 52365, 10002, 19999)
 PRIVATE = (
@@ -187,7 +187,7 @@ def test_every_worker_reaches_the_collector_of_traces_and_nothing_else_in_its_na
         assert not allowed(name, "ingress", ray_pod(name, group), COLLECTOR, 8000)
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_only_the_head_asks_redis(name: str) -> None:
     for group in ("headgroup", *manifests.worker_groups(name)):
         pod = ray_pod(name, group)

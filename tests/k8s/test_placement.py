@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests import serve_files
 from tests.k8s import manifests
-from tests.k8s.manifests import ALL, WITH_GPU, Tree, quantity, ray_container
+from tests.k8s.manifests import ALL, SCALED, WITH_GPU, Tree, quantity, ray_container
+from tests.support import serve_files
 
 PLACES = {
     "Ingress": "entry",
@@ -14,6 +14,9 @@ PLACES = {
     "Model": "gpu",
 }
 Amounts = dict[str, float]
+
+KUBERNETES_OWN_CPUS = 1.05
+"""What a node of kind asks for itself: control plane 0.65, CoreDNS 0.2, network 0.1; and the Ray operator 0.1."""
 
 
 def demand(stage: Tree) -> Amounts:
@@ -76,10 +79,22 @@ def test_one_small_worker_takes_every_stage_and_no_gpu() -> None:
     stages = list(serve_files.deployments_of(manifests.serve_config("dev")).values())
     assert "GPU" not in group["resources"]
     assert nodes_needed(stages, group, "max") == 1
-    head = manifests.cluster("dev")["headGroupSpec"]["template"]
-    limits = [ray_container(t)["resources"]["limits"] for t in (head, group["template"])]
-    assert sum(quantity(limit["cpu"]) for limit in limits) <= 4
-    assert sum(quantity(limit["memory"]) for limit in limits) <= 12 * 2**30
+
+
+@pytest.mark.parametrize(("name", "cpus", "memory_gib"), [("dev", 4, 12), ("one-node", 16, 64)])
+def test_one_machine_holds_all_pods_beside_kubernetes_own(name: str, cpus: int, memory_gib: int) -> None:
+    head = manifests.cluster(name)["headGroupSpec"]["template"]
+    groups = manifests.worker_groups(name).values()
+    templates = [head, *(group["template"] for group in groups for _ in range(group["maxReplicas"]))]
+    limits = [ray_container(template)["resources"]["limits"] for template in templates]
+    assert sum(quantity(limit["cpu"]) for limit in limits) <= cpus - KUBERNETES_OWN_CPUS
+    assert sum(quantity(limit["memory"]) for limit in limits) <= memory_gib * 2**30 * 0.9
+
+
+def test_one_machine_needs_no_storage_that_several_share() -> None:
+    (claim,) = manifests.of_kind("one-node", "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert "storageClassName" not in claim["spec"]  # the cluster's own default
 
 
 @pytest.mark.parametrize("bound", ["min", "max"])
@@ -107,7 +122,7 @@ def test_a_model_replica_has_its_gpu_alone(name: str) -> None:
     assert "sluice-gpu" in ray_container(gpu["template"])["image"]
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_pods_without_a_gpu_stay_off_machines_with_one(name: str) -> None:
     templates = manifests.pod_templates(name)
     for group in ("head", "entry", "media"):
@@ -127,7 +142,7 @@ def test_only_media_workers_may_vanish_with_a_spot_node(name: str) -> None:
     assert head["nodeSelector"] == {"sluice-pool": "entry"}
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_stages_have_two_replicas_on_two_nodes_at_least(name: str) -> None:
     for stage in serve_files.deployments_of(manifests.serve_config(name)).values():
         assert replicas(stage, "min") >= 2

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.ingress.keys import ApiKeys
-from tests import serve_files
+from deployments.ingress.http.keys import ApiKeys
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, BUILDS, K8S, ROOT, Tree
+from tests.support import serve_files
 
 RAY_PIN = "ray[serve]=="
 
@@ -39,7 +39,7 @@ def test_every_pod_is_one_that_the_namespace_takes(name: str) -> None:
             assert set(volume) <= {"name", "emptyDir", "persistentVolumeClaim", "configMap", "secret"}
 
 
-@pytest.mark.parametrize("name", manifests.WITH_GPU)
+@pytest.mark.parametrize("name", manifests.SCALED)
 def test_the_autoscaler_beside_the_head_is_restricted_too(name: str) -> None:
     options = manifests.cluster(name)["autoscalerOptions"]
     assert options["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}

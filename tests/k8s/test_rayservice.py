@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from tests import serve_files
 from tests.k8s import manifests
-from tests.k8s.manifests import ALL, K8S, WITH_GPU, environment, quantity, ray_container
+from tests.k8s.manifests import ALL, K8S, SCALED, SMALL, WITH_GPU, environment, quantity, ray_container
+from tests.support import serve_files
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 STAGES_OF = {
@@ -52,7 +52,7 @@ def test_the_operators_names_are_left_to_it(name: str) -> None:
         assert "lifecycle" not in ray_container(template)
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_the_autoscaler_is_the_second_one_and_pods_are_never_restarted(name: str) -> None:
     cluster = manifests.cluster(name)
     assert cluster["enableInTreeAutoscaling"] is True
@@ -62,11 +62,12 @@ def test_the_autoscaler_is_the_second_one_and_pods_are_never_restarted(name: str
         assert spec["idleTimeoutSeconds"] > 0
 
 
-def test_without_the_autoscaler_there_are_no_settings_of_it() -> None:
-    cluster = manifests.cluster("dev")
+@pytest.mark.parametrize("name", SMALL)
+def test_without_the_autoscaler_there_are_no_settings_of_it(name: str) -> None:
+    cluster = manifests.cluster(name)
     assert cluster["enableInTreeAutoscaling"] is False
     assert "autoscalerOptions" not in cluster
-    for spec in manifests.worker_groups("dev").values():
+    for spec in manifests.worker_groups(name).values():
         assert "idleTimeoutSeconds" not in spec
         assert spec["minReplicas"] == spec["maxReplicas"]
 
@@ -101,7 +102,7 @@ def test_tokens_guard_ray_and_no_alpha_feature_is_needed(name: str) -> None:
     assert not {"networkPolicy", "tlsOptions", "historyServerOptions", "upgradeStrategy"} & set(cluster)
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_a_lost_head_finds_what_it_knew(name: str) -> None:
     options = manifests.cluster(name)["gcsFaultToleranceOptions"]
     service = manifests.named(name, "Service", "sluice-redis")
@@ -179,7 +180,7 @@ def test_requests_come_in_where_the_named_port_is(name: str) -> None:
             assert backend == {"name": service["metadata"]["name"], "port": {"number": port}}
 
 
-@pytest.mark.parametrize("name", WITH_GPU)
+@pytest.mark.parametrize("name", SCALED)
 def test_a_budget_leaves_room_for_draining_a_node(name: str) -> None:
     groups = manifests.worker_groups(name)
     budgets = manifests.of_kind(name, "PodDisruptionBudget")

@@ -41,9 +41,17 @@ BASE = SMALL | {
     "Service": 1,
     "StatefulSet": 1,
 }
+ONE_NODE = SMALL | {"ConfigMap": 1, "Ingress": 1, "Job": 1, "PersistentVolumeClaim": 1}
 PROD = BASE | {"ConfigMap": 2, "PodMonitor": 2, "PrometheusRule": 1}
 INCREMENTAL = {kind: count for kind, count in PROD.items() if kind != "Ingress"} | {"NetworkPolicy": 10}
-EXPECTED = {manifests.PLAIN_BASE: BASE, "base": BASE, "dev": SMALL, "prod": PROD, "incremental": INCREMENTAL}
+EXPECTED = {
+    manifests.PLAIN_BASE: BASE,
+    "base": BASE,
+    "dev": SMALL,
+    "one-node": ONE_NODE,
+    "prod": PROD,
+    "incremental": INCREMENTAL,
+}
 
 
 @pytest.mark.parametrize("name", ALL)

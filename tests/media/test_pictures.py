@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
-from deployments.deadline import Deadline
-from deployments.errors import BadMedia, StageTimeout, TooLarge, WorkCancelled
+from deployments.core.deadline import Deadline
+from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
+from deployments.media.essentials import jpeg_segments
 from deployments.media.pictures import decode_picture
 from deployments.types import ResizeRule
 
@@ -168,7 +170,7 @@ def test_damaged_bytes_give_pixels_or_a_client_error(format: str, data: st.DataO
         original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
     try:
         assert decoded(original).ndim == 3
-    except (BadMedia, TooLarge) as error:
+    except (BadMedia, TooLarge, UnsupportedCodec) as error:
         assert error.param == LABEL  # noqa: PT017
 
 
@@ -176,6 +178,177 @@ def smooth(height: int, width: int) -> Image.Image:
     rows, columns = np.mgrid[0:height, 0:width]
     channels = [127 + 100 * np.sin(rows / 90 + k) * np.cos(columns / 70 - k) for k in range(3)]
     return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+# ── beside the pixels ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def chunk(name: bytes, body: bytes, checksum: int | None = None) -> bytes:
+    told = zlib.crc32(name + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", told)
+
+
+def png_with(extra: bytes) -> NDArray[np.uint8]:
+    """Extra chunks behind the header."""
+    data = encoded(two_halves(), "PNG").tobytes()
+    return np.frombuffer(data[:33] + extra + data[33:], np.uint8)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"tEXt", b"comment\0hello", checksum=1),
+        chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"zTXt", b"comment\0\0no zlib at all"),
+        chunk(b"iTXt", b"comment"),
+        chunk(b"iCCP", b"profile\0\0damaged"),
+        chunk(b"pHYs", b"1"),
+        chunk(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff"),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n     999\nzz")),
+        chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 4\n00"),
+    ],
+)
+def test_damage_beside_the_pixels_of_a_png_is_no_damage(extra: bytes) -> None:
+    assert np.array_equal(decoded(png_with(extra)), np.asarray(two_halves()))
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xe1\x00\x10Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"\xff\xe1\x00\x08Exif\0\0",
+        b"\xff\xe2\x00\x12ICC_PROFILE\0\x09\x01ab",
+        b"\xff\xe2\x00\x09MPF\0\xff\xff\xff",
+        b"\xff\xed\x00\x18Photoshop 3.0\x008BIM\x04\x04\xff\xff",
+        b"\xff\xfe\x00\x06\xff\xd8\xff\xd9",
+    ],
+)
+def test_damage_beside_the_pixels_of_a_jpeg_is_no_damage(segment: bytes) -> None:
+    data = encoded(two_halves(), "JPEG").tobytes()
+    assert np.array_equal(
+        decoded(np.frombuffer(data[:2] + segment + data[2:], np.uint8)), decoded(np.frombuffer(data, np.uint8))
+    )
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_is_seen_as_pillow_turns_it(orientation: int, format: str) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)).resize((48, 32))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encoded(image, format, exif=exif, **options)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data.tobytes())))
+    assert np.array_equal(decoded(data), np.asarray(expected.convert("RGB")))
+
+
+def test_the_transparent_value_of_sixteen_bit_grey_lies_on_white() -> None:
+    grey = np.full((4, 4), 0x2000, np.uint16)
+    grey[0, 0] = 0x20FF
+    data = encoded(Image.fromarray(grey), "PNG").tobytes()
+    see_through = chunk(b"tRNS", struct.pack(">H", 0x20FF))
+    pixels = decoded(np.frombuffer(data[:33] + see_through + data[33:], np.uint8))
+    assert tuple(pixels[0, 0]) == (255, 255, 255)
+    assert tuple(pixels[1, 1]) == (0x20, 0x20, 0x20)
+
+
+def test_a_gif_whose_picture_is_smaller_than_its_canvas_lies_on_white() -> None:
+    data = bytearray(encoded(Image.new("RGB", (10, 10), RED), "GIF").tobytes())
+    data[6:10] = struct.pack("<HH", 20, 30)
+    pixels = decoded(np.frombuffer(bytes(data), np.uint8))
+    assert pixels.shape == (30, 20, 3)
+    assert is_colour(pixels[5, 5], RED)
+    assert pixels[10:].min() == pixels[:, 10:].min() == 255
+
+
+def test_kinds_that_are_not_supported_are_called_that() -> None:
+    header = struct.pack("<IiiHHIIiiIIIIII", 56, 4, 4, 1, 32, 3, 64, 0, 0, 0, 0, 0x3FF, 0xFFC00, 0x3FF00000, 0)
+    bmp = b"BM" + struct.pack("<IHHI", 14 + 56 + 64, 0, 0, 14 + 56) + header + bytes(64)
+    with pytest.raises(UnsupportedCodec, match="a BMP picture of a kind that is not supported"):
+        decoded(np.frombuffer(bmp, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"\xff\x0a" + bytes(40), "a JPEG XL picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"%PDF-1.7", "a PDF document"),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_name(head: bytes, name: str) -> None:
+    with pytest.raises(BadMedia, match=f"its bytes look like {name}; allowed: JPEG"):
+        decoded(np.frombuffer(head, np.uint8))
+
+
+# ── what would cost more than it tells ───────────────────────────────────────────────────────────────────────────────
+
+
+def many_scans(count: int) -> NDArray[np.uint8]:
+    """A progressive JPEG whose last scan comes again and again."""
+    data = encoded(smooth(64, 64), "JPEG", progressive=True)
+    segments = list(jpeg_segments(data))
+    _, start, end = [segment for segment in segments if segment[0] == 0xDA][-1]
+    raw = data.tobytes()
+    return np.frombuffer(raw[:end] + raw[start:end] * count + raw[end:], np.uint8)
+
+
+def test_a_progressive_jpeg_has_few_scans() -> None:
+    assert decoded(many_scans(20)).shape == (64, 64, 3)
+    with pytest.raises(BadMedia, match="more than 100 scans"):
+        decoded(many_scans(100))
+
+
+def test_scans_of_a_thumbnail_or_behind_the_end_are_not_counted() -> None:
+    data = encoded(smooth(64, 64), "JPEG").tobytes()
+    noise = b"\xff\xda" * 1000
+    comment = b"\xff\xfe" + struct.pack(">H", len(noise) + 2) + noise
+    assert decoded(np.frombuffer(data[:2] + comment + data[2:] + noise, np.uint8)).shape == (64, 64, 3)
+
+
+def fax(rows: int, coded: bytes) -> NDArray[np.uint8]:
+    """A TIFF file of one column, coded as a fax."""
+    entries = [
+        (256, 3, 1),
+        (257, 4, rows),
+        (258, 3, 1),
+        (259, 3, 2),
+        (262, 3, 0),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, rows),
+        (279, 4, len(coded)),
+    ]
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(coded))
+    return np.frombuffer(header + coded + struct.pack("<H", len(entries)) + table + bytes(4), np.uint8)
+
+
+def test_a_fax_of_more_rows_than_bits_is_refused_by_its_header() -> None:
+    with pytest.raises(BadMedia, match="fewer bytes than pixels need"):
+        decoded(fax(20_000, b"\xaa" * 8))
+
+
+def test_libtiff_says_nothing_of_damaged_rows(capfd: pytest.CaptureFixture[str]) -> None:
+    with suppress(BadMedia):
+        decoded(fax(10_000, b"\xaa" * 4000))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("size", [(70_000, 1), (1, 70_000)])
+def test_a_side_has_a_limit_of_its_own(size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match="65535 a side"):
+        decoded(png_bomb(*size))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+def test_a_large_picture_comes_at_a_fraction_of_its_size(mode: str) -> None:
+    pixels = decoded(encoded(smooth(1600, 2000).convert(mode), "PNG"), resize=BUDGET)
+    assert pixels.shape == (800, 1000, 3)
+    expected = np.asarray(smooth(1600, 2000).convert(mode).convert("RGB").reduce(2))
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
 
 
 BUDGET = ResizeRule("frame", factor=28, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 256)

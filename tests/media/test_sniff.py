@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deployments.media.container import DEMUXERS
 from deployments.media.sniff import HEAD_BYTES, KINDS, sniff
 from deployments.types import Fetched, MediaKind
-from tests.media_files import make_picture, make_sound, make_video
+from tests.support.media_files import make_picture, make_sound, make_video
 
 PICTURES = {"JPEG": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff", "AVIF": "avif"}
 SOUNDS = {"wav": "wav", "flac": "flac", "ogg": "ogg", "mp3": "mp3", "aac": "aac", "opus": "ogg", "m4a": "mp4"}

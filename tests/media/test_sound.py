@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge
 from deployments.media.sound import decode_sound
-from tests.media_files import loudest_hz, make_picture, make_sound, make_video
+from tests.support.media_files import loudest_hz, make_picture, make_sound, make_video
 
 LABEL = "messages[0].content[0]"
 CONTAINER_OF = {

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from deployments.config import EngineConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import SluiceError
-from deployments.metrics import RecordingSink
-from deployments.model.engine import Engine
+from deployments.model.engine.engine import Engine
+from deployments.model.engine.step_budget import Allowance, Pace, Portion
 from deployments.model.loading import build_engine
-from deployments.model.pace import Allowance, Pace, Portion
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
+from deployments.observability.metrics import RecordingSink
 from deployments.types import FinishReason, SamplingParams
-from tests.tiny_configs import AUDIO, IMAGE, VIDEO
-from tests.tiny_families import FAMILIES, Prompt
+from tests.support.tiny_configs import AUDIO, IMAGE, VIDEO
+from tests.support.tiny_families import FAMILIES, Prompt
 
 
 @dataclass

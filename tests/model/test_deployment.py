@@ -7,12 +7,13 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 
-from deployments.calls import StageFailure
 from deployments.config import AppConfig, EngineConfig
 from deployments.errors import BadRequest, ContextTooLong, StageTimeout
 from deployments.model.deployment import Model
+from deployments.serving.replica import StageFailure
 from deployments.types import Prepared, SamplingParams, TokenCounts
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # as a replica has one loop for its life
 PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), None, False, 0.0)
 
 
@@ -84,6 +85,23 @@ async def test_errors_of_the_request_come_as_values(model):
     assert isinstance(failure.error, BadRequest)
 
 
+@pytest.mark.parametrize(
+    ("field", "wrong", "asked"),
+    [
+        ("logit_bias", 10**9 - 1, {"logit_bias": ((5, 1.0), (10**9 - 1, 1.0))}),
+        ("stop_token_ids", 10**9 - 1, {"stop_token_ids": (10**9 - 1,), "min_tokens": 2}),
+        ("stop_token_ids", -1, {"stop_token_ids": (-1,)}),
+    ],
+)
+async def test_ids_outside_the_vocabulary_are_refused_by_field_id_and_size(model, field, wrong, asked):
+    (failure,) = await _chunks(model, SamplingParams(max_tokens=5, **asked))
+    assert isinstance(failure.error, BadRequest)
+    assert failure.error.param == field
+    assert f"`{field}` names the token {wrong};" in failure.error.message
+    assert str(model._stage.engine.family.vocab_size) in failure.error.message
+    await _chunks(model, SamplingParams(max_tokens=2))  # and nobody else is hurt
+
+
 async def test_json_object_is_one(model):
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
     chunks = await _chunks(model, SamplingParams(max_tokens=60, json_schema=json.dumps(schema)))
@@ -102,7 +120,7 @@ async def test_its_load_is_told_once_it_knows_any(model):
     assert 0 < stats["next_load"] < 1
 
 
-def test_replica_whose_model_does_not_load_says_so_and_closes_quietly(tmp_path):
+async def test_replica_whose_model_does_not_load_says_so_and_closes_quietly(tmp_path):
     replica = Model.func_or_class.__new__(Model.func_or_class)
     with pytest.raises(ValueError, match=r"config\.json"):
         replica.__init__(AppConfig(model=str(tmp_path)))

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.model.answer import Answer
-from deployments.model.detokenizer import Detokenizer, StopStrings
+from deployments.model.output.assembler import Answer
+from deployments.model.output.detokenizer import Detokenizer, StopStrings
 from deployments.model.sequence import Token
 from deployments.types import SamplingParams
 

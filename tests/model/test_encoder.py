@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.model.family import Family
-from deployments.model.items import split_items
-from deployments.model.multimodal import joined_rows
+from deployments.model.families.family import Family
+from deployments.model.multimodal.items import split_items
+from deployments.model.multimodal.request_media import joined_rows
 from deployments.types import MediaKind
 from tests.model.conftest import Bench, Counting, generate, greedy
-from tests.tiny_families import FAMILIES
+from tests.support.tiny_families import FAMILIES
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "llava_onevision"])

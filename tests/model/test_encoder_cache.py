@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.model.encoder_cache import EncoderCache
-from deployments.model.items import Item
-from deployments.model.multimodal import EncodedRows, Ledger
+from deployments.model.multimodal.encoder_cache import EncoderCache
+from deployments.model.multimodal.items import Item
+from deployments.model.multimodal.request_media import EncodedRows, Ledger
 from deployments.types import MediaKind
 from tests.model.conftest import Bench, Counting, generate, greedy
-from tests.tiny_families import FAMILIES, Prompt
+from tests.support.tiny_families import FAMILIES, Prompt
 
 CASES = [
     ("qwen2_5_vl", ["image", "video"]),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import (
     BadRequest,
     ContextTooLong,
@@ -19,8 +19,8 @@ from deployments.errors import (
 from deployments.model.sequence import EngineRequest
 from deployments.types import PixelNorm, SamplingParams
 from tests.model.conftest import Bench, Ear, generate, greedy
-from tests.tiny_configs import IMAGE
-from tests.tiny_families import FAMILIES, Prompt
+from tests.support.tiny_configs import IMAGE
+from tests.support.tiny_families import FAMILIES, Prompt
 
 QWEN3 = FAMILIES["qwen3_vl"]
 

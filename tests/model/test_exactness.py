@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.model.conftest import Bench, generate, greedy, plain_logits
-from tests.tiny_configs import AUDIO, IMAGE, VIDEO
-from tests.tiny_families import FAMILIES
+from tests.support.tiny_configs import AUDIO, IMAGE, VIDEO
+from tests.support.tiny_families import FAMILIES
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

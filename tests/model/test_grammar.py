@@ -1,18 +1,22 @@
 """Structured answers parse, whatever the model would rather say."""
 
+import asyncio
 import json
+import resource
 
+import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from deployments.checkpoint import resolve_model
-from deployments.config import AppConfig
-from deployments.errors import BadRequest
-from deployments.model.grammar import Grammars
+from deployments.config import AppConfig, EngineConfig
+from deployments.core.checkpoint import resolve_model
+from deployments.core.deadline import Deadline
+from deployments.errors import BadRequest, StageTimeout
 from deployments.model.loading import load_model, pick_device
+from deployments.model.sampling.grammar import Grammars
 from deployments.types import SamplingParams
 from tests.model.conftest import Bench
-from tests.tiny_families import Prompt
+from tests.support.tiny_families import Prompt
 
 SCHEMA = {
     "type": "object",
@@ -28,8 +32,34 @@ def demo():
     model = load_model(config, pick_device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(config))
     bench = Bench(model, max_context_tokens=256)
-    grammars = Grammars(tokenizer, bench.engine.family.vocab_size, [tokenizer.eos_token_id])
-    return bench, tokenizer, grammars
+    return bench, tokenizer
+
+
+@pytest.fixture
+async def grammars(demo):
+    bench, tokenizer = demo
+    config = EngineConfig(grammar_timeout_s=1.0, grammar_mib=256)
+    grammars = Grammars(tokenizer, bench.engine.family.vocab_size, [tokenizer.eos_token_id], config)
+    yield grammars
+    grammars.close()
+    await asyncio.sleep(0.05)  # in which the loop hears of the process's end
+
+
+def minute():
+    return Deadline(60.0, "model")
+
+
+async def answered(demo, grammars, schema, **params):
+    """The text of an answer that must follow `schema`."""
+    bench, tokenizer = demo
+    constraint = await grammars.compile(json.dumps(schema), minute())
+    stop_ids = frozenset({tokenizer.eos_token_id})
+    params = SamplingParams(**{"max_tokens": 60, **params})
+    _, ear = bench.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
+    bench.run()
+    assert ear.error is None
+    assert ear.finish[0] == "stop"
+    return tokenizer.decode(ear.ids(0), skip_special_tokens=True)
 
 
 def _prompt(tokenizer):
@@ -37,11 +67,11 @@ def _prompt(tokenizer):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_answers_follow_the_schema(demo, temperature):
-    bench, tokenizer, grammars = demo
+async def test_answers_follow_the_schema(demo, grammars, temperature):
+    bench, tokenizer = demo
     params = SamplingParams(max_tokens=60, temperature=temperature, seed=1, n=2)
     stop_ids = frozenset({tokenizer.eos_token_id})
-    constraint = grammars.compile(json.dumps(SCHEMA))
+    constraint = await grammars.compile(json.dumps(SCHEMA), minute())
     _, ear = bench.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
     bench.run()
     for choice in range(2):
@@ -52,7 +82,76 @@ def test_answers_follow_the_schema(demo, temperature):
         assert ear.finish[choice] == "stop"
 
 
-def test_schema_that_can_not_be_followed_is_refused(demo):
-    _, _, grammars = demo
-    with pytest.raises(BadRequest, match="schema"):
-        grammars.compile('{"type": "nonsense"}')
+def nested(depth):
+    return '{"type": "array", "items": ' * depth + '{"type": "integer"}' + "}" * depth
+
+
+LARGE_PRIME = '{"type": "integer", "multipleOf": 15485863}'
+EXPLODING = {
+    "multiple of a large prime": LARGE_PRIME,
+    "nested 200 deep": nested(200),
+    "nested 480 deep": nested(480),
+    "a constant of 1.9 MB": json.dumps({"const": "ab" * 950_000}),
+    "4,000 optional properties": json.dumps(
+        {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(4000)}}
+    ),
+    "many patterns at once": json.dumps({"allOf": [{"type": "string", "pattern": f"^.*{c}.{{20}}$"} for c in "abcde"]}),
+    "nonsense": '{"type": "nonsense"}',
+}
+
+
+@pytest.mark.parametrize("name", EXPLODING)
+async def test_schemas_that_can_not_be_followed_are_refused(grammars, name):
+    with pytest.raises(BadRequest, match="the JSON schema") as refused:
+        await grammars.compile(EXPLODING[name], minute())
+    assert refused.value.param == "response_format"
+
+
+async def test_what_explodes_takes_its_time_and_memory_elsewhere(grammars):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadRequest, match=r"takes more (time|memory) to compile"):
+        await grammars.compile(LARGE_PRIME, minute())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+async def test_grammars_of_others_are_compiled_beside_one_that_explodes(grammars):
+    await grammars.compile(json.dumps(SCHEMA), minute())  # the process has started
+    exploding = [{"type": "integer", "multipleOf": 15485863 + 2 * i} for i in range(8)]
+    attack = [asyncio.create_task(grammars.compile(json.dumps(schema), minute())) for schema in exploding]
+    await asyncio.sleep(0.3)
+    await grammars.compile(json.dumps({"type": "boolean"}), minute())
+    assert not all(task.done() for task in attack)
+    for task in attack:
+        task.cancel()
+    await asyncio.gather(*attack, return_exceptions=True)
+
+
+async def test_compiling_ends_with_the_request(grammars):
+    with pytest.raises(StageTimeout):
+        await grammars.compile(LARGE_PRIME, Deadline(0.05, "model"))
+    leaving = asyncio.create_task(grammars.compile(LARGE_PRIME, minute()))
+    await asyncio.sleep(0.2)
+    leaving.cancel()
+    async with asyncio.timeout(20):
+        while grammars.compiling:
+            await asyncio.sleep(0.01)
+    grammars.check_health()
+
+
+async def test_a_process_that_died_is_started_again(grammars):
+    await grammars.compile('{"type": "boolean"}', minute())
+    for child in psutil.Process().children():
+        if any("trial_process" in word for word in child.cmdline()):
+            child.kill()
+            child.wait()
+    await asyncio.sleep(0.05)
+    await grammars.compile('{"type": "null"}', minute())
+
+
+async def test_the_grammars_end_wins_over_min_tokens(demo, grammars):
+    assert await answered(demo, grammars, {"const": 7}, min_tokens=30) == "7"
+
+
+@pytest.mark.parametrize("text", ["e\u0301te\u0301", "\u212b", "\ufb01", "a\u0323\u0307"])
+async def test_strings_that_are_in_no_normal_form_can_be_written(demo, grammars, text):
+    assert json.loads(await answered(demo, grammars, {"const": text})) == text

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from deployments.errors import InternalError
-from deployments.model.answer import Mailbox, gather_s
+from deployments.model.output.assembler import Mailbox, gather_s
 from deployments.model.sequence import Timing, Token
 
 TIMING = Timing(0.0, 0.0, 0.0, 0.0)

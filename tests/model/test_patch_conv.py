@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deployments.model.patch_conv import PatchConv3d, speed_up_patches
+from deployments.model.families.patch_conv import PatchConv3d, speed_up_patches
 
 
 @pytest.mark.parametrize("size", [(2, 14, 14), (4, 28, 14)], ids=["one patch each", "larger than a patch"])

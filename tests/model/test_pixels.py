@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deployments.model.pixels import add_clips
+from deployments.model.multimodal.pixels import add_clips
 
 
 def test_clips_become_one_tensor_in_their_order():

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.deadline import Deadline
-from deployments.model.sampler import Sampler
+from deployments.core.deadline import Deadline
+from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import EngineRequest, Sequence
 from deployments.types import SamplingParams
 from tests.model.conftest import Bench, Ear, generate, greedy
-from tests.tiny_families import Prompt
+from tests.support.tiny_families import Prompt
 
 VOCAB = 20
 
@@ -137,3 +137,17 @@ def test_logits_that_are_not_numbers_give_no_token():
     tokens = _sample([[0.0, float("nan"), 1.0], [0.0, 1.0, 2.0]], [_row(greedy()), _row(SamplingParams(top_k=1))])
     assert tokens[0] is None
     assert tokens[1].token_id == 2
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-45, 5e-324])
+def test_a_temperature_near_zero_takes_the_most_likely_token(temperature):
+    logits = np.linspace(-1e4, 1e4, VOCAB)
+    assert _draws(SamplingParams(temperature=temperature, top_p=0.9), logits, 20) == {VOCAB - 1: 20}
+
+
+def test_min_tokens_bans_the_end_while_anything_else_may_come():
+    params = SamplingParams(temperature=0.0, min_tokens=3)
+    logits = np.arange(VOCAB, dtype=float)[None]
+    assert _sample(logits, [_row(params, stop_ids=frozenset({VOCAB - 1}))])[0].token_id == VOCAB - 2
+    everything = frozenset(range(VOCAB))
+    assert _sample(logits, [_row(params, stop_ids=everything)])[0].token_id == VOCAB - 1

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.servers import OwnServer, sluice
+from benchmarks.kit.servers import OwnServer, sluice
 from tests.http import parts
-from tests.media_files import make_picture, make_sound, make_video
-from tests.media_server import MediaServer, serve, slow, status
-from tests.otlp_collector import OtlpCollector
+from tests.support.media_files import make_picture, make_sound, make_video
+from tests.support.media_server import MediaServer, serve, slow, status
+from tests.support.otlp_collector import OtlpCollector
 
 KEY = "a-key-of-the-file"
 EXPORT_EVERY_S = 3.0

@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from tests.http import parts
-from tests.media_files import make_picture
 from tests.observed.conftest import KEY, Observed
+from tests.support.media_files import make_picture
 
 
 def lines_of(observed: Observed, request_id: str) -> list[dict[str, Any]]:

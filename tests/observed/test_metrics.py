@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from deployments.metrics import METRICS
+from deployments.observability.metrics import METRICS
 from tests.k8s.test_monitoring import TARGET_LABELS, alerts, dashboard, queries
 from tests.observed.conftest import Observed
 
@@ -70,7 +70,7 @@ def test_a_query_finds_what_the_application_exports(samples: list[Sample], query
 
 def test_stages_are_told_apart_by_the_labels_that_panels_show(samples: list[Sample]) -> None:
     stages = {s.labels["stage"] for s in selected(samples, "ray_sluice_stage_seconds_count", "")}
-    assert stages == {"admission", "fetch", "decode_video", "preprocess", "queue", "encode", "prefill", "decode"}
+    assert stages == {"admission", "fetch", "video_decode", "preprocess", "queue", "encode", "prefill", "decode"}
     modalities = {s.labels["modality"] for s in selected(samples, "ray_sluice_prompt_tokens_total", "")}
     assert modalities == {"text", "image", "video", "audio"}
     reasons = {s.labels["reason"] for s in selected(samples, "ray_sluice_refused_total", "")}

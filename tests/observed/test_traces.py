@@ -3,10 +3,10 @@
 import httpx
 
 from tests.http import parts
-from tests.media_files import make_picture, make_sound, make_video
-from tests.media_server import serve
 from tests.observed.conftest import KEY, Observed
-from tests.otlp_collector import ReceivedSpan
+from tests.support.media_files import make_picture, make_sound, make_video
+from tests.support.media_server import serve
+from tests.support.otlp_collector import ReceivedSpan
 
 CLIENT = "b7ad6b7169203331"
 STAGE_OF = {

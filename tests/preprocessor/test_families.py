@@ -13,7 +13,7 @@ from deployments.preprocessor.handoff import normalised
 from deployments.preprocessor.preparation import Preparation
 from deployments.preprocessor.timeline import sampled_fps, video_metadata
 from deployments.types import Chat, ChatMessage, ChatPart, MediaKind
-from tests.preprocessor.requests import (
+from tests.support.preparing import (
     asking,
     audio,
     decoded,
@@ -27,7 +27,7 @@ from tests.preprocessor.requests import (
     tone,
     video,
 )
-from tests.preprocessor.tiny_processors import FAMILIES, tiny_checkpoint
+from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
 
 CLIP = decoded((0, 21, 42, 64, 85, 106, 127, 149), 60, 80)
 FRAMES = frozen(noise(8, 60, 80, 3, seed=1))

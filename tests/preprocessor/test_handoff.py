@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.model.pixels import normalised as normalised_on_the_device
+from deployments.model.multimodal.pixels import normalised as normalised_on_the_device
 from deployments.preprocessor.handoff import RAW_OPTIONS, Handoff, find_handoff, normalised
 from deployments.preprocessor.media import Clip, Media
 from deployments.types import PixelNorm
-from tests.preprocessor.requests import decoded, noise, preparation
-from tests.preprocessor.tiny_processors import FAMILIES
+from tests.support.preparing import decoded, noise, preparation
+from tests.support.tiny_processors import FAMILIES
 
 PICTURE_FAMILIES = ["qwen2_vl", "qwen3_vl", "qwen2_5_omni", "glm4v", "glm46v", "gemma3", "internvl", "llava_onevision"]
 PROCESSORS = {family: FAMILIES[family]() for family in PICTURE_FAMILIES}

@@ -4,8 +4,8 @@ import pytest
 
 from deployments.config import AppConfig, PreprocessorConfig
 from deployments.errors import BadRequest
-from tests.preprocessor.requests import asking, decoded, frozen, image, noise, picture_file, preparation, prepare, video
-from tests.preprocessor.tiny_processors import BUDGET
+from tests.support.preparing import asking, decoded, frozen, image, noise, picture_file, preparation, prepare, video
+from tests.support.tiny_processors import BUDGET
 
 LARGE = picture_file(noise(300, 300, 3))
 

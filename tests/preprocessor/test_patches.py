@@ -7,11 +7,11 @@ import pytest
 
 from deployments.config import AppConfig, DecoderConfig, PreprocessorConfig
 from deployments.media.patches import PatchStack
-from deployments.model.pixels import add_clips
+from deployments.model.multimodal.pixels import add_clips
 from deployments.preprocessor.preparation import Preparation
 from deployments.types import DecodedVideo, PatchRule
-from tests.preprocessor.requests import asking, decoded, image, noise, picture_file, preparation, prepare, video
-from tests.preprocessor.tiny_processors import FAMILIES, tiny_checkpoint
+from tests.support.preparing import asking, decoded, image, noise, picture_file, preparation, prepare, video
+from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
 
 CUTTING = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni", "glm4v", "glm46v"]
 STAGES = {family: preparation(family) for family in CUTTING}

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from deployments.config import AppConfig, DecoderConfig, EngineConfig
-from deployments.deadline import Deadline
+from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, BadRequest, ContextTooLong, StageTimeout, TooLarge, WorkCancelled
 from deployments.preprocessor.loading import Checkpoint, load_checkpoint
 from deployments.preprocessor.preparation import Preparation
 from deployments.types import FrameSampling, MediaKind, ResizeRule
-from tests.preprocessor.requests import (
+from tests.support.preparing import (
     asking,
     audio,
     decoded,
@@ -24,7 +24,7 @@ from tests.preprocessor.requests import (
     tone,
     video,
 )
-from tests.preprocessor.tiny_processors import FAMILIES, byte_tokenizer, tiny_checkpoint
+from tests.support.tiny_processors import FAMILIES, byte_tokenizer, tiny_checkpoint
 
 PICTURE = picture_file(noise(56, 84, 3))
 

@@ -3,8 +3,8 @@ import pytest
 from deployments.errors import BadRequest
 from deployments.preprocessor.prompt import PromptRenderer
 from deployments.types import Chat, ChatMessage, ChatPart, MediaKind
-from tests.preprocessor.requests import asking, image, noise, picture_file, preparation, prepare
-from tests.preprocessor.tiny_processors import FAMILIES, byte_tokenizer, template
+from tests.support.preparing import asking, image, noise, picture_file, preparation, prepare
+from tests.support.tiny_processors import FAMILIES, byte_tokenizer, template
 
 STRICT = """\
 {%- for message in messages -%}

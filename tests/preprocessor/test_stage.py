@@ -4,10 +4,10 @@ import pytest
 
 from deployments.config import AppConfig, PreprocessorConfig
 from deployments.errors import BadMedia, StageTimeout
-from deployments.metrics import RecordingSink
+from deployments.observability.metrics import RecordingSink
 from deployments.preprocessor.stage import PreprocessStage
-from tests.preprocessor.requests import asking, image, noise, picture_file
-from tests.preprocessor.tiny_processors import FAMILIES, tiny_checkpoint
+from tests.support.preparing import asking, image, noise, picture_file
+from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
 
 PICTURE = picture_file(noise(56, 84, 3))
 

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from transformers.video_utils import VideoMetadata
 
 from deployments.preprocessor.timeline import sampled_fps, video_metadata
-from tests.preprocessor.requests import asking, decoded, frozen, noise, preparation, prepare, video
-from tests.preprocessor.tiny_processors import FAMILIES
+from tests.support.preparing import asking, decoded, frozen, noise, preparation, prepare, video
+from tests.support.tiny_processors import FAMILIES
 
 times_of_files = st.lists(st.floats(0, 5000), min_size=2, max_size=40).map(sorted)
 

@@ -1,9 +1,9 @@
 """Drawing each row's next token in a few passes over its logits, without a sort of the whole vocabulary.
 
-Rows with limits (top-p, top-k, min-p) draw among the most likely `CANDIDATES` tokens: what limits leave is mostly there,
-and the probability of what lies behind is known from the normaliser. A row whose limits reach further is told apart
-(`wide_R`), for the caller to draw it from the whole (`draw_from_all`). Rows without limits draw from the whole, block by
-block. Nothing here asks the device for anything: a step with `draw` can be recorded in a CUDA graph.
+Rows with limits (top-p, top-k, min-p) draw among the most likely `CANDIDATES` tokens: what limits leave is mostly
+there, and the probability of what lies behind is known from the normaliser. A row whose limits reach further is told
+apart (`wide_R`), for the caller to draw it from the whole (`draw_from_all`). Rows without limits draw from the whole,
+block by block. Nothing here asks the device for anything: a step with `draw` can be recorded in a CUDA graph.
 
 Shape legend: R rows, V vocabulary, C candidates, B blocks.
 """

@@ -1,0 +1,1 @@
+"""What every room builds on: time, threads, room and pace. Knows no stage."""

@@ -1,0 +1,307 @@
+"""A lane: a bounded number of requests and bytes on their way to a first token, and a short, fair queue before it.
+
+Knows nothing of HTTP. A request gets all it needs at once or waits; so no two requests can hold half of what the other
+lacks. Clients take turns, whatever the length of their queues. The head of the queue is never passed by a smaller
+request, so a large one is not starved. Must be used from one event loop.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from deployments.core.deadline import Deadline
+from deployments.errors import Overloaded, StageTimeout
+from deployments.ingress.admission.concurrency_limit import AdaptiveConcurrencyLimit
+from deployments.ingress.admission.drain_rate import DrainRate
+from deployments.ingress.admission.fair_queue import FairQueue
+from deployments.ingress.admission.queue_timeout import QueueTimeout
+from deployments.ingress.admission.retry_after import RetryAfterSlots
+from deployments.types import StageName
+
+STAGE = StageName.ADMISSION
+SLACK = 10.0
+"""How many times `max_wait_s` longer a wait may become than what was accepted, before one who was let in the queue is
+sent away after all."""
+LONE = 2
+"""Requests that run with no more than so many, this one included, show what the work itself takes."""
+SHORTEST_RETRY_S = 1.0
+LONGEST_RETRY_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    max_running: int
+    """Ceiling of the requests without a first token; `AdaptiveConcurrencyLimit` finds out how many it shall be."""
+    max_waiting: int
+    max_wait_s: float
+    """Of a queue that lasts."""
+    max_burst_wait_s: float = 0.0
+    """Of one that has just formed, where that is more."""
+    max_running_per_client: int | None = None
+    """Answers under way included."""
+    target_s: float | None = None
+    """Of the time to a first token; None: as many as `max_running` may run however long they take."""
+
+
+class Lease:
+    """The right to run, in a `with` block: its place is given back at the first token, and all of it at the end."""
+
+    def __init__(self, lane: "AdmissionQueue", client: str, size_bytes: int) -> None:
+        self._lane = lane
+        self.client = client
+        self.size_bytes = size_bytes
+        self.granted_at = lane.clock()
+        self.came_alone = lane.crowd() < LONE
+        self.outside_s = 0.0
+        """Time of media hosts: no measure of how fast this application is."""
+        self._answering = self._released = False
+
+    def resize(self, size_bytes: int) -> None:
+        """What was estimated is now counted. Growing never waits: the bytes are there already."""
+        if not (self._answering or self._released):
+            size_bytes = max(size_bytes, 0)
+            self._lane.recount(size_bytes - self.size_bytes)
+            self.size_bytes = size_bytes
+
+    def first_token(self) -> None:
+        """The place and the bytes are the next one's from now on; the client's share is kept until `release()`."""
+        if not (self._answering or self._released):
+            self._answering = True
+            self._lane.leave_place(self, served=True)
+
+    def release(self) -> None:
+        if not self._released:
+            self._released = True
+            self._lane.leave_client(self)
+            if not self._answering:
+                self._lane.leave_place(self, served=False)
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    client: str
+    size_bytes: int
+    gives_up_at: float
+    lease: "asyncio.Future[Lease]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class AdmissionQueue:
+    """Whoever holds a `Lease` of `acquire` runs; the rest waits in turn."""
+
+    def __init__(
+        self,
+        name: str,
+        limits: QueueLimits,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        crowd: Callable[[], int] | None = None,
+    ) -> None:
+        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane."""
+        self.name = name
+        self.clock = clock
+        self.crowd = crowd or (lambda: self.running)
+        self._limits = limits
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+        self._running: set[Lease] = set()
+        self._clients: Counter[str] = Counter()
+        self._queue: FairQueue[_Waiter] = FairQueue()
+        self._pace = DrainRate()
+        self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
+        self._comebacks = RetryAfterSlots()
+        self._limit = None if limits.target_s is None else AdaptiveConcurrencyLimit(limits.max_running, limits.target_s)
+
+    @property
+    def running(self) -> int:
+        """Requests that have no first token yet."""
+        return len(self._running)
+
+    @property
+    def admitted(self) -> int:
+        """Requests that have not ended."""
+        return self._clients.total()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    @property
+    def max_running(self) -> int:
+        """How many may run at present."""
+        return self._limits.max_running if self._limit is None else self._limit.now
+
+    def set_max_bytes(self, max_bytes: int) -> None:
+        """The share of this replica has changed; takes effect for whoever comes next."""
+        self._max_bytes = max_bytes
+        self._admit()
+
+    def check(self, client: str, size_bytes: int, deadline: Deadline) -> None:
+        """Raise `Overloaded` when a request that comes now has no place in the queue or in the time that it has."""
+        why = self.objection(client, size_bytes, deadline)
+        if why is not None:
+            raise self._overloaded(why)
+
+    def objection(self, client: str, size_bytes: int, deadline: Deadline) -> str | None:
+        """Why `check` would raise."""
+        self._look()
+        wait_s = self.expected_wait_s(client, size_bytes)
+        stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
+        if wait_s > self._longest_wait_s or wait_s + stay_s > deadline.remaining_s():
+            return f"would reach this request in about {wait_s:.2g} s only"
+        if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
+            return "is full"
+        return None
+
+    async def acquire(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
+        """A lease for `size_bytes`, at once or after waiting; more than the lane may hold counts as all of it.
+
+        Raises `Overloaded` when the queue is full or is not expected to come to this request in time, `StageTimeout`
+        when `deadline` ends meanwhile.
+        """
+        size_bytes = min(size_bytes, self._max_bytes)
+        self.check(client, size_bytes, deadline)
+        patience_s = min(deadline.remaining_s(), self._longest_wait_s + SLACK * self._steady_wait_s)
+        waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
+        self._queue.join(waiter)
+        self._admit()
+        self._look()
+        if self.waiting > self._limits.max_waiting:
+            self._refuse(self._queue.last_of_the_longest(), "is full")
+        try:
+            async with asyncio.timeout(patience_s):
+                return await waiter.lease
+        except TimeoutError:
+            self._leave(waiter)
+            if deadline.remaining_s() <= 0:
+                raise StageTimeout(STAGE) from None
+            raise self._overloaded("did not reach this request in time") from None
+        except BaseException:
+            self._leave(waiter)
+            raise
+
+    def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
+        """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
+        before = self._queue.before(client, self._may_run)
+        if before == 0 and self._may_run(client) and self._fits(size_bytes):
+            return 0.0
+        return (before + 1) * self._seconds_per_departure()
+
+    def recount(self, more_bytes: int) -> None:
+        """A lease holds so many bytes more."""
+        self._held_bytes += more_bytes
+        if more_bytes < 0:
+            self._admit()
+
+    def leave_place(self, lease: Lease, *, served: bool) -> None:
+        """`lease` no longer counts as running. `served`: it has its first token."""
+        now, full = self.clock(), bool(self._queue) or self.running >= self.max_running
+        lone = lease.came_alone and self.crowd() <= LONE
+        self._running.remove(lease)
+        self._held_bytes -= lease.size_bytes
+        self._pace.left(now - lease.granted_at, now, full=full)
+        stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
+        # What failed quickly would make the stages look faster than they are.
+        if self._limit is not None and (served or stayed_s > self._limit.target_s):
+            self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
+        self._admit()
+        self._look()
+        self._send_hopeless_away()
+
+    def leave_client(self, lease: Lease) -> None:
+        """`lease` no longer counts as its client's."""
+        self._clients[lease.client] -= 1
+        if not self._clients[lease.client]:
+            del self._clients[lease.client]
+        self._admit()
+
+    def retry_after_s(self) -> float:
+        """When the queue as it is now will have drained, and those who were sent away before will have had a turn."""
+        step_s = self._seconds_per_departure()
+        turn_s = self._comebacks.next_s(self.clock(), (self.waiting + 1) * step_s, step_s)
+        return min(max(turn_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
+
+    @property
+    def _steady_wait_s(self) -> float:
+        """As configured, or once more what the work itself takes."""
+        return max(self._limits.max_wait_s, 0.0 if self._limit is None else self._limit.least_s)
+
+    @property
+    def _longest_wait_s(self) -> float:
+        return max(self._patience.longest_s, self._steady_wait_s)
+
+    def _look(self) -> None:
+        self._patience.see(self.clock(), queued=bool(self._queue))
+
+    def _seconds_per_departure(self) -> float:
+        now = self.clock()
+        return self._pace.seconds_per_departure([now - lease.granted_at for lease in self._running])
+
+    def _send_hopeless_away(self) -> None:
+        """The lane may have become slower since they came: better they hear it now than at the end of their wait."""
+        if not self._queue:
+            return
+        now, step_s, place = self.clock(), self._seconds_per_departure(), 0
+        for waiter in self._queue.in_order():
+            if (place + 1) * step_s > waiter.gives_up_at - now:
+                self._refuse(waiter, "will not reach this request in time")
+            else:
+                place += 1
+
+    def _refuse(self, waiter: _Waiter, why: str) -> None:
+        self._queue.leave(waiter)
+        if not waiter.lease.done():
+            waiter.lease.set_exception(self._overloaded(why))
+
+    def _overloaded(self, what: str) -> Overloaded:
+        said = f"the server is busy: the queue for {self.name} requests {what}"
+        return Overloaded(said, retry_after_s=self.retry_after_s())
+
+    def _admit(self) -> None:
+        """Grant leases in turn until the next in line does not fit."""
+        while (waiter := self._queue.next(self._may_run)) is not None:
+            gone = waiter.lease.done()
+            if not gone and not self._fits(waiter.size_bytes):
+                return
+            self._queue.serve(waiter)
+            if not gone:
+                self._grant(waiter)
+
+    def _grant(self, waiter: _Waiter) -> None:
+        lease = Lease(self, waiter.client, waiter.size_bytes)
+        self._running.add(lease)
+        self._clients[waiter.client] += 1
+        self._held_bytes += waiter.size_bytes
+        waiter.lease.set_result(lease)
+
+    def _may_run(self, client: str) -> bool:
+        limit = self._limits.max_running_per_client
+        return limit is None or self._clients[client] < limit
+
+    def _fits(self, size_bytes: int) -> bool:
+        if self.running >= self.max_running:
+            return False
+        return size_bytes == 0 or self._held_bytes == 0 or self._held_bytes + size_bytes <= self._max_bytes
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """The one who waited has gone: out of the queue, or out of what it was just granted."""
+        if waiter.lease.done() and not waiter.lease.cancelled():
+            if waiter.lease.exception() is None:
+                waiter.lease.result().release()
+            return
+        waiter.lease.cancel()
+        if waiter in self._queue:
+            self._queue.leave(waiter)
+        self._admit()

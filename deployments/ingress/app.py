@@ -1,0 +1,251 @@
+"""The routes, and what every answer has in common: a request id, OpenAI's error shape, a metric, a line in the log.
+
+A plain ASGI application. Knows nothing of Ray: stages, the copy into shared memory, the metrics and their page are
+passed in.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from deployments.config import AppConfig
+from deployments.core.deadline import Deadline
+from deployments.errors import (
+    InternalError,
+    ModelNotFound,
+    Overloaded,
+    SluiceError,
+    StageUnavailable,
+    TooLarge,
+    TooManyItems,
+    Unauthorized,
+    WorkCancelled,
+    shown,
+)
+from deployments.ingress.admission.admission import Admission
+from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
+from deployments.ingress.http.clients import Clients
+from deployments.ingress.http.exchange import ClientGone, Exchange, request_id
+from deployments.ingress.http.gc_freeze import GcFreeze
+from deployments.ingress.http.json_responses import error_response, http_error_response, json_response
+from deployments.ingress.http.loop_lag import watch_loop_lag
+from deployments.ingress.http.readiness import RETRY_AFTER_S, Look, Readiness, nothing_missing
+from deployments.ingress.http.refusals import Refusals
+from deployments.ingress.openai.chat_completions import ChatCompletions
+from deployments.ingress.openai.limits import limits_document
+from deployments.ingress.pipeline.pipeline import Pipeline
+from deployments.ingress.playground.routes import playground_routes
+from deployments.observability.metrics import MetricSink
+from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
+from deployments.stages import Stages, TensorRef
+from deployments.types import StageName
+
+LIMITS_TIMEOUT_S = 5.0
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
+"""Asked by machines all the time: kept out of the log."""
+
+REFUSALS = (TooLarge, TooManyItems, Unauthorized)
+
+MetricsText = Callable[[], Awaitable[bytes | str]]
+
+
+class Api:
+    """One for an ingress replica."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        stages: Stages,
+        put: Callable[[NDArray[Any]], TensorRef],
+        metrics: MetricSink,
+        metrics_text: MetricsText,
+        media_bytes: int,
+        *,
+        missing: Look = nothing_missing,
+        tracer: Tracer = NO_TRACER,
+        set_request_id: bool = True,
+    ) -> None:
+        """`missing`: asks which stages have no replica. `set_request_id`: answers get the header `x-request-id`; False
+        where the server around this sets it."""
+        self._config = config
+        self._metrics = metrics
+        self._metrics_text = metrics_text
+        self._tracer = tracer
+        self._set_request_id = set_request_id
+        self._created_s = int(time.time())
+        self.clients = Clients(config.ingress)
+        self.pipeline = Pipeline(config, stages, put)
+        self.admission = Admission(config.ingress, media_bytes, metrics)
+        self.readiness = Readiness(missing)
+        self._running = 0
+        self._refusals = Refusals(metrics)
+        self._settling = GcFreeze()
+        self._routes = self._build()
+        self._router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
+        self._paths: dict[object, str] = {route.endpoint: route.path for route in self._routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # makes the router raise `HTTPException`s instead of answering in plain text
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        exchange = Exchange(request_id(headers), scope, send, self._set_request_id, self._span(scope, headers))
+        scope["sluice.exchange"] = exchange
+        self._running += 1
+        try:
+            with within(exchange.span):
+                await self._router(scope, receive, exchange.send)
+        except HTTPException as error:
+            await _http_error(scope, error)(scope, receive, exchange.send)
+        except SluiceError as error:
+            await self._fail(exchange, error, receive)
+            let_go(error)
+        except Exception as error:
+            log_defect(exchange, error)
+            await self._fail(exchange, InternalError("an internal error occurred"), receive)
+            let_go(error)
+        finally:
+            self._running -= 1
+            self._close(exchange)
+
+    def drain(self) -> int:
+        """Take nothing new from now on; the requests that are still running."""
+        self.readiness.draining = True
+        return self._running
+
+    def report(self) -> None:
+        """Bring the metrics up to date; what is done each second."""
+        self.admission.report()
+        self._refusals.report()
+        self._settling.look(self.admission.admitted)
+
+    def _span(self, scope: Scope, headers: Headers) -> Span:
+        if not scope["path"].startswith("/v1/"):
+            return NO_SPAN
+        carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
+        return self._tracer.begin(scope["method"], carrier, "server")
+
+    async def _fail(self, exchange: Exchange, error: SluiceError, receive: Receive) -> None:
+        exchange.facts |= {"error": error.code, "said": shown(error.message)}
+        if isinstance(error, ClientGone):
+            exchange.status = exchange.status or error.status
+            return
+        if isinstance(error, WorkCancelled):
+            error = StageUnavailable("the work was cancelled before it was done")
+        if isinstance(error, Overloaded | StageUnavailable):
+            error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
+        if isinstance(error, Overloaded):
+            exchange.refused = True
+        elif isinstance(error, REFUSALS):
+            self._metrics.count("sluice_refused", reason=error.code)
+        if exchange.status is None:
+            await error_response(error)(exchange.scope, receive, exchange.send)
+
+    def _close(self, exchange: Exchange) -> None:
+        route = self._paths.get(exchange.scope.get("endpoint"), "other")
+        end_span(exchange, route)
+        if exchange.refused:
+            self._refusals.add(exchange, route, Overloaded.code)
+            return
+        self._metrics.count("sluice_requests", route=route, status=str(exchange.status or GONE))
+        self._metrics.observe("sluice_request_seconds", exchange.elapsed_s, route=route)
+        if exchange.timings.seconds:
+            self._settling.answered()
+        for stage, seconds in exchange.timings.seconds.items():
+            self._metrics.observe("sluice_stage_seconds", seconds, stage=stage)
+        for stage, seconds in exchange.timings.waits.items():
+            self._metrics.observe("sluice_wait_seconds", seconds, stage=stage)
+        if route not in QUIET_ROUTES:
+            log_exchange(exchange, route)
+
+    def _build(self) -> list[Route]:
+        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness)
+        front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
+        return [  # looked through in this order for each request
+            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/health", self._health, methods=["GET"]),
+            *front,
+            Route("/ready", self._ready, methods=["GET"]),
+            Route("/metrics", self._metrics_page, methods=["GET"]),
+            Route("/v1/models", self._models, methods=["GET"]),
+            Route("/v1/limits", self._limits, methods=["GET"]),
+            Route("/v1/models/{model:path}", self._model, methods=["GET"]),
+        ]
+
+    @asynccontextmanager
+    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+        watching = [
+            asyncio.create_task(watch_loop_lag(self._metrics, self.report)),
+            asyncio.create_task(self.readiness.watch()),
+        ]
+        yield
+        for task in watching:
+            task.cancel()
+        self.pipeline.close()
+
+    async def _home(self, request: Request) -> Response:
+        return json_response({"name": "sluice", "model": self._config.model_name, "api": "/v1/chat/completions"})
+
+    async def _health(self, request: Request) -> Response:
+        draining = self.readiness.draining
+        return json_response({"status": "draining" if draining else "ok"}, *_unless(not draining))
+
+    async def _ready(self, request: Request) -> Response:
+        said = await self.readiness.document()
+        return json_response(said, *_unless(said["status"] == "ready"))
+
+    async def _metrics_page(self, request: Request) -> Response:
+        return Response(await self._metrics_text(), headers={"content-type": METRICS_CONTENT_TYPE})
+
+    async def _models(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        return json_response({"object": "list", "data": [self._model_card()]})
+
+    async def _model(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        asked = request.path_params["model"]
+        if asked != self._config.model_name:
+            raise ModelNotFound(f"the model {shown(asked)!r} does not exist", param="model")
+        return json_response(self._model_card())
+
+    async def _limits(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        profile = await self.pipeline.profile(Deadline(LIMITS_TIMEOUT_S, StageName.PREPROCESS))
+        return json_response(limits_document(self._config, profile))
+
+    def _model_card(self) -> dict[str, Any]:
+        return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
+
+
+def _unless(fine: bool) -> tuple[int, dict[str, str]]:
+    """Status and headers of a probe's answer."""
+    return (200, {}) if fine else (503, {"retry-after": f"{RETRY_AFTER_S:.0f}"})
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget the frames that `error` came through: they hold references to media, in cycles that live long."""
+    if error is None:
+        return
+    error.__traceback__ = None
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    cause, context = error.__cause__, error.__context__
+    error.__cause__ = error.__context__ = None
+    for linked in (cause, context, *inner):
+        let_go(linked)
+
+
+def _http_error(scope: Scope, error: HTTPException) -> Response:
+    said = {404: f"there is no {shown(scope['path'])}", 405: f"{scope['method']} is not allowed here"}
+    return http_error_response(error.status_code, said.get(error.status_code, error.detail), error.headers)

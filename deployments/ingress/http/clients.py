@@ -1,0 +1,38 @@
+"""Who is asking: checks API keys, and gives each client a name for fair turns which tells no secret."""
+
+import hashlib
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from deployments.config import IngressConfig
+from deployments.errors import Unauthorized
+from deployments.ingress.http.keys import ApiKeys
+
+MAX_ADDRESS_CHARS = 64
+
+
+class Clients:
+    def __init__(self, config: IngressConfig) -> None:
+        self.keys = ApiKeys(config)
+        self._address_header = config.client_address_header
+
+    def identify(self, scope: Scope) -> str:
+        """A name for the client: of its key, else its address. Raises `Unauthorized`."""
+        headers = Headers(scope=scope)
+        if self.keys.needed:
+            return f"key:{hashlib.sha256(self._checked_key(headers)).hexdigest()[:12]}"
+        return f"address:{self._address(scope, headers)}"
+
+    def _checked_key(self, headers: Headers) -> bytes:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = given.strip().encode()
+        if scheme.lower() != "bearer" or not self.keys.know(key):
+            raise Unauthorized("an API key of this server is needed: `Authorization: Bearer <key>`")
+        return key
+
+    def _address(self, scope: Scope, headers: Headers) -> str:
+        if self._address_header and self._address_header in headers:
+            return headers[self._address_header].split(",")[0].strip()[:MAX_ADDRESS_CHARS]
+        peer = scope.get("client")
+        return str(peer[0]) if peer else "unknown"

@@ -1,0 +1,124 @@
+"""The life of a request: planned, then its items fetched and decoded side by side, then prepared, then answered.
+
+Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deployments.config import AppConfig
+from deployments.core.deadline import Deadline
+from deployments.errors import BadRequest
+from deployments.ingress.openai.chat_request import GenerationRequest
+from deployments.ingress.openai.content_parts import ItemPlan
+from deployments.ingress.pipeline.costs import item_bytes
+from deployments.ingress.pipeline.frames import frame_sampling
+from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
+from deployments.stages import Stages, TensorRef
+from deployments.types import (
+    DecodedVideo,
+    GenerateChunk,
+    MediaInput,
+    MediaKind,
+    MediaProfile,
+    Prepared,
+    StageName,
+    VideoTask,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done for a request's items, and what they are expected to hold."""
+
+    tasks: tuple[ItemTask, ...] = ()
+    media_bytes: int = 0
+
+
+@dataclass(slots=True)
+class ReadyPrompt:
+    """What the model needs, and what was found out about the request's videos on the way."""
+
+    prepared: Prepared
+    tensors: list[TensorRef]
+    """The preprocessor's, then those of clips whose pixels are not among them; empty for text alone."""
+    videos: dict[str, DecodedVideo]
+    """By label."""
+
+
+class Pipeline:
+    """Composes the stages. One for an ingress replica."""
+
+    def __init__(self, config: AppConfig, stages: Stages, put: Callable[[NDArray[Any]], TensorRef]) -> None:
+        self._config = config
+        self._stages = stages
+        self._loader = ItemLoader(config, stages.fetcher, stages.decoder, put)
+        self._profile: MediaProfile | None = None
+
+    async def profile(self, deadline: Deadline) -> MediaProfile:
+        """What the graph must know of the model; asked once."""
+        if self._profile is None:
+            limited = deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
+            self._profile = await self._stages.preprocessor.profile(limited)
+        return self._profile
+
+    async def plan(self, request: GenerationRequest, deadline: Deadline) -> Plan:
+        """Raises `BadRequest` for items that this model can't take and options that contradict each other."""
+        if not request.items:
+            return Plan()
+        profile = await self.profile(deadline)
+        tasks = tuple(self._task(item, request, profile) for item in request.items)
+        return Plan(tasks, sum(item_bytes(item, self._config, profile) for item in request.items))
+
+    async def prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
+        """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
+        loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
+        at_model = _straight_to_model([media for media, _ in loaded])
+        inputs = tuple(replace(media, pixels_at_model=media.label in at_model) for media, _ in loaded)
+        payloads = [ref for media, ref in loaded if media.label not in at_model]
+        clips = [ref for media, ref in loaded if media.label in at_model]
+        loaded.clear()
+        limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
+        result = await self._stages.preprocessor.prepare(limited, request.chat, inputs, payloads)
+        progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
+        videos = {media.label: media.video for media in inputs if media.video is not None}
+        tensors = [] if result.payload is None else [result.payload]
+        return ReadyPrompt(result.meta, tensors + clips, videos)
+
+    def generate(
+        self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline
+    ) -> AsyncGenerator[GenerateChunk, None]:
+        """The answer as it comes. Closing the generator stops the model's work."""
+        limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
+        return self._stages.model.generate(limited, prompt.prepared, request.params, request.stream, prompt.tensors)
+
+    def check_health(self) -> None:
+        self._loader.check_health()
+
+    def close(self) -> None:
+        self._loader.close()
+
+    def _task(self, item: ItemPlan, request: GenerationRequest, profile: MediaProfile) -> ItemTask:
+        if item.kind not in profile.modalities:
+            raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
+        if item.kind != MediaKind.VIDEO:
+            return ItemTask(item, None)
+        hears = request.chat.use_audio_in_video and not item.is_list
+        if hears and not profile.audio_in_video:
+            raise BadRequest("this model does not listen to videos", param="use_audio_in_video")
+        # A request's own pixel limits replace the rule that the profile was derived from.
+        resize = profile.resize if self._config.decoder.resize and not request.chat.processor_kwargs else None
+        patches = profile.patches if resize is not None and not hears else None
+        sampling = frame_sampling(item, request.frames, self._config.decoder, profile)
+        rate_hz = profile.audio_rate_hz if hears else None
+        return ItemTask(item, VideoTask(item.label, sampling, resize, rate_hz, patches))
+
+
+def _straight_to_model(inputs: Sequence[MediaInput]) -> frozenset[str]:
+    """Labels of the clips that the model can take as they are: all of a request, since they become one tensor."""
+    videos = [item for item in inputs if item.video is not None]
+    whole = all(item.video is not None and item.video.patch_grid is not None for item in videos)
+    return frozenset(item.label for item in videos) if whole else frozenset()

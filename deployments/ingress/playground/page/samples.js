@@ -1,0 +1,39 @@
+// Media to begin with, one click each: made by `python -m deployments.demo.samples`, served from here.
+
+import { button, element } from "./dom.js";
+
+const SAMPLES = [
+  ["red-circle-left.mp4", "Which way does it move?"],
+  ["purple-square.png", "What colour is the shape?"],
+  ["yellow-triangle-right-3-high-beeps.mp4", "What do you see?"],
+  ["white-circle.jpg", "What shape is it?"],
+  ["4-high-beeps.flac", "How many beeps are there?"],
+];
+
+// `use(file, question)` is told of the one that was clicked.
+export function showSamples(list, use, complain) {
+  list.replaceChildren(...SAMPLES.map(([name, question]) => {
+    const url = `/page/samples/${name}`;
+    const tile = button([preview(name, url), element("span", "asks", question)], async () => {
+      try {
+        const answer = await fetch(url);
+        use(new File([await answer.blob()], name, { type: answer.headers.get("content-type") }), question);
+      } catch {
+        complain("The sample could not be fetched: is the server still running?");
+      }
+    });
+    return element("li", "", tile);
+  }));
+}
+
+function preview(name, url) {
+  if (/\.(png|jpg)$/.test(name)) return element("img", "", [], { src: url, alt: "" });
+  if (/\.mp4$/.test(name)) {
+    return element("video", "", [], { src: `${url}#t=0.8`, muted: true, preload: "auto", "aria-hidden": "true", tabindex: -1 });
+  }
+  return element("span", "sound", [3, 7, 4, 9, 5, 8, 3, 6, 4].map((height) => {
+    const bar = element("i");
+    bar.style.height = `${height * 10}%`;
+    return bar;
+  }), { "aria-hidden": "true" });
+}

@@ -1,0 +1,97 @@
+"""Media to encoder outputs: items of several requests together where shapes allow, seen ones from a bounded cache.
+
+Shape legend: N placeholder tokens of one item, D hidden size.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from deployments.model.families.family import Family
+from deployments.model.multimodal.encoder_cache import EncoderCache
+from deployments.model.multimodal.items import Item
+from deployments.model.multimodal.pixels import normalised
+from deployments.model.multimodal.request_media import EncodedRows, joined_rows
+from deployments.model.multimodal.uploads import Uploads
+from deployments.observability.metrics import MetricSink
+from deployments.types import MediaKind
+
+
+class Encoder:
+    """Runs the model's towers. Belongs to the engine's thread."""
+
+    def __init__(self, family: Family, uploads: Uploads, cache: EncoderCache | None, sink: MetricSink) -> None:
+        self._family = family
+        self._uploads = uploads
+        self._cache = cache
+        self._sink = sink
+
+    def expect(self, items: Sequence[Item]) -> None:
+        """Items that will be encoded: begin to find out which of them have been already."""
+        if self._cache is not None:
+            self._cache.expect(items)
+
+    def cost(self, item: Item, *, wait: bool) -> int | None:
+        """An expected item's values, 0 where its outputs are kept; None where that is unknown and not to `wait` for."""
+        kept = False if self._cache is None else self._cache.holds(item, wait=wait)
+        if kept is None:
+            return None
+        return 0 if kept else item.values
+
+    @torch.inference_mode()
+    def encode(self, items: Sequence[Item]) -> list[EncodedRows]:
+        """One result for each expected item, in their order. Raises whatever the model raises on impossible items."""
+        if self._cache is None:
+            return self._run(items)
+        found = [self._cache.get(item) for item in items]
+        keys = [item.key.result() for item in items if item.key is not None]
+        missing = {key: item for key, item, rows in zip(keys, items, found, strict=True) if rows is None}
+        fresh = dict(zip(missing, self._run(list(missing.values())), strict=True))
+        for key, rows in fresh.items():
+            self._cache.put(missing[key], rows)
+        self._sink.count("sluice_encoder_reuse_hits", len(items) - len(missing))
+        self._sink.count("sluice_encoder_reuse_misses", len(missing))
+        return [fresh[key] if rows is None else rows for key, rows in zip(keys, found, strict=True)]
+
+    def _run(self, items: Sequence[Item]) -> list[EncodedRows]:
+        groups: dict[object, list[int]] = {}
+        for number, item in enumerate(items):
+            groups.setdefault(item.form, []).append(number)
+        results: dict[int, EncodedRows] = {}
+        for numbers in groups.values():
+            results.update(zip(numbers, self._together([items[number] for number in numbers]), strict=True))
+        return [results[number] for number in range(len(items))]
+
+    def upload(self, items: Iterable[Item]) -> None:
+        """Begin to bring items to the device which will be encoded soon."""
+        self._bring(item for item in items if self.cost(item, wait=False))
+
+    def close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+
+    def _bring(self, items: Iterable[Item]) -> None:
+        for item in items:
+            if not item.uploads:
+                item.uploads = {name: self._uploads.begin(tensor) for name, tensor in item.tensors.items()}
+
+    def _together(self, items: list[Item]) -> list[EncodedRows]:
+        """Results of items of one form."""
+        if len(items) > 1 and items[0].kind is not MediaKind.AUDIO:  # sounds come back without borders between them
+            results = self._features(items)
+            if len(results) == len(items):
+                return results
+        return [joined_rows(self._features([item])) for item in items]
+
+    def _features(self, items: list[Item]) -> list[EncodedRows]:
+        self._bring(items)
+        first, dtype = items[0], self._family.model.dtype
+        joined = {name: _joined([item.uploads[name].tensor() for item in items]) for name in first.tensors}
+        if first.pixels is not None:
+            joined[first.pixels] = normalised(joined[first.pixels], first.norm, dtype)
+        given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in joined.items()}
+        return self._family.encode(first.kind, given)
+
+
+def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -1,0 +1,93 @@
+"""What the towers encode: one picture, one sound, one clip or a frame of it, on the host until its turn comes.
+
+Families that do not tell their items apart have one item a request and modality.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import torch
+
+from deployments.model.multimodal.uploads import Upload
+from deployments.types import MediaKind, PixelNorm
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One thing to encode, with the feature function's arguments for it alone, as the processor made them."""
+
+    kind: MediaKind
+    tensors: Mapping[str, torch.Tensor]
+    pixels: str | None = None
+    """Which of the tensors holds pixels."""
+    norm: PixelNorm | None = None
+    """How to normalise them where they are uint8."""
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    """Of the tensors, by name, once they have begun."""
+    key: "Future[bytes] | None" = None
+    """Its digest, where encoder outputs are kept for media that are seen again."""
+
+    @property
+    def form(self) -> object:
+        """Items of equal form can be joined along their first axis."""
+        return self.kind, self.norm, tuple(sorted((n, t.shape[1:], t.dtype) for n, t in self.tensors.items()))
+
+    @property
+    def values(self) -> int:
+        """How many numbers it has: what its encoding costs is roughly in proportion to it."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def digest(self) -> bytes:
+        """Over kind, normalisation, names, shapes, types and content."""
+        digest = hashlib.sha256(f"{self.kind}{self.norm}".encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return digest.digest()
+
+
+def split_items(
+    kind: MediaKind,
+    tensors: Mapping[str, torch.Tensor],
+    pixels: str | None = None,
+    norm: PixelNorm | None = None,
+    *,
+    by_frame: bool = False,
+) -> list[Item]:
+    """A request's items of one modality: by grids, or by equal first axes; one item where neither tells.
+
+    `by_frame`: the frames of a clip become items of their own, for towers that look at one frame at a time.
+    """
+    if by_frame:
+        tensors = _frames_as_clips(tensors)
+    grid = tensors.get(f"{kind}_grid_thw")
+    firsts = {tensor.shape[0] for tensor in tensors.values()}
+    if grid is not None:
+        sizes = [int(size) for size in grid.prod(1)]
+        parts = {name: torch.split(t, 1 if t.shape[0] == len(sizes) else sizes) for name, t in tensors.items()}
+        count = len(sizes)
+    elif len(firsts) == 1:
+        count = firsts.pop()
+        parts = {name: torch.split(tensor, 1) for name, tensor in tensors.items()}
+    else:
+        return [Item(kind, tensors, pixels, norm)]
+    return [Item(kind, {name: pieces[i] for name, pieces in parts.items()}, pixels, norm) for i in range(count)]
+
+
+def _frames_as_clips(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clips told apart by grids (time, height, width), or by their numbers of frames, as clips of one frame each."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if name.endswith("_grid_thw"):
+            frames = tensor.repeat_interleave(tensor[:, 0], dim=0)
+            frames[:, 0] = 1
+            found[name] = frames
+        elif name == "num_frames_per_video":
+            found[name] = torch.ones(int(tensor.sum()), dtype=tensor.dtype)
+    return found

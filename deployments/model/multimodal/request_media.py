@@ -1,0 +1,165 @@
+"""A request's multimodal tensors from arrival to the end of its prefill, and how many bytes of them are alive.
+
+processor tensors (host) -> items, encoded one part after the other -> encoder outputs (device) -> gone with the prefill
+chunk that used them. A sequence that decodes holds nothing of this. The ledger counts what is alive; the scheduler asks
+it before it lets a request's media be encoded.
+
+Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+
+from deployments.model.multimodal.items import Item
+from deployments.types import MediaKind
+
+Place = Literal["host", "device"]
+Cost = Callable[[Item], int | None]
+"""What an item's encoding takes, in its values; None where that is not known yet."""
+
+
+class Ledger:
+    """Bytes of processor tensors and encoder outputs: alive by place, promised to admitted requests, kept for later.
+
+    Written by the engine's thread only.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.reserved_bytes = 0
+        """Promised on the device to requests whose prefill is not done; never more than the budget."""
+        self.alive: dict[Place, int] = {"host": 0, "device": 0}
+        """Of requests, until the end of their prefill."""
+        self.cached_bytes = 0
+        """Encoder outputs kept on the device for media that are seen again: no request's."""
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether so much more may be promised."""
+        return self.reserved_bytes + num_bytes <= self.budget_bytes
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """Encoder outputs of one modality of one prompt, one row a placeholder token, in the prompt's order."""
+
+    rows_ND: torch.Tensor
+    deepstack_ND: tuple[torch.Tensor, ...] = ()
+    """Further rows that some families add inside their first layers."""
+    as_list: bool = True
+    """Whether the family's forward wants a list of tensors or one tensor as `pooler_output`."""
+    output_type: type[Any] = dict
+    """The family's own class of encoder outputs."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows_ND.nbytes + sum(rows.nbytes for rows in self.deepstack_ND)
+
+    def clone(self) -> "EncodedRows":
+        """A copy with storage of its own: rows of one item are often views of a whole batch's."""
+        deepstack = tuple(rows.clone() for rows in self.deepstack_ND)
+        return EncodedRows(self.rows_ND.clone(), deepstack, self.as_list, self.output_type)
+
+    def piece(self, start: int, stop: int) -> "EncodedRows":
+        """Views of the rows of the placeholders `start` to `stop`."""
+        deepstack = tuple(rows_ND[start:stop] for rows_ND in self.deepstack_ND)
+        return EncodedRows(self.rows_ND[start:stop], deepstack, self.as_list, self.output_type)
+
+    def output(self) -> Any:
+        """What the forward is given."""
+
+        def wrapped(rows_ND: torch.Tensor) -> Any:
+            return [rows_ND] if self.as_list else rows_ND[None]
+
+        fields: dict[str, Any] = {"pooler_output": wrapped(self.rows_ND)}
+        if self.deepstack_ND:
+            fields["deepstack_features"] = [wrapped(rows) for rows in self.deepstack_ND]
+        return self.output_type(**fields)
+
+
+def joined_rows(pieces: Sequence[EncodedRows]) -> EncodedRows:
+    """Several items' rows as one; the items are of one modality and family."""
+    if len(pieces) == 1:
+        return pieces[0]
+    first = pieces[0]
+    rows_ND = torch.cat([piece.rows_ND for piece in pieces])
+    layers = zip(*(piece.deepstack_ND for piece in pieces), strict=True)
+    return EncodedRows(rows_ND, tuple(torch.cat(layer) for layer in layers), first.as_list, first.output_type)
+
+
+class Media:
+    """The multimodal side of one request; what it holds is counted in the ledger until it is let go."""
+
+    def __init__(self, tensors: dict[str, NDArray[Any]], ledger: Ledger) -> None:
+        self.tensors = tensors
+        """Processor tensors, on the host; empty once there are items of them."""
+        self.items: deque[Item] = deque()
+        """What is still to be encoded, modality after modality in the prompt's order."""
+        self.parts: dict[MediaKind, list[EncodedRows]] = {}
+        """Outputs of the items that have been encoded, until all have."""
+        self.encoded: dict[MediaKind, EncodedRows] = {}
+        """By modality; a modality leaves when its last placeholder has been prefilled."""
+        self.types_T: torch.Tensor | None = None
+        """int64 (T,), on the device: what each prompt token stands for; None for text alone."""
+        self.counts_T: dict[MediaKind, torch.Tensor] = {}
+        """int64 (T + 1,), on the host: placeholders of the modality before each prompt token."""
+        self.blocks: list[tuple[int, int]] = []
+        """Spans of prompt tokens which a prefill chunk may not cut, in order."""
+        self._ledger = ledger
+        self._counted: dict[Place, int] = {"host": 0, "device": 0}
+
+    def ahead(self, values: int, cost: Cost) -> list[Item]:
+        """The next items to encode, of so many values in all."""
+        found: list[Item] = []
+        for item in self.items:
+            needed = cost(item)
+            if needed is None or needed > values:
+                break
+            values -= needed
+            found.append(item)
+        return found
+
+    def take(self, values: int, cost: Cost, *, at_least_one: bool) -> tuple[list[Item], int]:
+        """The next items to encode, of so many values in all, which are encoded now; and their values."""
+        number = len(self.ahead(values, cost))
+        if not number and at_least_one and self.items and cost(self.items[0]) is not None:
+            number = 1
+        taken = [self.items.popleft() for _ in range(number)]
+        return taken, sum(cost(item) or 0 for item in taken)
+
+    def count(self) -> None:
+        """Tell the ledger what is held now."""
+        waiting = sum(array.nbytes for array in self.tensors.values()) + sum(item.nbytes for item in self.items)
+        encoded = [*self.encoded.values(), *(rows for parts in self.parts.values() for rows in parts)]
+        held: dict[Place, int] = {"host": waiting, "device": sum(rows.nbytes for rows in encoded)}
+        for place, num_bytes in held.items():
+            self._ledger.alive[place] += num_bytes - self._counted[place]
+        self._counted = held
+
+    def drop(self) -> None:
+        """Let go of everything: the prefill is done, or will never be."""
+        self.tensors.clear()
+        for item in self.items:
+            if item.key is not None:
+                item.key.cancel()
+        self.items.clear()
+        self.parts, self.encoded, self.counts_T = {}, {}, {}
+        self.types_T, self.blocks = None, []
+        self.count()
+
+    def prefilled(self, end: int) -> None:
+        """The prompt's tokens up to `end` are in the KV cache: let go of encoder outputs whose last row went in."""
+        for kind, rows in list(self.encoded.items()):
+            if int(self.counts_T[kind][end]) == len(rows.rows_ND):
+                del self.encoded[kind]
+
+    def chunk_end(self, start: int, end: int) -> int:
+        """Where a chunk from `start` that should end at `end` does end: not inside a block, later when it must."""
+        for first, stop in self.blocks:
+            if first < end < stop:
+                return first if first > start else stop
+        return end

@@ -1,0 +1,170 @@
+"""Choosing the next token of every row at once, each by its own request's settings.
+
+A choice depends on its row's logits, its request's settings, its seed and its place in the answer alone: what else is
+in the batch changes nothing. One copy to the host a step, whatever the number of rows.
+
+Shape legend: R rows, V vocabulary, K most likely tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from deployments.model.sequence import Choice, Sequence, Token
+from deployments.types import SamplingParams
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK64 = (1 << 64) - 1
+_LEAST_TEMPERATURE = 1e-4
+"""Below it only the most likely token has a chance anyway, and logits divided by it would not be numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A row's outcome; `token` is None when its logits were not numbers."""
+
+    token: Token | None
+
+
+class Sampler:
+    """Stateless but for counts of generated tokens, which it keeps on the choices that need them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @torch.inference_mode()
+    def sample(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> list[Sampled]:
+        """One token for each row; `logits_RV` is float32 and is not kept."""
+        params = [sequence.request.params for sequence, _ in rows]
+        raw_RV = logits_RV
+        if any(_shapes_logits(p, sequence, choice) for p, (sequence, choice) in zip(params, rows, strict=True)):
+            logits_RV = self._shaped(logits_RV.clone(), rows)
+        greedy_R = logits_RV.argmax(-1)
+        drawing = [i for i, p in enumerate(params) if p.temperature > 0]
+        if drawing:
+            index = torch.tensor(drawing, device=self._device)
+            greedy_R[index] = self._drawn(logits_RV[index], [rows[i] for i in drawing])
+        broken_R = raw_RV.sum(-1).isnan()
+        wanted = max((p.logprobs for p in params if p.logprobs is not None), default=None)
+        if wanted is None:
+            tokens, broken = torch.stack([greedy_R, broken_R.long()]).tolist()
+            return [Sampled(None if bad else Token(token)) for token, bad in zip(tokens, broken, strict=True)]
+        return self._with_logprobs(raw_RV, greedy_R, broken_R, params, wanted)
+
+    def _shaped(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> torch.Tensor:
+        """Penalties, biases and bans, row by row: few requests use them."""
+        for logits_V, (sequence, choice) in zip(logits_RV, rows, strict=True):
+            params = sequence.request.params
+            if _has_penalty(params):
+                self._penalise(logits_V, sequence, choice)
+            for token_id, bias in params.logit_bias:
+                logits_V[token_id] += bias
+            if choice.constraint is not None:
+                allowed_V = torch.zeros(logits_V.shape[0], dtype=torch.bool)
+                choice.constraint.allow(allowed_V)
+                logits_V.masked_fill_(~allowed_V.to(self._device), -torch.inf)
+            if len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids:
+                self._ban_end(logits_V, list(sequence.request.stop_ids))
+        return logits_RV
+
+    @staticmethod
+    def _ban_end(logits_V: torch.Tensor, stop_ids: list[int]) -> None:
+        """`min_tokens` is not reached; but where a grammar leaves nothing else, the answer is complete."""
+        longer_V = logits_V.index_fill(0, torch.tensor(stop_ids, device=logits_V.device), -torch.inf)
+        logits_V.copy_(torch.where((longer_V > -torch.inf).any(), longer_V, logits_V))
+
+    def _penalise(self, logits_V: torch.Tensor, sequence: Sequence, choice: Choice) -> None:
+        params = sequence.request.params
+        counts_V = choice.counts_V
+        if counts_V is None:
+            counts_V = choice.counts_V = torch.zeros_like(logits_V, dtype=torch.int32)
+        if choice.token_ids:
+            counts_V[choice.token_ids[-1]] += 1
+        if params.repetition_penalty != 1.0:
+            seen_V = counts_V > 0
+            seen_V[sequence.prompt_T] = True
+            factor = params.repetition_penalty
+            logits_V.copy_(
+                torch.where(seen_V, torch.where(logits_V > 0, logits_V / factor, logits_V * factor), logits_V)
+            )
+        logits_V -= params.frequency_penalty * counts_V + params.presence_penalty * (counts_V > 0)
+
+    def _drawn(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> torch.Tensor:
+        """A token for each row by inverse transform: the first whose cumulated probability passes a uniform number."""
+        params = [sequence.request.params for sequence, _ in rows]
+        everything = logits_RV.shape[-1]
+        # One copy to the device brings what all rows ask for.
+        settings = torch.tensor(
+            [
+                (p.temperature, p.top_p, p.top_k or everything, p.min_p, _uniform(choice.seed, len(choice.token_ids)))
+                for p, (_, choice) in zip(params, rows, strict=True)
+            ],
+            dtype=torch.float64,
+        ).to(self._device)
+        temperature, top_p, top_k, min_p = settings[:, :4].float().T[:, :, None]
+        temperature = temperature.clamp_min(_LEAST_TEMPERATURE)
+        order_RV: torch.Tensor | None = None
+        probs_RV = (logits_RV / temperature).softmax(-1)
+        if any(p.top_p < 1 or p.top_k > 0 or p.min_p > 0 for p in params):
+            probs_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
+            places_V = torch.arange(everything, device=self._device)
+            before_RV = probs_RV.cumsum(-1) - probs_RV
+            keep_RV = (places_V[None] < top_k) & (before_RV < top_p)
+            keep_RV &= probs_RV >= probs_RV[:, :1] * min_p
+            keep_RV[:, 0] = True
+            probs_RV = probs_RV * keep_RV
+        cumulated_RV = probs_RV.double().cumsum(-1)
+        threshold = settings[:, 4:] * cumulated_RV[:, -1:]
+        # The first place beyond the threshold has a probability above zero: banned tokens are never drawn.
+        picked_R1 = torch.searchsorted(cumulated_RV, threshold, right=True).clamp_(max=everything - 1)
+        return (picked_R1 if order_RV is None else order_RV.gather(-1, picked_R1))[:, 0]
+
+    @staticmethod
+    def _with_logprobs(
+        raw_RV: torch.Tensor,
+        tokens_R: torch.Tensor,
+        broken_R: torch.Tensor,
+        params: list[SamplingParams],
+        wanted: int,
+    ) -> list[Sampled]:
+        logprobs_RV = raw_RV.log_softmax(-1)
+        chosen_R1 = logprobs_RV.gather(-1, tokens_R[:, None])
+        top_RK, ids_RK = logprobs_RV.topk(wanted, dim=-1)
+        # Token ids are exact in float64, so that one copy brings everything.
+        packed = [tokens_R[:, None].double(), broken_R[:, None].double(), chosen_R1.double(), ids_RK.double()]
+        sampled = []
+        for p, row in zip(params, torch.cat([*packed, top_RK.double()], dim=-1).tolist(), strict=True):
+            token_id, broken, logprob = int(row[0]), bool(row[1]), row[2]
+            ids, values = row[3 : 3 + wanted], row[3 + wanted :]
+            if broken:
+                sampled.append(Sampled(None))
+            elif p.logprobs is None:
+                sampled.append(Sampled(Token(token_id)))
+            else:
+                top = tuple((int(i), v) for i, v in zip(ids[: p.logprobs], values, strict=False))
+                sampled.append(Sampled(Token(token_id, logprob, top)))
+        return sampled
+
+
+def _has_penalty(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def _shapes_logits(params: SamplingParams, sequence: Sequence, choice: Choice) -> bool:
+    return bool(
+        _has_penalty(params)
+        or params.logit_bias
+        or choice.constraint is not None
+        or (len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids)
+    )
+
+
+def _uniform(seed: int, place: int) -> float:
+    """A number in [0, 1) which depends on a seed and a place in the answer alone (SplitMix64's finaliser, twice)."""
+    return _mixed((_mixed(seed & _MASK64) + (place + 1) * _GOLDEN) & _MASK64) / 2.0**64
+
+
+def _mixed(z: int) -> int:
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
+    return z ^ (z >> 31)

@@ -1,0 +1,182 @@
+"""The one seam between Sluice and Ray's handles.
+
+A stage method is an async generator that yields its metadata and then its payload. Called as a stream whose items are
+taken as object refs, that gives the caller the metadata by value and the payload as a ref which the *caller* owns: it
+survives the stage replica's death, is freed as soon as the caller lets go of it, and is handed to the next stage as a
+top-level argument, which maps it from shared memory without a copy. Since refs are ready when they are passed on,
+`max_queued_requests` counts them truly. `_to_object_ref_gen` is a developer API of Ray: the version is pinned.
+
+Calls without any payload go by value, over gRPC straight to the replica, which spares both ends the book-keeping of
+object references. Payloads never do.
+
+Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import ray
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    RequestCancelledError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from deployments.core.deadline import Deadline
+from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.observability.spans import current_carrier
+from deployments.serving.replica import CALLER, CARRIER, StageFailure
+from deployments.stages import StageResult, TensorRef
+
+DEFAULT_RETRY_AFTER_S = 1.0
+
+_REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
+
+
+def put(array: NDArray[Any]) -> TensorRef:
+    """Copy `array` into shared memory once; the caller owns the ref."""
+    return TensorRef(ray.put(array))
+
+
+class Stage:
+    """A stage as the ingress calls it: `stages.StageClient` over a Ray Serve handle."""
+
+    def __init__(self, handle: "DeploymentHandle[Any]", name: str, *, retries: int = 1) -> None:
+        """`name` stands in errors and timings. `retries`: how often a call is made again when its replica dies."""
+        self._by_reference = handle.options(stream=True)
+        self._by_value = handle.options(
+            stream=True, _by_reference=False, request_serialization="pickle", response_serialization="pickle"
+        )
+        self._name = name
+        self._retries = retries
+        self._caller = _own_name()
+
+    async def call(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        payloads: Sequence[TensorRef] = (),
+        answer_has_payload: bool = True,
+    ) -> StageResult[Any]:
+        """Metadata by value and payload by reference of one call; see `stages.StageClient.call`.
+
+        Stages behind `call` are idempotent: a call whose replica dies is made again while time is left.
+        """
+        started = time.monotonic()
+        by_value = not payloads and not answer_has_payload
+        for attempt in range(self._retries + 1):
+            response = self._send(method, deadline, args, payloads, by_value=by_value)
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    meta, payload = await (_meta_alone(response) if by_value else _meta_and_payload(response))
+                return StageResult(meta, payload, time.monotonic() - started)
+            except _REPLICA_LOST as lost:
+                if attempt == self._retries:
+                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
+            except BaseException as error:
+                _cancel(response)
+                self._raise_ours(error)
+        raise AssertionError("the loop returns or raises")
+
+    async def stream(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> AsyncGenerator[Any, None]:
+        """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
+        for attempt in range(self._retries + 1):
+            response = self._send(method, deadline, args, payloads, by_value=not payloads)
+            begun = finished = False
+            try:
+                while True:
+                    # Not around the yield: the caller's own waiting is not the stage's.
+                    async with asyncio.timeout(deadline.remaining_s()):
+                        value = _unfailed(await anext(response))
+                    begun = True
+                    yield value
+            except StopAsyncIteration:
+                finished = True
+                return
+            except _REPLICA_LOST as lost:
+                if begun or attempt == self._retries:
+                    raise StageUnavailable(f"a replica of the {self._name} stage was lost while it answered") from lost
+            except Exception as error:
+                self._raise_ours(error)
+            finally:
+                if not finished:
+                    _cancel(response)
+
+    def _send(
+        self,
+        method: str,
+        deadline: Deadline,
+        args: tuple[object, ...],
+        payloads: Sequence[TensorRef],
+        *,
+        by_value: bool,
+    ) -> Any:
+        deadline.check()
+        carrier = current_carrier()
+        told = {} if carrier is None else {CARRIER: carrier}
+        if by_value:  # its connection breaks when this process dies
+            return getattr(self._by_value, method).remote(deadline.remaining_s(), *args, **told)
+        caller = {} if self._caller is None else {CALLER: self._caller}
+        return getattr(self._by_reference, method).remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
+
+    def _raise_ours(self, error: BaseException) -> None:
+        """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, BackPressureError):
+            after_s = cause.retry_after_s or DEFAULT_RETRY_AFTER_S
+            raise Overloaded(f"the {self._name} stage has no room now", retry_after_s=after_s) from error
+        if isinstance(cause, TimeoutError):
+            raise StageTimeout(self._name) from error
+        if isinstance(cause, RequestCancelledError | WorkCancelled):
+            raise WorkCancelled(f"the {self._name} stage's work was cancelled") from error
+        if isinstance(cause, SluiceError):
+            raise cause from None
+        if isinstance(cause, _REPLICA_LOST):  # a payload with the node that kept it, or a stage behind this one
+            raise StageUnavailable(f"what the {self._name} stage works with was lost") from error
+        if isinstance(cause, Exception):  # a defect; Ray wraps it when it comes by reference, and does not by value
+            raise InternalError(f"the {self._name} stage failed") from error
+        raise error
+
+
+async def _meta_and_payload(response: Any) -> tuple[Any, TensorRef | None]:
+    refs = await response._to_object_ref_gen()
+    meta = _unfailed(await (await anext(refs)))
+    payload = await anext(refs, None)
+    return meta, None if payload is None else TensorRef(payload)
+
+
+async def _meta_alone(response: Any) -> tuple[Any, None]:
+    meta = _unfailed(await anext(response))
+    await anext(response, None)  # a call counts as running until its end has been read
+    return meta, None
+
+
+def _unfailed(value: Any) -> Any:
+    if isinstance(value, StageFailure):
+        raise value.error
+    return value
+
+
+def _own_name() -> str | None:
+    """The name of the replica that this process is, None where it is none."""
+    try:
+        return str(serve.get_replica_context().replica_id.to_full_id_str())
+    except RayServeException:
+        return None
+
+
+def _cancel(response: Any) -> None:
+    try:
+        response.cancel()
+    except (RayServeException, RayError):
+        return  # the call failed before it was assigned: there is nothing to cancel

@@ -1,0 +1,99 @@
+"""What every replica's methods have in common: errors that travel as values, spans, and callers that may die.
+
+Errors raised on purpose travel as values, so that a client's mistake does not fill the logs with tracebacks.
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+
+from deployments.config import TracingConfig
+from deployments.errors import SluiceError, WorkCancelled
+from deployments.observability.spans import NO_SPAN, Tracer
+from deployments.observability.tracing import open_tracer
+from deployments.serving.caller_watch import CallerWatch
+from deployments.serving.span_attributes import describe
+
+CARRIER = "trace_carrier"
+"""Keyword of a stage call under which the trace of the request travels, if it has one."""
+
+CALLER = "caller_name"
+"""Keyword under which the name of the replica that calls travels, where Ray would not tell of its death."""
+
+P = ParamSpec("P")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailure:
+    """An error raised on purpose, on its way from a stage to its caller."""
+
+    error: SluiceError
+
+
+def _lives(replica: str) -> bool:
+    try:
+        ray.get_actor(replica, namespace="serve")
+    except ValueError:
+        return False
+    except RayError:
+        return True  # nobody can tell now
+    return True
+
+
+_callers = CallerWatch(_lives)
+
+
+def replica_tracer(config: TracingConfig) -> Tracer:
+    """A tracer whose spans say which replica made them; for a deployment's `tracer`."""
+    if config.otlp_endpoint is None:
+        return open_tracer(config, {})  # there is no replica where a deployment's class is used without Ray
+    replica = serve.get_replica_context()
+    own = {
+        "service.instance.id": replica.replica_id.unique_id,
+        "sluice.deployment": replica.deployment,
+        "ray.node.id": ray.get_runtime_context().get_node_id(),
+    }
+    return open_tracer(config, own)
+
+
+def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, AsyncGenerator[V, None]]:
+    """Every method that a `Stage` calls wears this.
+
+    A `SluiceError` that it raises is yielded as a `StageFailure`. When the request is traced, its work is a span of the
+    deployment's `tracer`. When the replica that called dies, its work is cancelled.
+    """
+
+    @functools.wraps(method)
+    async def answering(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
+        carrier: Any = kwargs.pop(CARRIER, None)
+        caller: Any = kwargs.pop(CALLER, None)
+        deployment: Any = args[0]
+        span = NO_SPAN if carrier is None else deployment.tracer.begin(method.__qualname__, carrier)
+        try:
+            with _callers.working_for(caller):
+                async with aclosing(method(*args, **kwargs)) as values:
+                    async for value in values:
+                        if carrier is not None:
+                            describe(span, value)
+                        yield value
+        except SluiceError as error:
+            span.fail(error.code)
+            yield StageFailure(error)
+        except (asyncio.CancelledError, GeneratorExit):
+            span.fail(WorkCancelled.code)
+            raise
+        except Exception as error:
+            span.fail(type(error).__name__)
+            raise
+        finally:
+            span.end()
+
+    return answering

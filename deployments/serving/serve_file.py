@@ -1,0 +1,133 @@
+"""A Serve config file, read and held against what Ray and the application know: each of its keys is read by somebody.
+
+Ray's own schema takes unknown keys silently: with `http_option:` in place of `http_options:` it listens on its own
+defaults, and with `max_ongoing_request:` it bounds nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, ControllerOptions
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    LoggingConfig,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+    gRPCOptionsSchema,
+)
+
+from deployments.config import AppConfig
+from deployments.startup.settings import WrongSetting, read_settings, said_of, unknown
+
+Tree = dict[str, Any]
+
+STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
+"""Names of the deployments that `graph.build` binds."""
+OWN_BUILDER = "graph:build"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeFile:
+    """A file without mistakes."""
+
+    tree: Tree
+    """As Ray takes it."""
+    application: str
+    """Name of the application that is ours."""
+    args: AppConfig
+
+
+def read_serve_file(path: Path) -> ServeFile:
+    """Read and check the file at `path`. Raises `WrongSetting`."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WrongSetting(f"the config file {str(path)!r} can't be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" near line {mark.line + 1}"
+        raise WrongSetting(f"the config file {str(path)!r} is no YAML{where}") from None
+    return check_tree(tree)
+
+
+def check_tree(tree: object) -> ServeFile:
+    """Check what a file holds. Raises `WrongSetting` for the first thing that would not do what it says."""
+    if not isinstance(tree, dict):
+        raise WrongSetting("the config file is no mapping of keys to values")
+    for where, level, known in _levels(tree):
+        if not isinstance(level, Mapping):
+            raise WrongSetting(f"{where or 'the file'} must be a mapping of keys to values")
+        for key in level:
+            if key not in known:
+                raise WrongSetting(unknown(str(key), where, known))
+    ours = [app for app in _applications(tree) if app.get("import_path") == OWN_BUILDER]
+    if len(ours) != 1:
+        raise WrongSetting(f"the file must have one application with `import_path: {OWN_BUILDER}`, and has {len(ours)}")
+    _check_deployments(ours[0])
+    args = read_settings(ours[0].get("args") or {})
+    try:
+        ServeDeploySchema.model_validate(tree)
+    except ValidationError as error:
+        raise WrongSetting(said_of(error, ServeDeploySchema, "")) from None
+    return ServeFile(tree, str(ours[0].get("name", "default")), args)
+
+
+def num_gpus(file: ServeFile) -> float:
+    """What each replica of the model asks Ray for."""
+    (application,) = [app for app in _applications(file.tree) if app.get("import_path") == OWN_BUILDER]
+    for entry in application.get("deployments") or ():
+        if entry["name"] == "Model":
+            return float((entry.get("ray_actor_options") or {}).get("num_gpus") or 0)
+    return 0.0
+
+
+def _check_deployments(application: Tree) -> None:
+    for entry in application.get("deployments") or ():
+        name = str(entry.get("name"))
+        if name not in STAGES:
+            raise WrongSetting(unknown(name, "deployments", STAGES).replace("key", "name"))
+        scaling = entry.get("autoscaling_config")
+        if isinstance(scaling, Mapping):
+            try:
+                AutoscalingConfig(**scaling)  # the schema takes min_replicas > max_replicas
+            except (ValidationError, ValueError) as error:
+                said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                where = f"deployments.{name}.autoscaling_config"
+                raise WrongSetting(f"{where}: {said.removeprefix('Value error, ')}") from None
+
+
+def _applications(tree: Tree) -> list[Tree]:
+    applications = tree.get("applications")
+    if not isinstance(applications, list) or not all(isinstance(app, dict) for app in applications):
+        raise WrongSetting("the file must have a list `applications`")
+    return applications
+
+
+def _levels(tree: Tree) -> Iterator[tuple[str, Any, Any]]:
+    """(where, mapping, names of the keys that somebody reads there), from the top down."""
+    yield "", tree, ServeDeploySchema.model_fields
+    for name, schema in (
+        ("http_options", HTTPOptionsSchema),
+        ("grpc_options", gRPCOptionsSchema),
+        ("logging_config", LoggingConfig),
+        ("controller_options", ControllerOptions),
+    ):
+        yield name, tree.get(name) or {}, schema.model_fields
+    for application in _applications(tree):
+        where = f"applications.{application.get('name', 'default')}"
+        yield where, application, ServeApplicationSchema.model_fields
+        yield f"{where}.logging_config", application.get("logging_config") or {}, LoggingConfig.model_fields
+        for entry in application.get("deployments") or ():
+            at = f"deployments.{entry.get('name')}" if isinstance(entry, dict) else "deployments"
+            yield at, entry, DeploymentSchema.model_fields
+            scaling = entry.get("autoscaling_config")
+            scaling = scaling if isinstance(scaling, dict) else {}
+            yield f"{at}.autoscaling_config", scaling, AutoscalingConfig.model_fields
+            yield f"{at}.autoscaling_config.policy", scaling.get("policy") or {}, AutoscalingPolicy.model_fields
+            yield f"{at}.ray_actor_options", entry.get("ray_actor_options") or {}, RayActorOptionsSchema.model_fields

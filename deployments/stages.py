@@ -1,0 +1,175 @@
+"""The doors between processes: what each stage is asked, what it answers, on both sides of the call.
+
+A stage has two sides here. Its callers hold a door (`MediaFetching`, `VideoDecoding`, ...): typed methods over a
+`StageClient`, which carries a call by the method's name; Ray's client and the tests' fakes are such clients. Its
+replicas keep to a protocol (`MediaFetcherReplica`, ...): a deployment whose parameters are not the door's is a type
+error. What a call is named and in which order its arguments go stands in the door's method, below the replica's.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NewType, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.core.deadline import Deadline
+from deployments.types import (
+    Chat,
+    DecodedVideo,
+    Fetched,
+    GenerateChunk,
+    MediaInput,
+    MediaItem,
+    MediaProfile,
+    Payload,
+    Prepared,
+    SamplingParams,
+    VideoTask,
+)
+
+TensorRef = NewType("TensorRef", object)
+"""A payload in shared memory. Rooms hand it on; only `serving/` knows what it is."""
+
+M = TypeVar("M")
+Bytes = NDArray[np.uint8]
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult(Generic[M]):
+    """Answer of a stage: its metadata by value, its payload by reference, and the seconds that the call took in all."""
+
+    meta: M
+    payload: TensorRef | None
+    seconds: float
+
+
+class StageClient(Protocol):
+    """How calls travel: `serving.client.Stage` in the application, a fake in tests."""
+
+    async def call(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        payloads: Sequence[TensorRef] = (),
+        answer_has_payload: bool = True,
+    ) -> StageResult[Any]:
+        """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`.
+
+        A call without payloads whose answer can't have one either (`answer_has_payload` False) costs much less.
+        """
+        ...
+
+    def stream(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> AsyncGenerator[Any, None]:
+        """The values that the method yields. Closing it cancels the work; raises as `call` does."""
+        ...
+
+
+class _Door:
+    def __init__(self, client: StageClient) -> None:
+        self._client = client
+
+
+class MediaFetcherReplica(Protocol):
+    def fetch(
+        self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
+    ) -> AsyncGenerator[Fetched | Bytes, None]: ...
+
+
+class MediaFetching(_Door):
+    async def fetch(self, deadline: Deadline, item: MediaItem, data_url: TensorRef | None) -> StageResult[Fetched]:
+        """The item's bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, which has no other."""
+        payloads = () if data_url is None else (data_url,)
+        return await self._client.call("fetch", deadline, item, payloads=payloads)
+
+
+class VideoDecoderReplica(Protocol):
+    def decode(
+        self, remaining_s: float, task: VideoTask, data: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
+
+    def decode_pictures(
+        self, remaining_s: float, task: VideoTask, *pictures: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
+
+
+class VideoDecoding(_Door):
+    async def decode(self, deadline: Deadline, task: VideoTask, data: TensorRef) -> StageResult[DecodedVideo]:
+        """Frames of a video file; its payload is told at `DecodedVideo`."""
+        return await self._client.call("decode", deadline, task, payloads=(data,))
+
+    async def decode_pictures(
+        self, deadline: Deadline, task: VideoTask, pictures: Sequence[TensorRef]
+    ) -> StageResult[DecodedVideo]:
+        """The same of a list of picture files, in order."""
+        return await self._client.call("decode_pictures", deadline, task, payloads=pictures)
+
+
+class PreprocessorReplica(Protocol):
+    def profile(self, remaining_s: float) -> AsyncGenerator[MediaProfile, None]: ...
+
+    def prepare(
+        self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], *payloads: Payload
+    ) -> AsyncGenerator[Prepared | Tensors, None]: ...
+
+
+class Preprocessing(_Door):
+    async def profile(self, deadline: Deadline) -> MediaProfile:
+        """What the graph must know of the model's processor."""
+        result: StageResult[MediaProfile] = await self._client.call("profile", deadline, answer_has_payload=False)
+        return result.meta
+
+    async def prepare(
+        self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[TensorRef]
+    ) -> StageResult[Prepared]:
+        """Token ids, and the processor's tensors by name if there are media. `payloads`: of `inputs`, in their order,
+        but for those whose pixels go straight to the model."""
+        return await self._client.call(
+            "prepare", deadline, chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
+        )
+
+
+class ModelReplica(Protocol):
+    def generate(
+        self,
+        remaining_s: float,
+        prepared: Prepared,
+        params: SamplingParams,
+        stream: bool,
+        tensors: Tensors | None = None,
+        *clips: Tensors,
+    ) -> AsyncGenerator[GenerateChunk, None]: ...
+
+
+class Generation(_Door):
+    def generate(
+        self,
+        deadline: Deadline,
+        prepared: Prepared,
+        params: SamplingParams,
+        stream: bool,
+        tensors: Sequence[TensorRef],
+    ) -> AsyncGenerator[GenerateChunk, None]:
+        """The answer's chunks. `tensors`: the preprocessor's, then those of clips that went past it."""
+        return self._client.stream("generate", deadline, prepared, params, stream, payloads=tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages behind the ingress."""
+
+    fetcher: MediaFetching
+    decoder: VideoDecoding
+    preprocessor: Preprocessing
+    model: Generation
+
+    @classmethod
+    def over(
+        cls, fetcher: StageClient, decoder: StageClient, preprocessor: StageClient, model: StageClient
+    ) -> "Stages":
+        """The doors over the clients that carry their calls."""
+        return cls(MediaFetching(fetcher), VideoDecoding(decoder), Preprocessing(preprocessor), Generation(model))

@@ -1,0 +1,50 @@
+"""Settings as they stand in a file, to `AppConfig`; what is wrong with them is said in one sentence."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from deployments.config import AppConfig
+
+
+class WrongSetting(ValueError):
+    """A setting with which the application can't start. The message is one sentence and stands alone."""
+
+
+def read_settings(args: Mapping[str, Any], where: str = "args") -> AppConfig:
+    """What stands below `args:`, checked. Raises `WrongSetting` for the first thing that is wrong."""
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        raise WrongSetting(said_of(error, AppConfig, where)) from None
+
+
+def said_of(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """The first mistake that pydantic found in a tree for `model`; `where` is the tree's own place in the file."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    place = ".".join([where, *path] if where else path)
+    if first["type"] == "extra_forbidden":
+        section = _section(model, path[:-1])
+        return unknown(path[-1], place.rpartition(".")[0], section.model_fields)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message[:1].lower()}{message[1:]}"
+
+
+def unknown(key: str, where: str, known: Iterable[str]) -> str:
+    """The sentence for a key that nobody reads, with the one that was probably meant."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return f"{where or 'the file'} has an unknown key {key!r}: {hint}"
+
+
+def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
+    for name in path:
+        annotation = model.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return model

@@ -1,0 +1,209 @@
+"""Stages that answer from memory, and the API around them; no Ray."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+
+from deployments.config import AppConfig
+from deployments.core.deadline import Deadline
+from deployments.ingress.app import Api
+from deployments.observability.metrics import RecordingSink
+from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
+from deployments.stages import StageResult, Stages, TensorRef
+from deployments.types import (
+    Chat,
+    DecodedVideo,
+    Fetched,
+    FrameSampling,
+    GenerateChunk,
+    GenerateTimes,
+    MediaInput,
+    MediaItem,
+    MediaKind,
+    MediaProfile,
+    Prepared,
+    SamplingParams,
+    TokenCounts,
+    TokenDelta,
+    VideoTask,
+)
+
+PROFILE = MediaProfile(
+    model="demo",
+    modalities=frozenset(MediaKind),
+    context_length=4096,
+    sampling=FrameSampling(num_frames=None, fps=2.0, max_frames=64, min_frames=4),
+    resize=None,
+    audio_rate_hz=16_000,
+    max_audio_s=30.0,
+    audio_in_video=True,
+)
+VIDEO = DecodedVideo(25.0, 2.0, 50, (0, 25), (0.0, 1.0), 36, 64, 0, "fake", 0, 0.001)
+TIMES = GenerateTimes(0.001, 0.002, 0.003, 0.004)
+
+
+@dataclass
+class Call:
+    method: str
+    args: tuple[Any, ...]
+    payloads: list[Any]
+    remaining_s: float
+    carrier: Carrier | None = field(default_factory=current_carrier)
+    """What the call was told of the request's trace."""
+
+
+@dataclass
+class FakeStage:
+    """Answers by `answers[method](*args)`; may be told to fail, to wait, and counts who is inside."""
+
+    answers: dict[str, Callable[..., tuple[Any, Any]]] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    inside: int = 0
+    cancelled: int = 0
+
+    async def call(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        payloads: Sequence[TensorRef] = (),
+        answer_has_payload: bool = True,
+    ) -> StageResult[Any]:
+        deadline.check()
+        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s()))
+        self.inside += 1
+        try:
+            await self._wait(deadline)
+            meta, payload = self.answers[method](*args)
+            assert answer_has_payload or payload is None
+            return StageResult(meta, payload, 0.001)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+
+    async def _wait(self, deadline: Deadline) -> None:
+        await asyncio.sleep(0)
+        if self.gate is not None:
+            try:
+                await asyncio.wait_for(self.gate.wait(), deadline.remaining_s())
+            except TimeoutError:
+                deadline.check()
+
+
+@dataclass
+class FakeModel(FakeStage):
+    """Streams `chunks`; after the first one it waits for `gate`."""
+
+    chunks: list[GenerateChunk | Exception] = field(default_factory=list)
+
+    async def stream(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> AsyncGenerator[Any, None]:
+        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s()))
+        self.inside += 1
+        try:
+            for number, chunk in enumerate(self.chunks):
+                if number == 1:
+                    await self._wait(deadline)
+                if isinstance(chunk, Exception):
+                    raise chunk
+                yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+
+
+def fetched(item: MediaItem) -> tuple[Fetched, object]:
+    container = {MediaKind.IMAGE: "png", MediaKind.VIDEO: "mp4", MediaKind.AUDIO: "wav"}[item.kind]
+    return Fetched(item.kind, container, 1000, item.url, 0.001), f"bytes of {item.label}"
+
+
+def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, object]:
+    kinds = [item.kind for item in media]
+    counts = TokenCounts(
+        10, 5 * kinds.count(MediaKind.IMAGE), 7 * kinds.count(MediaKind.VIDEO), 3 * kinds.count(MediaKind.AUDIO)
+    )
+    tensors = "tensors" if media else None
+    return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
+
+
+def hello() -> list[GenerateChunk | Exception]:
+    return [
+        GenerateChunk((TokenDelta(0, "Hel", 1),)),
+        GenerateChunk((TokenDelta(0, "lo", 2, finish_reason="stop"),), TIMES),
+    ]
+
+
+class FakeApplication:
+    """An `Api` over fake stages, with what they were asked."""
+
+    def __init__(
+        self, config: AppConfig | None = None, *, media_bytes: int = 2**30, tracer: Tracer = NO_TRACER
+    ) -> None:
+        self.config = config or AppConfig()
+        self.fetcher = FakeStage({"fetch": fetched})
+        self.decoder = FakeStage(
+            {"decode": lambda task: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
+        )
+        self.preprocessor = FakeStage({"profile": lambda: (PROFILE, None), "prepare": prepared})
+        self.model = FakeModel(chunks=hello())
+        self.metrics = RecordingSink()
+        self.shared: list[bytes] = []
+        stages = Stages.over(self.fetcher, self.decoder, self.preprocessor, self.model)
+        self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes, tracer=tracer)
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self.api, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://sluice", **options) as client:
+            yield client
+
+    async def chat(
+        self, content: object = "hi", headers: dict[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
+        """One request whose only message holds `content`."""
+        body = {"model": "demo", "messages": [{"role": "user", "content": content}], **fields}
+        async with self.client() as client:
+            return await client.post("/v1/chat/completions", json=body, headers=headers)
+
+    @property
+    def params(self) -> SamplingParams:
+        """What the model was told last."""
+        params = self.model.calls[-1].args[1]
+        assert isinstance(params, SamplingParams)
+        return params
+
+    @property
+    def conversation(self) -> Chat:
+        """What the preprocessor was told last."""
+        chat = self.preprocessor.calls[-1].args[0]
+        assert isinstance(chat, Chat)
+        return chat
+
+    @property
+    def video_task(self) -> VideoTask:
+        task = self.decoder.calls[-1].args[0]
+        assert isinstance(task, VideoTask)
+        return task
+
+    def _put(self, array: Any) -> TensorRef:
+        self.shared.append(array.tobytes())
+        return TensorRef(f"shared {len(self.shared) - 1}")
+
+    @staticmethod
+    def _pictures(task: VideoTask) -> tuple[Any, Any]:
+        return VIDEO, f"frames of {task.label}"
+
+    @staticmethod
+    async def _metrics_text() -> bytes:
+        return b"# TYPE ray_sluice_requests counter\n"
