@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-PART = 512
+PART = 256
 """Keys of a part."""
 _TILE = 16
 """Parts that are merged at once."""
@@ -29,8 +29,9 @@ def attend_parts(
     PAGE: tl.constexpr, PART: tl.constexpr, BLOCK: tl.constexpr, CAPPED: tl.constexpr,
     G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
 ):  # fmt: skip
-    """Keys `part * PART` and on of one row. `scale` is in units of log 2; rows of length 0 and parts before the window
-    are left out."""
+    """Keys `part * PART` and on of one row; rows of length 0 and parts before the window are left out. Scores are
+    logarithms to base 2: times log2(e), which is part of `scale`, with CAPPED of `softcap`; `scale` is divided by the
+    plain one then."""
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(lengths + row)
     low = tl.maximum(length - window, 0)
@@ -63,7 +64,7 @@ def attend_parts(
             )
             scores = tl.dot(q, k, input_precision="ieee") * scale
             if CAPPED:
-                scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
+                scores = softcap * (2.0 * tl.sigmoid(2.0 * scores) - 1.0)
             scores = tl.where(seen[None, :], scores, float("-inf"))
             new = tl.maximum(most, tl.max(scores, 1))
             weights = tl.exp2(scores - new[:, None])
@@ -140,10 +141,13 @@ def paged_decode(
     dim_padded = max(16, triton.next_power_of_2(dim))
     part_out = query_RHD.new_empty((rows, kv_heads, parts, groups, dim), dtype=torch.float32)
     part_lse = query_RHD.new_empty((rows, kv_heads, parts, groups), dtype=torch.float32)
-    to_log2 = 1.0 if softcap else _LOG2_E
+    if softcap is not None:
+        scale, softcap = scale / softcap, softcap * _LOG2_E
+    else:
+        scale = scale * _LOG2_E
     attend_parts[(rows, kv_heads, parts)](
         query_RHD, keys_TKD, values_TKD, tables_RP, lengths_R, part_out, part_lse,
-        scale * to_log2, softcap or 0.0, window or _NO_WINDOW,
+        scale, softcap or 0.0, window or _NO_WINDOW,
         query_RHD.stride(0), query_RHD.stride(1), keys_TKD.stride(0), keys_TKD.stride(1), values_TKD.stride(0),
         values_TKD.stride(1), tables_RP.stride(0), parts,
         PAGE=page_size, PART=part, CAPPED=softcap is not None,

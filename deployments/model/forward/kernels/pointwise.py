@@ -1,7 +1,7 @@
 """What stands between matrix products, a kernel each: norms, rotary embedding, gated activation, writing to the store.
 
 They round where transformers' own statements round, so that a fused model differs from the plain one by the order of
-sums alone.
+sums, and by a product and a sum that a card does as one.
 
 Shape legend: N tokens, H query heads, K key/value heads, D width of a row, F width of a gate.
 """
@@ -113,7 +113,7 @@ def store_tokens(
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """RMS norm over the last axis of [..., D]; heads [1, N, H, D] of one row may be strided, others are copied."""
+    """RMS norm over the last axis of [..., D]; of heads [1, N, H, D], which may be strided, or of contiguous rows."""
     width = x.shape[-1]
     if x.ndim == 4 and len(x) == 1 and x.stride(-1) == 1:
         tokens, heads, (x_token, x_head) = x.shape[1], x.shape[2], x.stride()[1:3]
