@@ -12,13 +12,22 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest
-from deployments.ingress.openai.chat_request import GenerationRequest
-from deployments.ingress.openai.content_parts import ItemPlan
 from deployments.ingress.pipeline.costs import item_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
+from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import StageClient, StageResult, TensorRef
-from deployments.types import DecodedVideo, GenerateChunk, MediaInput, MediaKind, MediaProfile, Prepared, VideoTask
+from deployments.types import (
+    Chat,
+    DecodedVideo,
+    GenerateChunk,
+    MediaInput,
+    MediaKind,
+    MediaProfile,
+    PlainPrompt,
+    Prepared,
+    VideoTask,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +92,14 @@ class Pipeline:
         clips = [ref for media, ref in loaded if media.label in at_model]
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+        if isinstance(request.prompt, PlainPrompt):
+            plain: StageResult[Prepared] = await self._stages.preprocessor.call(
+                "continue_text", limited, request.prompt, answer_has_payload=False
+            )
+            progress.timings.note("preprocess", plain.seconds, worked_s=plain.meta.prepare_s)
+            return ReadyPrompt(plain.meta, [], {})
         result: StageResult[Prepared] = await self._stages.preprocessor.call(
-            "prepare", limited, request.chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
+            "prepare", limited, request.prompt, inputs, payloads=payloads, answer_has_payload=bool(inputs)
         )
         progress.timings.note("preprocess", result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
@@ -100,6 +115,14 @@ class Pipeline:
             "generate", limited, prompt.prepared, request.params, request.stream, payloads=prompt.tensors
         )
 
+    async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
+        """The text of tokens. Raises `BadRequest` for a number that is none."""
+        limited = deadline.capped(self._config.preprocessor.timeout_s, "preprocessor")
+        text: str = (
+            await self._stages.preprocessor.call("detokenize", limited, token_ids, answer_has_payload=False)
+        ).meta
+        return text
+
     def check_health(self) -> None:
         self._loader.check_health()
 
@@ -111,11 +134,12 @@ class Pipeline:
             raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
         if item.kind != MediaKind.VIDEO:
             return ItemTask(item, None)
-        hears = request.chat.use_audio_in_video and not item.is_list
+        assert isinstance(request.prompt, Chat), "plain prompts have no items"
+        hears = request.prompt.use_audio_in_video and not item.is_list
         if hears and not profile.audio_in_video:
             raise BadRequest("this model does not listen to videos", param="use_audio_in_video")
         # A request's own pixel limits replace the rule that the profile was derived from.
-        resize = profile.resize if self._config.decoder.resize and not request.chat.processor_kwargs else None
+        resize = profile.resize if self._config.decoder.resize and not request.prompt.processor_kwargs else None
         patches = profile.patches if resize is not None and not hears else None
         sampling = frame_sampling(item, request.frames, self._config.decoder, profile)
         rate_hz = profile.audio_rate_hz if hears else None

@@ -10,6 +10,8 @@ import orjson
 from deployments.ingress.tools.parser import CallArguments, CallStart, ToolEvent
 
 ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
+_KEYS = ARGUMENT_KEYS | {"name", "type", "id"}
+"""An object that begins with other keys is no call, and need not be held back."""
 
 
 class _At(Enum):
@@ -123,7 +125,8 @@ class JsonCall:
         elif char == "\\":
             self._escaped = True
         elif char == '"' and self._at is _At.IN_KEY:
-            self._key, self._at = self._string(self._place + 1), _At.COLON
+            self._key = self._string(self._place + 1)
+            self._at = _At.COLON if self._announced or self._key in _KEYS else _At.FAILED
         elif char == '"':
             self._close_string(self._place + 1)
 
