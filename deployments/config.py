@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from deployments.types import ToolFormat
+
 MIB = 2**20
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -272,6 +274,8 @@ class AppConfig(Section):
     """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
+    tool_format: ToolFormat | None = None
+    """How the model writes calls of tools; None: as its chat template writes those of earlier answers."""
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
     ingress: IngressConfig = IngressConfig()

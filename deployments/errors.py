@@ -11,6 +11,7 @@
     │   ├── ModelNotFound          404
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
     │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
+    │   ├── UnsupportedMediaType   415  a body that is not declared as what is read here
     │   └── Overloaded             429  no room now; `retry_after_s` says when to come back
     ├── ServerError              5xx: the client can only retry
     │   ├── InternalError          500  a defect or a lack of memory, descriptors
@@ -100,6 +101,11 @@ class TooLarge(RequestError):
 class UnsupportedCodec(RequestError):
     status = 415
     code = "unsupported_codec"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class Overloaded(RequestError):

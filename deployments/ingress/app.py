@@ -33,6 +33,7 @@ from deployments.errors import (
     shown,
 )
 from deployments.ingress.admission.admission import Admission
+from deployments.ingress.generation import Generation
 from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import ClientGone, Exchange, request_id
@@ -171,7 +172,10 @@ class Api:
             log_exchange(exchange, route)
 
     def _build(self) -> list[Route]:
-        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness)
+        generation = Generation(
+            self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness
+        )
+        chat = generation.app(ChatCompletions(self._config))
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [  # looked through in this order for each request
             Route("/v1/chat/completions", chat, methods=["POST"]),

@@ -5,14 +5,16 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import ContextTooLong
+from deployments.errors import BadRequest, ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
 from deployments.preprocessor.handoff import Handoff, find_handoff
@@ -23,6 +25,7 @@ from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
+from deployments.preprocessor.template import special_marks
 from deployments.types import (
     Chat,
     ChatMessage,
@@ -31,6 +34,7 @@ from deployments.types import (
     MediaKind,
     MediaProfile,
     Payload,
+    PlainPrompt,
     Prepared,
     TokenCounts,
 )
@@ -45,17 +49,56 @@ class Preparation:
         torch.set_num_threads(config.preprocessor.threads)
         processor, tokenizer = checkpoint.processor, checkpoint.tokenizer
         self._config = config.preprocessor
-        self._prompts = PromptRenderer(processor, tokenizer)
+        self._prompts = PromptRenderer(processor, tokenizer, config.tool_format)
         self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
         self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
+        self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(frozenset().union(*self._tokens.values()))))
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
         for number in range(self._config.workers):
             own = copy.deepcopy(processor) if number else processor
             self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
         patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
         self._reader = MediaReader(self._config, self._family, patches)
-        self.profile: MediaProfile = media_profile(checkpoint, self._family, patches, config)
+        self.profile: MediaProfile = replace(
+            media_profile(checkpoint, self._family, patches, config),
+            tool_format=self._prompts.abilities.tool_format,
+            special_marks=special_marks(tokenizer),
+        )
+        self._tokenizer = tokenizer
+
+    def continue_text(self, deadline: Deadline, prompt: PlainPrompt) -> Prepared:
+        """What `Model.generate` takes of a text without a conversation. Raises `ContextTooLong`, `BadRequest`."""
+        started = time.monotonic()
+        deadline.check()
+        ids = self._token_ids(prompt)
+        self._check_context(len(ids), prompt.max_new_tokens, "prompt")
+        counts = TokenCounts(text=len(ids))
+        return Prepared(ids, counts, None, use_audio_in_video=False, prepare_s=time.monotonic() - started)
+
+    def detokenize(self, token_ids: tuple[int, ...]) -> str:
+        """Raises `BadRequest` for a number that is no token."""
+        self._check_ids(token_ids, "tokens")
+        with self._borrowed() as processor:
+            return str(processor.tokenizer.decode(list(token_ids)))
+
+    def _token_ids(self, prompt: PlainPrompt) -> NDArray[np.int32]:
+        if prompt.token_ids is not None:
+            self._check_ids(prompt.token_ids, "prompt")
+            ids = np.array(prompt.token_ids, np.int32)
+        else:
+            with self._borrowed() as processor:
+                ids = processor.tokenize(self._prompts.plain(prompt.text))
+        if not len(ids):
+            raise BadRequest("the prompt has no tokens", param="prompt")
+        if any((ids == token_id).any() for token_id in self._media_ids):
+            raise BadRequest("the prompt holds a placeholder of a media item", param="prompt")
+        return ids
+
+    def _check_ids(self, token_ids: tuple[int, ...], param: str) -> None:
+        size = len(self._tokenizer)
+        if not all(0 <= token_id < size for token_id in token_ids):
+            raise BadRequest(f"`{param}` holds a number that is no token; the vocabulary has {size}", param=param)
 
     def prepare(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
@@ -79,13 +122,14 @@ class Preparation:
                 expanded = processor.expand(prompt, media, sizes, raw_pixels=norm is not None)
             else:
                 expanded = Expanded(processor.tokenize(prompt), {}, ())
-        self._check_context(len(expanded.token_ids), chat)
+        self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
             pixel_norm=norm,
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
+            thinking=prompt.thinking,
         )
         return prepared, expanded.tensors if inputs else None
 
@@ -108,11 +152,12 @@ class Preparation:
     def _counts(self, expanded: Expanded) -> TokenCounts:
         return count_tokens(len(expanded.token_ids), expanded.replacements, self._tokens)
 
-    def _check_context(self, prompt_tokens: int, chat: Chat) -> None:
-        limit, answer = self.profile.context_length, chat.max_new_tokens or 1
+    def _check_context(self, prompt_tokens: int, max_new_tokens: int | None, param: str) -> None:
+        """The words are those by which clients recognise that they must shorten the conversation."""
+        limit, answer = self.profile.context_length, 1 if max_new_tokens is None else max_new_tokens
         if prompt_tokens + answer > limit:
             raise ContextTooLong(
-                f"the prompt has {prompt_tokens} tokens and the answer at least needs room for {answer}: "
-                f"{prompt_tokens + answer} in all, the model's context holds {limit}",
-                param="messages",
+                f"this model's maximum context length is {limit} tokens, however you requested "
+                f"{prompt_tokens + answer}: {prompt_tokens} in the {param} and {answer} for the answer",
+                param=param if prompt_tokens >= limit else "max_tokens",
             )

@@ -12,7 +12,7 @@ from deployments.core.executor import StageExecutor
 from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared, StageName
+from deployments.types import Chat, MediaInput, MediaProfile, Payload, PlainPrompt, Prepared, StageName
 
 STAGE = StageName.PREPROCESS
 
@@ -41,6 +41,16 @@ class PreprocessStage:
             self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
         return prepared, tensors
+
+    async def continue_text(self, remaining_s: float, prompt: PlainPrompt) -> Prepared:
+        """Within `remaining_s`; otherwise as `Preparation.continue_text`."""
+        deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        return await self._executor.run(deadline, self._preparation.continue_text, deadline, prompt)
+
+    async def detokenize(self, remaining_s: float, token_ids: tuple[int, ...]) -> str:
+        """Within `remaining_s`; otherwise as `Preparation.detokenize`."""
+        deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        return await self._executor.run(deadline, self._preparation.detokenize, token_ids)
 
     def check_health(self) -> None:
         """Raise `InternalError` when a thread doesn't stop although it had to."""

@@ -14,9 +14,9 @@ from deployments.errors import Overloaded
 from deployments.ingress.admission.admission import Admission, media_share
 from deployments.ingress.admission.lane import AdmissionQueue, Lease
 from deployments.ingress.http.loop_lag import watch_loop_lag
-from deployments.ingress.openai.content_parts import ItemPlan, Source
-from deployments.ingress.openai.schema import FrameOptions
 from deployments.ingress.pipeline.costs import CHANNELS, COPIES, item_bytes
+from deployments.ingress.request import ItemPlan, Source
+from deployments.ingress.wire import FrameOptions
 from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind, MediaProfile, PatchRule, ResizeRule
 from tests.support.fakes import PROFILE, FakeApplication

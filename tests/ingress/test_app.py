@@ -140,14 +140,18 @@ async def test_a_body_that_declares_nothing_is_counted() -> None:
             yield b"x" * 100
 
     async with app.client() as client:
-        response = await client.post("/v1/chat/completions", content=endless())
+        response = await client.post(
+            "/v1/chat/completions", content=endless(), headers={"content-type": "application/json"}
+        )
     assert response.status_code == 413
 
 
 async def test_broken_json_is_refused() -> None:
     async with FakeApplication().client() as client:
         for raw in (b"{", b"[]", b'"x"', b""):
-            response = await client.post("/v1/chat/completions", content=raw)
+            response = await client.post(
+                "/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
+            )
             assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deployments.errors import BadRequest, TooLarge
 from deployments.ingress.http.body import (
-    AUDIO_PREFIX,
     CUT_CHARS,
+    DATA_PREFIX,
     MAX_DATA_STRINGS,
     MAX_VALUES,
     Body,
@@ -84,7 +84,7 @@ def test_the_scheme_of_a_data_url_may_be_in_capitals() -> None:
 def test_bare_base64_of_input_audio_becomes_a_data_url() -> None:
     sound = "QUJD" * CUT_CHARS
     body = scan(json.dumps({"input_audio": {"data": sound, "format": "wav"}}).encode())
-    assert [bytes(cut) for cut in body.cuts.values()] == [AUDIO_PREFIX + sound.encode()]
+    assert [bytes(cut) for cut in body.cuts.values()] == [DATA_PREFIX + sound.encode()]
 
 
 @pytest.mark.parametrize("pieces", [[1], [7], [10**6]])

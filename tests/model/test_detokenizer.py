@@ -14,6 +14,10 @@ def _bytes_decode(ids):
     return bytes(ids).decode("utf-8", errors="replace")
 
 
+def _piece(token_id):
+    return bytes([token_id]).decode("utf-8", errors="replace"), bytes([token_id])
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ufffd")))
 def test_text_comes_out_whole_and_in_whole_characters(text):
     detokenizer = Detokenizer(_bytes_decode)
@@ -53,7 +57,7 @@ def _tokens(text, finish="length"):
 
 
 def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
-    answer = Answer(_bytes_decode, SamplingParams(stop=("END",)))
+    answer = Answer(_bytes_decode, SamplingParams(stop=("END",)), _piece)
     first = answer.deltas(_tokens("one E", finish=None))
     second = answer.deltas(_tokens("ND and more"))
     assert [delta.text for delta in (*first, *second)] == ["one ", ""]
@@ -63,13 +67,13 @@ def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
 
 
 def test_stop_token_is_counted_but_has_no_text():
-    answer = Answer(_bytes_decode, SamplingParams())
+    answer = Answer(_bytes_decode, SamplingParams(), _piece)
     (delta,) = answer.deltas(_tokens("ab", finish="stop"))
     assert (delta.text, delta.num_tokens, delta.finish_reason) == ("a", 2, "stop")
 
 
 def test_choices_are_told_apart():
-    answer = Answer(_bytes_decode, SamplingParams(n=2))
+    answer = Answer(_bytes_decode, SamplingParams(n=2), _piece)
     deltas = answer.deltas([(0, Token(97), None), (1, Token(98), "length"), (0, Token(99), None)])
     assert [(delta.index, delta.text, delta.finish_reason) for delta in deltas] == [(0, "ac", None), (1, "b", "length")]
     assert not answer.finished

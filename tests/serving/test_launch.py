@@ -1,4 +1,4 @@
-"""`sluice serve` as a user starts and stops it: one line when it is ready, one sentence when it can't be, no cut answers."""
+"""`sluice serve` as users start and stop it: one line when it is ready, one sentence when it can't be, nothing cut."""
 
 import json
 import os

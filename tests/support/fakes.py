@@ -26,6 +26,7 @@ from deployments.types import (
     MediaItem,
     MediaKind,
     MediaProfile,
+    PlainPrompt,
     Prepared,
     SamplingParams,
     TokenCounts,
@@ -137,6 +138,11 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
 
 
+def continued(prompt: PlainPrompt) -> tuple[Prepared, None]:
+    length = len(prompt.text) if prompt.token_ids is None else len(prompt.token_ids)
+    return Prepared(np.arange(length, dtype=np.int32), TokenCounts(length), None, False, 0.001), None
+
+
 def hello() -> list[GenerateChunk | Exception]:
     return [
         GenerateChunk((TokenDelta(0, "Hel", 1),)),
@@ -161,7 +167,9 @@ class FakeApplication:
         self.decoder = FakeStage(
             {"decode": lambda task: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
         )
-        self.preprocessor = FakeStage({"profile": lambda: (PROFILE, None), "prepare": prepared})
+        self.preprocessor = FakeStage(
+            {"profile": lambda: (PROFILE, None), "prepare": prepared, "continue_text": continued}
+        )
         self.model = FakeModel(chunks=hello())
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []

@@ -26,7 +26,7 @@ MAX_DATA_STRINGS = 2048
 MAX_VALUES = 20_000
 """Values outside strings that are parsed in one go; what few bytes a value takes, its object takes many."""
 VALUES_BETWEEN_YIELDS = 2000
-AUDIO_PREFIX = b"data:;base64,"
+DATA_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
 _START = re.compile(rb'"(?:[dD][aA][tT][aA]:|data"\s{0,8}:\s{0,8}")')
@@ -175,7 +175,7 @@ class BodyScanner:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
             bare = self._is_key_data and self._string[:5].lower() != b"data:"
-            self._cut = bytearray(AUDIO_PREFIX if bare else b"")
+            self._cut = bytearray(DATA_PREFIX if bare else b"")
         if self._string.find(b"\\", 0, length) < 0:
             self._cut += memoryview(self._string)[:length]
         else:

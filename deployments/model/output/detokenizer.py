@@ -46,16 +46,19 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
+        self.found: str | None = None
+        """The stop string that has ended the text."""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Text that may go out, and whether a stop string has ended it."""
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
+            place, self.found = min(found)
             self._held = ""
-            return text[: min(found)], True
+            return text[:place], True
         keep = max(self._overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
