@@ -29,7 +29,7 @@ def middlewares() -> list[Middleware]:
 
 
 class OpenAIErrors:
-    """Around the proxy: an error of its own, plain text, becomes `{"error": {...}}`; the application's stay as they are."""
+    """Around the proxy: its own errors, plain text, become `{"error": {...}}`; the application's stay as they are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
