@@ -20,7 +20,7 @@ def drain(application: str, ingress: str, timeout_s: float, hurry: Callable[[], 
     """
     handle = serve.get_deployment_handle(ingress, application)
     give_up = time.monotonic() + timeout_s
-    while running := sum(map(int, handle.broadcast("drain").results(timeout_s=ASK_TIMEOUT_S))):
+    while running := int(sum(handle.broadcast("drain").results(timeout_s=ASK_TIMEOUT_S))):
         if hurry() or time.monotonic() > give_up:
             return running
         time.sleep(POLL_S)

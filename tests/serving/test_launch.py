@@ -1,4 +1,4 @@
-"""`sluice serve` as users start and stop it: one line when it is ready, one sentence when it can't be, nothing cut."""
+"""`sluice serve` as users start and stop it: a line when it is ready, a sentence when it can't be, no cut answers."""
 
 import json
 import os
