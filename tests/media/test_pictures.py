@@ -15,6 +15,8 @@ from PIL import Image, ImageOps
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
 from deployments.media.essentials import jpeg_segments
+from deployments.media.geometry import target_size
+from deployments.media.picture_pixels import MAX_KEPT_PIXELS
 from deployments.media.pictures import decode_picture
 from deployments.types import ResizeRule
 
@@ -297,7 +299,7 @@ def many_scans(count: int) -> NDArray[np.uint8]:
 
 def test_a_progressive_jpeg_has_few_scans() -> None:
     assert decoded(many_scans(20)).shape == (64, 64, 3)
-    with pytest.raises(BadMedia, match="more than 100 scans"):
+    with pytest.raises(BadMedia, match="too many scans: 100"):
         decoded(many_scans(100))
 
 
@@ -349,6 +351,18 @@ def test_a_large_picture_comes_at_a_fraction_of_its_size(mode: str) -> None:
     assert pixels.shape == (800, 1000, 3)
     expected = np.asarray(smooth(1600, 2000).convert(mode).convert("RGB").reduce(2))
     assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("resize", [None, ResizeRule("frame", factor=28, min_pixels=28 * 28, max_pixels=16_000_000)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP"])
+def test_no_picture_is_kept_larger_than_a_model_looks_at(format: str, resize: ResizeRule | None) -> None:
+    image = Image.new("RGB", (5003, 4001), RED)
+    pixels = decoded(encoded(image, format), max_pixels=64_000_000, resize=resize)
+    assert pixels.shape[0] * pixels.shape[1] <= MAX_KEPT_PIXELS
+    assert is_colour(pixels[-1, -1], RED)
+    if resize is not None:
+        wanted = target_size(resize, 1, 4001, 5003)
+        assert target_size(resize, 1, *pixels.shape[:2]) == wanted
 
 
 BUDGET = ResizeRule("frame", factor=28, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 256)
