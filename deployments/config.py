@@ -90,6 +90,12 @@ class IngressConfig(Section):
     """Clients must send one of these as `Authorization: Bearer`; empty, and no file: everyone may come in."""
     api_keys_file: Path | None = None
     """File with further API keys, one a line; read again when it changes."""
+    max_stored_responses: Annotated[int, Field(ge=0)] = 256
+    """Answers of `/v1/responses` that an ingress replica keeps for `previous_response_id`; 0 keeps none."""
+    max_stored_response_bytes: Bytes = 64 * MIB
+    """Their conversations together, as JSON."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages from elsewhere that may ask this server, as `https://app.example.com`, or `*` for all."""
     client_address_header: str | None = None
     """Header of a trusted proxy which holds the client's address, such as `x-forwarded-for`; None: the peer's own."""
 

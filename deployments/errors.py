@@ -9,6 +9,7 @@
     │   │   └── ContextTooLong       400  prompt and answer do not fit the model's context
     │   ├── Unauthorized           401  no or a wrong API key
     │   ├── ModelNotFound          404
+    │   ├── NotFound               404  something else that was named and is not here
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
     │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
     │   ├── UnsupportedMediaType   415  a body that is not declared as what is read here
@@ -91,6 +92,12 @@ class ModelNotFound(RequestError):
     status = 404
     type = "not_found_error"
     code = "model_not_found"
+
+
+class NotFound(RequestError):
+    status = 404
+    type = "not_found_error"
+    code = "not_found"
 
 
 class TooLarge(RequestError):

@@ -3,16 +3,18 @@
 Everything between the two is the same for all of them; see `generation`.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from starlette.responses import Response
 
 from deployments.errors import SluiceError
 from deployments.ingress.http.body import Body
 from deployments.ingress.output.answer import Answer, ChoiceDelta
+from deployments.ingress.pipeline.pipeline import ReadyPrompt
 from deployments.ingress.pipeline.timing import Timings
 from deployments.ingress.request import GenerationRequest
+from deployments.types import MediaProfile
 
 
 class Writer(Protocol):
@@ -35,11 +37,16 @@ class Writer(Protocol):
         ...
 
 
-class Endpoint(Protocol):
-    """One API."""
+class Readable(Protocol):
+    """How the requests of an API are read."""
 
     body_type: str
     """`application/json` or `multipart/form-data`."""
+
+    @property
+    def error_document(self) -> Callable[[SluiceError], dict[str, Any]]:
+        """How the API words errors."""
+        ...
 
     def read(self, body: Body) -> list[GenerationRequest]:
         """The requests in a body: one, but for APIs that take several prompts at once, which do not stream.
@@ -48,4 +55,17 @@ class Endpoint(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class Endpoint(Readable, Protocol):
+    """An API that answers."""
+
     def writer(self, requests: Sequence[GenerationRequest], answers: Sequence[Answer], answer_id: str) -> Writer: ...
+
+
+class CountingEndpoint(Readable, Protocol):
+    """An API that only wants to know how a request reads to the model."""
+
+    def respond(
+        self, requests: Sequence[GenerationRequest], prompt: ReadyPrompt, profile: MediaProfile
+    ) -> Response: ...

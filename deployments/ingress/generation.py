@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.config import AppConfig
@@ -15,7 +16,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge, UnsupportedMediaType, shown
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.admission.lane import Lease
-from deployments.ingress.endpoint import Endpoint, Writer
+from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
 from deployments.ingress.http.body import Body, BodyScanner, read_body
 from deployments.ingress.http.clients import Clients
@@ -61,12 +62,13 @@ class Generation:
         self._metrics = metrics
         self._readiness = readiness
 
-    def app(self, endpoint: Endpoint) -> ASGIApp:
+    def app(self, endpoint: Endpoint | CountingEndpoint) -> ASGIApp:
         """The endpoint as an ASGI application. It raises `SluiceError`s that come before the answer's first byte."""
         return _EndpointApp(self, endpoint)
 
-    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, endpoint: Endpoint | CountingEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = exchange_of(scope)
+        exchange.error_document = endpoint.error_document
         client = self._clients.identify(scope)
         headers = Headers(scope=scope)
         _check_type(headers, endpoint.body_type)
@@ -108,13 +110,29 @@ class Generation:
         except TimeoutError as error:
             raise StageTimeout(STAGE) from error
 
-    async def _answer(self, endpoint: Endpoint, asked: Asked, send: Send) -> None:
+    async def _answer(self, endpoint: Endpoint | CountingEndpoint, asked: Asked, send: Send) -> None:
+        if not isinstance(endpoint, Endpoint):
+            await self._count_tokens(endpoint, asked, send)
+            return
         if len(asked.requests) == 1:
             await self._answer_one(endpoint, asked, asked.requests[0], send)
             return
         answers = await together(self._answer_one(endpoint, asked, request, None) for request in asked.requests)
         writer = endpoint.writer(asked.requests, answers, asked.exchange.id)
         await _complete(asked.exchange, writer, send)
+
+    async def _count_tokens(self, endpoint: CountingEndpoint, asked: Asked, send: Send) -> None:
+        (request,) = asked.requests
+        profile = await self._pipeline.profile(asked.deadline)
+        request = settled(request, profile)
+        plan = await self._pipeline.plan(request, asked.deadline)
+        with await self._admission.admit(asked.client, plan.media_bytes, asked.deadline) as lease:
+            prompt = await self._pipeline.prepare(
+                request, plan, Progress(asked.deadline, asked.exchange.timings, lease)
+            )
+            prompt.tensors.clear()
+            response = endpoint.respond(asked.requests, prompt, profile)
+        await _send_whole(response, send)
 
     async def _answer_one(
         self, endpoint: Endpoint, asked: Asked, request: GenerationRequest, send: Send | None
@@ -166,7 +184,7 @@ class Generation:
 class _EndpointApp:
     """A class, since the router takes a function for an endpoint of its own kind."""
 
-    def __init__(self, generation: Generation, endpoint: Endpoint) -> None:
+    def __init__(self, generation: Generation, endpoint: Endpoint | CountingEndpoint) -> None:
         self._generation = generation
         self._endpoint = endpoint
 
@@ -182,7 +200,10 @@ async def _gather(exchange: Exchange, answer: Answer, chunks: AsyncIterator[Gene
 
 
 async def _complete(exchange: Exchange, writer: Writer, send: Send) -> None:
-    response = writer.whole(exchange.timings)
+    await _send_whole(writer.whole(exchange.timings), send)
+
+
+async def _send_whole(response: Response, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
     await send({"type": "http.response.body", "body": response.body})
 

@@ -62,3 +62,5 @@ class GenerationRequest:
     """Whether thoughts are told apart from the answer; otherwise they are left out."""
     echo: str = ""
     """What the answer begins with, out of the request itself."""
+    wording: object = None
+    """What the endpoint's own writer wants to know of the request; nobody else looks at it."""

@@ -26,6 +26,8 @@ class Clients:
 
     def _checked_key(self, headers: Headers) -> bytes:
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        if not scheme:  # as clients of Anthropic's API send it
+            scheme, given = "bearer", headers.get("x-api-key", "")
         key = given.strip().encode()
         if scheme.lower() != "bearer" or not self.keys.know(key):
             raise Unauthorized("an API key of this server is needed: `Authorization: Bearer <key>`")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from deployments.config import AppConfig
 from deployments.ingress.http.body import Body
+from deployments.ingress.http.json_responses import error_document
 from deployments.ingress.openai.chat_request import read_request
 from deployments.ingress.openai.chat_response import ChatResponse
 from deployments.ingress.output.answer import Answer
@@ -15,6 +16,7 @@ class ChatCompletions:
     """An `Endpoint`."""
 
     body_type = "application/json"
+    error_document = staticmethod(error_document)
 
     def __init__(self, config: AppConfig) -> None:
         self._config = config

@@ -10,7 +10,12 @@ from deployments.types import Grammar, SamplingParams
 
 
 def sampling_params(
-    fields: SamplingFields, config: IngressConfig, *, max_tokens: int | None, logprobs: int | None
+    fields: SamplingFields,
+    config: IngressConfig,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    score_prompt: bool = False,
 ) -> SamplingParams:
     """Raises `BadRequest` for what single fields can't tell."""
     if fields.n > config.max_choices:
@@ -39,6 +44,7 @@ def sampling_params(
         bad_words=tuple(fields.bad_words),
         skip_special_tokens=fields.skip_special_tokens,
         return_token_ids=fields.return_token_ids,
+        score_prompt=score_prompt,
     )
 
 
