@@ -18,7 +18,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
-from deployments.model.output.assembler import Answer, Mailbox, gather_s, times
+from deployments.model.output.assembler import OutputAssembler, Mailbox, gather_s, times
 from deployments.model.output.vocabulary import Vocabulary
 from deployments.model.sampling.constraints import AfterThoughts, Free, Given, NewConstraint, WithoutWords
 from deployments.model.sampling.grammar import Grammars
@@ -84,7 +84,7 @@ class ModelStage:
         decode = self._vocabulary.decoder(
             skip_special_tokens=params.skip_special_tokens, visible=(*params.visible_tokens, *_marks(prepared))
         )
-        answer = Answer(decode, params, self._vocabulary.piece, prepared.thinking)
+        answer = OutputAssembler(decode, params, self._vocabulary.piece, prepared.thinking)
         deltas: tuple[TokenDelta, ...] = ()
         if params.score_prompt:
             deltas = answer.deltas([(i, Token(int(prompt[0])), None) for i in range(params.n)])
@@ -97,7 +97,7 @@ class ModelStage:
                     yield GenerateChunk(deltas)
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
-            timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
+            timing = mailbox.timing or sequence.timing(time.monotonic())
             yield GenerateChunk(deltas, times(timing))
         finally:
             self.engine.abort(sequence)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.model.output.assembler import Answer
+from deployments.model.output.assembler import OutputAssembler
 from deployments.model.output.detokenizer import Detokenizer, StopStrings
 from deployments.model.sequence import Token
 from deployments.types import SamplingParams
@@ -57,7 +57,7 @@ def _tokens(text, finish="length"):
 
 
 def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
-    answer = Answer(_bytes_decode, SamplingParams(stop=("END",)), _piece)
+    answer = OutputAssembler(_bytes_decode, SamplingParams(stop=("END",)), _piece)
     first = answer.deltas(_tokens("one E", finish=None))
     second = answer.deltas(_tokens("ND and more"))
     assert [delta.text for delta in (*first, *second)] == ["one ", ""]
@@ -67,13 +67,13 @@ def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
 
 
 def test_stop_token_is_counted_but_has_no_text():
-    answer = Answer(_bytes_decode, SamplingParams(), _piece)
+    answer = OutputAssembler(_bytes_decode, SamplingParams(), _piece)
     (delta,) = answer.deltas(_tokens("ab", finish="stop"))
     assert (delta.text, delta.num_tokens, delta.finish_reason) == ("a", 2, "stop")
 
 
 def test_choices_are_told_apart():
-    answer = Answer(_bytes_decode, SamplingParams(n=2), _piece)
+    answer = OutputAssembler(_bytes_decode, SamplingParams(n=2), _piece)
     deltas = answer.deltas([(0, Token(97), None), (1, Token(98), "length"), (0, Token(99), None)])
     assert [(delta.index, delta.text, delta.finish_reason) for delta in deltas] == [(0, "ac", None), (1, "b", "length")]
     assert not answer.finished

@@ -131,7 +131,7 @@ class ChoiceText:
         return TokenLogprob(token.token_id, *self._piece(token.token_id), token.logprob, top)
 
 
-class Answer:
+class OutputAssembler:
     """All choices of one request."""
 
     def __init__(self, decode: Decode, params: SamplingParams, piece: Piece, thinking: Thinking | None = None) -> None:
