@@ -9,6 +9,7 @@
     │   │   └── ContextTooLong       400  prompt and answer do not fit the model's context
     │   ├── Unauthorized           401  no or a wrong API key
     │   ├── ModelNotFound          404
+    │   ├── TooSlow                408  a body that arrives too slowly
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
     │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
     │   ├── UnsupportedMediaType   415  a body that is not declared as what is read here
@@ -91,6 +92,11 @@ class ModelNotFound(RequestError):
     status = 404
     type = "not_found_error"
     code = "model_not_found"
+
+
+class TooSlow(RequestError):
+    status = 408
+    code = "too_slow"
 
 
 class TooLarge(RequestError):
