@@ -239,14 +239,3 @@ def test_top_level_frame_options_win_over_processor_options() -> None:
 def test_configured_names_and_lengths_hold() -> None:
     config = AppConfig(served_model_name="mine", ingress=IngressConfig(default_max_tokens=9), decoder=DecoderConfig())
     assert read(config=config, model="mine").params.max_tokens == 9
-
-
-@pytest.mark.parametrize("field", ["mm_processor_kwargs", "response_format", "messages", "unknown"])
-@pytest.mark.parametrize("depth", [200, 480, 1000])
-async def test_bodies_that_are_nested_deeply_are_refused(field: str, depth: int) -> None:
-    deep = '{"a":' * depth + "1" + "}" * depth
-    body = '{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "%s": %s}' % (field, deep)
-    async with FakeApplication().client() as client:
-        response = await client.post("/v1/chat/completions", content=body)
-    assert response.status_code == 400
-    assert "nested deeper" in response.json()["error"]["message"] or "JSON" in response.json()["error"]["message"]
