@@ -77,7 +77,10 @@ class IngressConfig(Section):
     object_store_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the cluster's object store that admitted media may fill."""
     max_body_bytes_in_flight: Bytes = 256 * MIB
-    """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once."""
+    """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once, counted as they arrive. Room for
+    one body of `max_body_bytes` is kept for the oldest; of the rest one client may have half."""
+    min_body_rate_bytes_s: Count = 4 * 2**10
+    """A client that sends its body more slowly than this, over ten seconds of waiting for it, is sent away."""
     assumed_image_bytes: Bytes = 2 * MIB
     """What a picture is taken to weigh until it has been fetched."""
     assumed_video_bytes: Bytes = 32 * MIB
@@ -98,6 +101,9 @@ class IngressConfig(Section):
     """Web pages from elsewhere that may ask this server, as `https://app.example.com`, or `*` for all."""
     client_address_header: str | None = None
     """Header of a trusted proxy which holds the client's address, such as `x-forwarded-for`; None: the peer's own."""
+    trusted_proxies: Count = 1
+    """How many proxies of your own append to that header: the address is what the outermost of them has written, this
+    many from the right."""
 
 
 class MediaConfig(Section):
@@ -190,7 +196,9 @@ class PreprocessorConfig(Section):
     """The model's Hugging Face processor, pictures and sounds."""
 
     workers: Count = 2
-    """Requests prepared at once by a replica; `max_ongoing_requests` likewise."""
+    """Requests with media prepared at once by a replica; `max_ongoing_requests` likewise."""
+    text_workers: Count = 1
+    """The same for requests of text alone, which so never wait behind pictures."""
     threads: Count = 1
     """Threads of torch in one preparation."""
     timeout_s: Seconds = 60.0

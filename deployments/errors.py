@@ -10,6 +10,7 @@
     │   ├── Unauthorized           401  no or a wrong API key
     │   ├── ModelNotFound          404
     │   ├── NotFound               404  something else that was named and is not here
+    │   ├── TooSlow                408  a body that arrives too slowly
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
     │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
     │   ├── UnsupportedMediaType   415  a body that is not declared as what is read here
@@ -98,6 +99,11 @@ class NotFound(RequestError):
     status = 404
     type = "not_found_error"
     code = "not_found"
+
+
+class TooSlow(RequestError):
+    status = 408
+    code = "too_slow"
 
 
 class TooLarge(RequestError):

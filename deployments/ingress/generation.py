@@ -13,15 +13,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.core.shared_budget import Lease
 from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge, UnsupportedMediaType, shown
 from deployments.ingress.admission.admission import Admission
-from deployments.ingress.admission.lane import Lease
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
 from deployments.ingress.http.body import Body, BodyScanner, read_body
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
 from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
+from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer
 from deployments.ingress.pipeline.item_loader import Progress, together
@@ -40,7 +41,7 @@ class Asked:
     client: str
     deadline: Deadline
     requests: list[GenerationRequest]
-    body_lease: Lease | None
+    body_lease: Lease
 
 
 class Generation:
@@ -77,10 +78,8 @@ class Generation:
         with ExitStack() as held:
             declared_bytes = self._declared_bytes(headers)
             self._admission.check(client, declared_bytes, deadline)
-            body_lease = await self._admission.admit_body(client, declared_bytes, deadline)
-            if body_lease is not None:
-                held.enter_context(body_lease)
-            requests = endpoint.read(await self._read(receive, headers, client, deadline))
+            body_lease = held.enter_context(self._admission.bodies.open(client))
+            requests = endpoint.read(await self._read(receive, headers, body_lease, client, deadline))
             await self._readiness.check(*_media_stages(requests))
             items = sum(len(request.items) for request in requests)
             exchange.facts |= {"client": client, "stream": requests[0].stream, "items": items}
@@ -96,17 +95,18 @@ class Generation:
             raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
         return int(declared)
 
-    async def _read(self, receive: Receive, headers: Headers, client: str, deadline: Deadline) -> Body:
+    async def _read(self, receive: Receive, headers: Headers, lease: Lease, client: str, deadline: Deadline) -> Body:
         limits = self._config.ingress
+        chunks = self._admission.bodies.chunks(receive, lease)
         boundary = form.boundary_of(headers.get("content-type", ""))
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 if boundary is not None:
-                    return await form.read_form(_chunks(receive), boundary, limits.max_body_bytes)
+                    return await form.read_form(chunks, boundary, limits.max_body_bytes)
                 scanner = BodyScanner(
                     limits.max_body_bytes, limits.max_text_bytes, lambda: self._admission.check_media(client, deadline)
                 )
-                return await read_body(_chunks(receive), scanner)
+                return await read_body(chunks, scanner)
         except TimeoutError as error:
             raise StageTimeout(STAGE) from error
 
@@ -119,7 +119,7 @@ class Generation:
             return
         answers = await together(self._answer_one(endpoint, asked, request, None) for request in asked.requests)
         writer = endpoint.writer(asked.requests, answers, asked.exchange.id)
-        await _complete(asked.exchange, writer, send)
+        await _complete(asked.exchange, asked.requests, writer, send)
 
     async def _count_tokens(self, endpoint: CountingEndpoint, asked: Asked, send: Send) -> None:
         (request,) = asked.requests
@@ -149,8 +149,7 @@ class Generation:
             exchange.span.phase("admission", waited_s)
             self._admission.report()
             prompt = await self._pipeline.prepare(request, plan, Progress(deadline, exchange.timings, lease))
-            if asked.body_lease is not None:
-                asked.body_lease.release()
+            asked.body_lease.release()
             tool_format = (await self._pipeline.profile(deadline)).tool_format if request.tool_use else None
             answer = Answer(request, prompt, tool_format)
             async with aclosing(self._pipeline.generate(request, prompt, deadline)) as chunks:
@@ -163,7 +162,7 @@ class Generation:
                 else:
                     await _gather(exchange, answer, _chain(first, chunks))
                     if send is not None and writer is not None:
-                        await _complete(exchange, writer, send)
+                        await _complete(exchange, [request], writer, send)
             self._count(exchange, prompt, answer)
         return answer
 
@@ -199,8 +198,12 @@ async def _gather(exchange: Exchange, answer: Answer, chunks: AsyncIterator[Gene
         exchange.timings.note_generation(answer.times)
 
 
-async def _complete(exchange: Exchange, writer: Writer, send: Send) -> None:
-    await _send_whole(writer.whole(exchange.timings), send)
+async def _complete(exchange: Exchange, requests: Sequence[GenerationRequest], writer: Writer, send: Send) -> None:
+    if any(request.params.logprobs is not None for request in requests):
+        response = await asyncio.to_thread(writer.whole, exchange.timings)  # megabytes to be worded
+    else:
+        response = writer.whole(exchange.timings)
+    await _send_whole(response, send)
 
 
 async def _send_whole(response: Response, send: Send) -> None:
@@ -264,18 +267,11 @@ async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any,
 
 
 async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the client has gone")
-        yield message.get("body", b"")
-        if not message.get("more_body", False):
-            return
+    try:
+        while (await next_message(receive))["type"] != "http.disconnect":
+            pass
+    except ClientGone:
+        return
 
 
 async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:

@@ -18,7 +18,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
-from deployments.model.output.assembler import OutputAssembler, Mailbox, gather_s, times
+from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
 from deployments.model.output.vocabulary import Vocabulary
 from deployments.model.sampling.constraints import AfterThoughts, Free, Given, NewConstraint, WithoutWords
 from deployments.model.sampling.grammar import Grammars
@@ -55,7 +55,8 @@ class ModelStage:
         tensors: dict[str, NDArray[Any]],
         clips: tuple[dict[str, NDArray[Any]], ...],
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
+        """The answer in chunks: with `stream` or log-probabilities the first token at once and later ones gathered,
+        else one chunk in all.
 
         `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
@@ -88,12 +89,13 @@ class ModelStage:
         deltas: tuple[TokenDelta, ...] = ()
         if params.score_prompt:
             deltas = answer.deltas([(i, Token(int(prompt[0])), None) for i in range(params.n)])
+        piecewise = stream or params.logprobs is not None  # which are too many to be worded all at once
         try:
             while not answer.finished:
                 # Stop strings are found here, not in the engine: every token must be looked at when it comes.
-                await mailbox.wait(for_end=not (stream or params.stop))
+                await mailbox.wait(for_end=not (piecewise or params.stop))
                 deltas += answer.deltas(mailbox.take())
-                if stream and deltas and not answer.finished:
+                if piecewise and deltas and not answer.finished:
                     yield GenerateChunk(deltas)
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))

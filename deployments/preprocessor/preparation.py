@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from deployments.errors import BadRequest, ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
 from deployments.preprocessor.handoff import Handoff, find_handoff
-from deployments.preprocessor.hf_processor import Expanded, HfProcessor
+from deployments.preprocessor.hf_processor import Expanded, HfProcessor, tokenized
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
@@ -26,6 +26,7 @@ from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
 from deployments.preprocessor.template import special_marks
+from deployments.preprocessor.text_bound import TextBound
 from deployments.types import (
     Chat,
     ChatMessage,
@@ -40,6 +41,7 @@ from deployments.types import (
 )
 
 Tensors = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 class Preparation:
@@ -54,7 +56,11 @@ class Preparation:
         self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
         self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(frozenset().union(*self._tokens.values()))))
+        self._bound = TextBound(tokenizer)
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
+        self._tokenizers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self._config.text_workers):
+            self._tokenizers.put(copy.deepcopy(tokenizer))
         for number in range(self._config.workers):
             own = copy.deepcopy(processor) if number else processor
             self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
@@ -79,16 +85,18 @@ class Preparation:
     def detokenize(self, token_ids: tuple[int, ...]) -> str:
         """Raises `BadRequest` for a number that is no token."""
         self._check_ids(token_ids, "tokens")
-        with self._borrowed() as processor:
-            return str(processor.tokenizer.decode(list(token_ids)))
+        with _borrowed(self._tokenizers) as tokenizer:
+            return str(tokenizer.decode(list(token_ids)))
 
     def _token_ids(self, prompt: PlainPrompt) -> NDArray[np.int32]:
         if prompt.token_ids is not None:
             self._check_ids(prompt.token_ids, "prompt")
             ids = np.array(prompt.token_ids, np.int32)
         else:
-            with self._borrowed() as processor:
-                ids = processor.tokenize(self._prompts.plain(prompt.text))
+            least = self._bound.least_tokens(prompt.text)
+            self._check_context(least, prompt.max_new_tokens, "prompt", "at least ")
+            with _borrowed(self._tokenizers) as tokenizer:
+                ids = tokenized(tokenizer, self._prompts.plain(prompt.text))
         if not len(ids):
             raise BadRequest("the prompt has no tokens", param="prompt")
         if any((ids == token_id).any() for token_id in self._media_ids):
@@ -115,13 +123,16 @@ class Preparation:
         sizes = request_sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
         media = self._reader.read(chat, inputs, payloads, sizes, deadline)
         prompt = self._prompts.render(chat, inputs)
+        least = self._bound.least_tokens(prompt.text)
+        self._check_context(least, chat.max_new_tokens, "messages", "at least ")
         deadline.check()
         norm = self._handoff.norm_of(media)
-        with self._borrowed() as processor:
-            if inputs:
+        if inputs:
+            with _borrowed(self._copies) as processor:
                 expanded = processor.expand(prompt, media, sizes, raw_pixels=norm is not None)
-            else:
-                expanded = Expanded(processor.tokenize(prompt), {}, ())
+        else:
+            with _borrowed(self._tokenizers) as tokenizer:
+                expanded = Expanded(tokenized(tokenizer, prompt), {}, ())
         self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
         prepared = Prepared(
             token_ids=expanded.token_ids,
@@ -137,27 +148,28 @@ class Preparation:
         """What the processor makes of one clip and no text, its pixels left as uint8."""
         item = MediaInput(MediaKind.VIDEO, "", "", media.clips[0].video)
         prompt = self._prompts.render(Chat((ChatMessage("user", (ChatPart(None, 0),)),)), (item,))
-        with self._borrowed() as processor:
+        with _borrowed(self._copies) as processor:
             return processor.expand(prompt, media, Sizes(None, self._family.video_size), raw_pixels=True)
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[HfProcessor]:
-        """One of the copies; there is one for each worker, so that none waits."""
-        processor = self._copies.get()
-        try:
-            yield processor
-        finally:
-            self._copies.put(processor)
 
     def _counts(self, expanded: Expanded) -> TokenCounts:
         return count_tokens(len(expanded.token_ids), expanded.replacements, self._tokens)
 
-    def _check_context(self, prompt_tokens: int, max_new_tokens: int | None, param: str) -> None:
+    def _check_context(self, prompt_tokens: int, max_new_tokens: int | None, param: str, about: str = "") -> None:
         """The words are those by which clients recognise that they must shorten the conversation."""
         limit, answer = self.profile.context_length, 1 if max_new_tokens is None else max_new_tokens
         if prompt_tokens + answer > limit:
             raise ContextTooLong(
                 f"this model's maximum context length is {limit} tokens, however you requested "
-                f"{prompt_tokens + answer}: {prompt_tokens} in the {param} and {answer} for the answer",
+                f"{about}{prompt_tokens + answer}: {prompt_tokens} in the {param} and {answer} for the answer",
                 param=param if prompt_tokens >= limit else "max_tokens",
             )
+
+
+@contextmanager
+def _borrowed(copies: "queue.SimpleQueue[T]") -> Iterator[T]:
+    """One of the copies; there is one for each worker, so that none waits."""
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)

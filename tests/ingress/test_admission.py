@@ -63,22 +63,6 @@ def test_a_data_url_is_counted_by_its_length() -> None:
     assert item_bytes(ItemPlan(MediaKind.AUDIO, "item", (source,)), CONFIG, PROFILE) == 1400
 
 
-async def test_large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not() -> None:
-    limits = IngressConfig(max_text_bytes=100, max_body_bytes=1000, max_body_bytes_in_flight=1000)
-    admission = Admission(limits, 10**6, RecordingSink())
-    deadline = Deadline(60, "ingress")
-    assert await admission.admit_body("a", 100, deadline) is None
-    first = await admission.admit_body("a", 600, deadline)
-    assert first is not None
-    undeclared = asyncio.create_task(admission.admit_body("b", None, deadline))
-    await asyncio.sleep(0.01)
-    assert not undeclared.done()
-    first.release()
-    lease = await undeclared
-    assert lease is not None
-    assert lease.size_bytes == 1000
-
-
 async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_shared() -> None:
     app = FakeApplication(AppConfig(ingress=IngressConfig(max_text_bytes=1000)))
     app.model.gate = asyncio.Event()

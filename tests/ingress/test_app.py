@@ -175,9 +175,13 @@ def test_clients_are_told_apart_by_key_or_address_and_no_key_shows() -> None:
 
 def test_a_forwarded_address_counts_only_where_it_is_configured() -> None:
     scope = {"type": "http", "headers": [(b"x-forwarded-for", b"1.2.3.4, 5.6.7.8")], "client": ("10.1.2.3", 5)}
-    trusting = IngressConfig(client_address_header="x-forwarded-for")
-    assert Clients(trusting).identify(scope) == "address:1.2.3.4"
+    trusting = {"client_address_header": "x-forwarded-for"}
     assert Clients(IngressConfig()).identify(scope) == "address:10.1.2.3"
+    assert Clients(IngressConfig(**trusting)).identify(scope) == "address:5.6.7.8"  # before it stands what anyone says
+    assert Clients(IngressConfig(**trusting, trusted_proxies=2)).identify(scope) == "address:1.2.3.4"
+    assert Clients(IngressConfig(**trusting, trusted_proxies=9)).identify(scope) == "address:1.2.3.4"
+    scope["headers"].append((b"x-forwarded-for", b"9.9.9.9"))
+    assert Clients(IngressConfig(**trusting)).identify(scope) == "address:9.9.9.9"
 
 
 async def test_one_line_a_request_tells_what_happened_and_no_payload(caplog: pytest.LogCaptureFixture) -> None:

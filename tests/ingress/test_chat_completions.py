@@ -347,3 +347,14 @@ def _raiser(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+@pytest.mark.parametrize("field", ["mm_processor_kwargs", "response_format", "messages", "unknown"])
+@pytest.mark.parametrize("depth", [200, 480, 1000])
+async def test_bodies_that_are_nested_deeply_are_refused(field: str, depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    body = '{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "' + field + '": ' + deep + "}"
+    async with FakeApplication().client() as client:
+        response = await client.post("/v1/chat/completions", content=body)
+    assert response.status_code == 400
+    assert "nested deeper" in response.json()["error"]["message"] or "JSON" in response.json()["error"]["message"]

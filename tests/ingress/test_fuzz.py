@@ -93,4 +93,4 @@ async def _post(raw: bytes) -> None:
         assert len(response.content) < 4000
         assert "QUJDQUJD" not in response.text
     assert app.api.admission.media.held_bytes == app.api.admission.media.running == 0
-    assert app.api.admission.text.running == app.api.admission.bodies.running == 0
+    assert app.api.admission.text.running == app.api.admission.bodies.held_bytes == 0

@@ -11,7 +11,7 @@ not the value of a key `text` or `content`. In valid JSON an unescaped quote bef
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ MAX_DATA_STRINGS = 2048
 MAX_VALUES = 20_000
 """Values outside strings that are parsed in one go; what few bytes a value takes, its object takes many."""
 VALUES_BETWEEN_YIELDS = 2000
+MAX_DEPTH = 128
+"""Arrays and objects within each other: whoever goes through a document later does so by recursion."""
 DATA_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
@@ -119,6 +121,7 @@ class BodyScanner:
             document = orjson.loads(self._text)
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"the body is not valid JSON: {error.msg}") from error
+        _check_depth(document)
         return Body(document, self._cuts, self._size_bytes)
 
     def _read_text(self, data: bytes, position: int) -> int:
@@ -181,6 +184,20 @@ class BodyScanner:
         else:
             self._cut += _unescaped(bytes(self._string[:length]))
         del self._string[:length]
+
+
+def _check_depth(document: object) -> None:
+    level, depth = [document], 0
+    while level := [inner for value in level for inner in _within(value)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 async def read_body(chunks: AsyncIterator[bytes], scanner: BodyScanner) -> Body:

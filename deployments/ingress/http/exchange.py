@@ -14,7 +14,7 @@ from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, SluiceError, WorkCancelled
 from deployments.ingress.http.json_responses import error_document
-from deployments.ingress.pipeline.timing import Timings
+from deployments.ingress.http.timing import Timings
 from deployments.observability.spans import NO_SPAN, Span
 from deployments.types import StageName
 

@@ -17,7 +17,7 @@ from deployments.ingress.openai import sse
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.schema import ChatRequest
 from deployments.ingress.output.answer import Answer, ChoiceDelta
-from deployments.ingress.pipeline.timing import Timings
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.wire import validated
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deployments.ingress.output.answer import Answer
-from deployments.ingress.pipeline.timing import Timings
+from deployments.ingress.http.timing import Timings
 from deployments.types import DecodedVideo
 
 

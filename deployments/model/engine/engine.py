@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
 from deployments.errors import InternalError, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
-from deployments.observability.metrics import MetricSink
 from deployments.model.engine.admission import check_queue, check_room, check_tokens
 from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
 from deployments.model.engine.load import EngineLoad
@@ -30,6 +29,7 @@ from deployments.model.forward.runner import ModelRunner
 from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+from deployments.observability.metrics import MetricSink
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,9 @@ class Engine:
 
     @property
     def description(self) -> str:
-        """The device and what its cache holds, such as `on cpu, 16 x 8192 tokens`."""
-        cache = self._runner.cache
-        return f"on {self._runner.device.type}, {cache.num_slots} x {cache.max_length} tokens"
+        """The device and what its cache holds: `on cpu, 131072 tokens of KV cache, 8192 a request`."""
+        held = self._cache.pool.num_pages * self._cache.page_size
+        return f"on {self._runner.device.type}, {held} tokens of KV cache, {self._cache.max_length} a request"
 
     @property
     def max_length(self) -> int:

@@ -70,7 +70,7 @@ class BodySubject:
         check_answer(response)
         admission = self._fakes.api.admission
         assert admission.media.held_bytes == admission.media.running == 0
-        assert admission.text.running == admission.bodies.running == 0
+        assert admission.text.running == admission.bodies.held_bytes == 0
         for stage in (self._fakes.decoder, self._fakes.preprocessor, self._fakes.model):
             stage.calls.clear()
         self._fakes.shared.clear()
