@@ -8,6 +8,7 @@ answers within 100 ms at the 99th percentile, memory stays within bounds.
 """
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -45,14 +46,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         rate = args.rate or args.load * users.capacity()
         alone = users.run("alone", rate, seconds * ALONE_SHARE)
         before = _own_bytes(server)
-        with MemoryWatch(server.pid or 0) as memory, ThreadPoolExecutor(1) as thread:
+        watch = None if server.pid is None else MemoryWatch(server.pid)
+        with watch or contextlib.nullcontext(), ThreadPoolExecutor(1) as thread:
             attack = thread.submit(run_attacks, server.url, kinds, seconds)
             beside = users.run("besieged", rate, seconds)
             answers = attack.result()
         after = users.run("afterwards", rate, seconds * ALONE_SHARE)
         left = _own_bytes(server)
     _show(bench, {"alone": alone, "besieged": beside, "afterwards": after}, answers)
-    sizes = {"before_bytes": before, "peak_bytes": memory.peak_bytes, "left_bytes": left}
+    sizes = {"before_bytes": before, "peak_bytes": watch.peak_bytes if watch else 0, "left_bytes": left}
     results = {"rate": rate, "alone": alone, "besieged": beside, "afterwards": after, "answers": answers, **sizes}
     return bench.finish(_answer(results), results)
 

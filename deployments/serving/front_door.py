@@ -38,7 +38,17 @@ class OpenAIErrors:
         if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
             await self._app(scope, receive, send)
             return
-        await self._app(scope, receive, _Rewording(send))
+        readable = [pair for pair in scope["headers"] if _is_text(*pair)]
+        await self._app({**scope, "headers": readable}, receive, _Rewording(send))
+
+
+def _is_text(name: bytes, value: bytes) -> bool:
+    """The proxy reads names, and values of its own headers, as UTF-8, and fails where they are not."""
+    try:
+        (name + value).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Rewording:

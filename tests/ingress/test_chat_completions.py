@@ -355,6 +355,6 @@ async def test_bodies_that_are_nested_deeply_are_refused(field: str, depth: int)
     deep = '{"a":' * depth + "1" + "}" * depth
     body = '{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "' + field + '": ' + deep + "}"
     async with FakeApplication().client() as client:
-        response = await client.post("/v1/chat/completions", content=body)
+        response = await client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert "nested deeper" in response.json()["error"]["message"] or "JSON" in response.json()["error"]["message"]

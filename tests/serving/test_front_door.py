@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from deployments.serving.bounded_http import MAX_HEAD_BYTES, BoundedHttp
 from deployments.serving.front_door import OpenAIErrors
@@ -99,3 +99,18 @@ async def test_the_proxys_errors_have_openais_shape(path: str, status: int, code
 async def test_serves_own_paths_stay_as_they_are() -> None:
     async with served() as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
         assert (await client.get("/-/routes")).text == "no routes"
+
+
+async def test_headers_that_are_no_text_do_not_reach_the_proxy() -> None:
+    """It decodes its own ones as UTF-8, and would answer 500 in plain text where they are not."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend(scope["headers"])
+
+    async def nothing(message: Message | None = None) -> Message:
+        raise AssertionError
+
+    headers = [(b"x-request-id", b"\xe9"), (b"x-\xff", b"a"), (b"x-name", "é".encode()), (b"host", b"a")]
+    await OpenAIErrors(proxy)({"type": "http", "path": "/v1/models", "headers": headers}, nothing, nothing)
+    assert seen == headers[2:]
