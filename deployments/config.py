@@ -162,7 +162,7 @@ class DecoderConfig(Section):
 
     backend: Literal["pyav", "opencv"] = "pyav"
     """`pyav` decodes only the packets that are needed; `opencv` scans forward, in its usual build reads neither AV1 nor
-    interlaced video, takes untagged HD for BT.601, and rounds what has more than 8 bits (HDR) in its own way."""
+    interlaced video, takes untagged HD for BT.601, and shows HDR in colours of its own."""
     workers: Count = 2
     """Videos decoded at once by a replica. Keep `max_ongoing_requests` at a few times that: callers look for a free
     place up to half a second apart, and a thread should not wait for them."""
