@@ -161,7 +161,8 @@ class DecoderConfig(Section):
     """Video decoding."""
 
     backend: Literal["pyav", "opencv"] = "pyav"
-    """`pyav` decodes only the packets that are needed; `opencv` scans forward."""
+    """`pyav` decodes only the packets that are needed; `opencv` scans forward, in its usual build reads neither AV1 nor
+    interlaced video, takes untagged HD for BT.601, and shows HDR in colours of its own."""
     workers: Count = 2
     """Videos decoded at once by a replica. Keep `max_ongoing_requests` at a few times that: callers look for a free
     place up to half a second apart, and a thread should not wait for them."""
@@ -204,7 +205,8 @@ class PreprocessorConfig(Section):
     timeout_s: Seconds = 60.0
     """One prompt, waiting for a thread included."""
     max_image_pixels: Count = 64_000_000
-    """Height x width of a picture, by its header."""
+    """Height x width of a picture, by its header. Whatever it says, none may take more than 600 MB while it is decoded:
+    WebP takes 17 bytes a pixel, AVIF 10, other formats 9."""
     max_audio_s: Seconds = 1800.0
     """Longest sound; the model family's own limit holds too."""
     allowed_processor_kwargs: tuple[str, ...] = ("min_pixels", "max_pixels")

@@ -36,6 +36,10 @@ MAX_SCANS = 100
 """Of a progressive JPEG: each goes through all of its pixels. Encoders write about ten."""
 _MAX_SCANNED_PIXELS = 1_000_000_000
 """Pixels of all scans together: some five seconds that nothing can stop."""
+_MAX_DECODE_BYTES = 600_000_000
+"""What a picture may take while it is decoded, whatever the limit of pixels."""
+_BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 10}
+"""Measured, Pillow's copies and the library's own buffers together; of other formats nine."""
 _MOST_PIXELS_PER_BYTE = 16_384
 """Of a TIFF file: what its best packing of an empty page comes to, but for faxes."""
 _FAXES = frozenset({"tiff_ccitt", "group3", "group4", "tiff_raw_16"})
@@ -93,6 +97,11 @@ def _open(data: NDArray[np.uint8], label: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width} x {height} pixels, the limit is {max_pixels} in all", param=label)
+    most = _MAX_DECODE_BYTES // _BYTES_PER_PIXEL.get(image.format or "", 9)
+    if width * height > most:
+        raise TooLarge(
+            f"the picture has {width} x {height} pixels, the limit of {image.format} is {most} in all", param=label
+        )
     if max(width, height) > MAX_SIDE_PIXELS:
         raise TooLarge(f"the picture has {width} x {height} pixels, the limit is {MAX_SIDE_PIXELS} a side", param=label)
     if scans > MAX_SCANS or scans * width * height > _MAX_SCANNED_PIXELS:

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
-from deployments.media.essentials import jpeg_segments
+from deployments.media.essentials import MAX_PIECES, jpeg_segments
 from deployments.media.geometry import target_size
 from deployments.media.picture_pixels import MAX_KEPT_PIXELS
 from deployments.media.pictures import decode_picture
@@ -337,6 +337,22 @@ def test_libtiff_says_nothing_of_damaged_rows(capfd: pytest.CaptureFixture[str])
     with suppress(BadMedia):
         decoded(fax(10_000, b"\xaa" * 4000))
     assert capfd.readouterr().err == ""
+
+
+def test_pictures_in_too_many_pieces_are_not_taken_apart() -> None:
+    with pytest.raises(BadMedia):
+        decoded(png_with(chunk(b"tEXt", b"") * MAX_PIECES))
+    data = encoded(two_halves(), "JPEG").tobytes()
+    with pytest.raises(BadMedia):
+        decoded(np.frombuffer(data[:2] + b"\xff\xfe\0\2" * MAX_PIECES + data[2:], np.uint8))
+
+
+def test_formats_that_take_more_memory_have_a_limit_of_their_own() -> None:
+    webp = encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True).tobytes()
+    at = webp.index(b"VP8L") + 9
+    large = webp[:at] + struct.pack("<I", 7999 << 14 | 7999) + webp[at + 4 :]
+    with pytest.raises(TooLarge, match="8000 x 8000 pixels, the limit of WEBP is 35294117"):
+        decoded(np.frombuffer(large, np.uint8), max_pixels=64_000_000)
 
 
 @pytest.mark.parametrize("size", [(70_000, 1), (1, 70_000)])
