@@ -24,6 +24,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
 from deployments.serving import haproxy
@@ -80,9 +81,12 @@ def run(launch: Launch) -> int:
     with _own_folder() as folder:
         os.environ.update(_environment(folder, launch) | _given())
         with _ray(stop, WorkerOutput(verbose=launch.verbose)) as output:
-            _deploy(launch.file)
             url = f"http://{_reached_at(host)}:{port}"
-            facts = _wait_until_ready(launch.file, url, stop)
+            try:
+                _deploy(launch.file)
+                facts = _wait_until_ready(launch.file, url, stop)
+            except (RayError, RayServeException, TimeoutError) as error:
+                raise StartFailed(f"Ray could not start the application: {reason(str(error))}") from error
             if facts is not None:
                 output.is_open = True
                 print(f"ready: {url}  model {launch.file.args.model_name} {facts}; {_keys(launch.file)}", flush=True)
