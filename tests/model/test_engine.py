@@ -288,7 +288,7 @@ def test_pass_that_fails_for_one_prompt_is_repeated_without_it(qwen3_vl, rng):
         stepped = SteppedEngine(model)
         good = [stepped.submit(_text(5 + n, n), greedy())[1] for n in range(2)]
         stepped.step(3)
-        bad = stepped.submit(_text(30), greedy())[1]
+        bad = stepped.submit(_text(30, 9), greedy())[1]
         with FailingPass(model, lambda inputs: inputs["input_ids"].shape[1] >= 30):
             stepped.step()
         stepped.run()
