@@ -38,6 +38,7 @@ from deployments.ingress.admission.admission import Admission
 from deployments.ingress.anthropic.messages import CountTokens, Messages
 from deployments.ingress.generation import Generation
 from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
+from deployments.ingress.http.body import check_type
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.cors import with_cors
 from deployments.ingress.http.exchange import ClientGone, Exchange, request_deadline, request_id
@@ -269,6 +270,7 @@ class Api:
 
     async def _detokenize(self, request: Request) -> Response:
         self.clients.identify(request.scope)
+        check_type(request.headers, "application/json")
         body = b""
         async for chunk in request.stream():
             body += chunk

@@ -14,11 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.shared_budget import Lease
-from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge, UnsupportedMediaType, shown
+from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
-from deployments.ingress.http.body import Body, BodyScanner, read_body
+from deployments.ingress.http.body import Body, BodyScanner, check_type, read_body
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
 from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
@@ -72,7 +72,7 @@ class Generation:
         exchange.error_document = endpoint.error_document
         client = self._clients.identify(scope)
         headers = Headers(scope=scope)
-        _check_type(headers, endpoint.body_type)
+        check_type(headers, endpoint.body_type)
         deadline = request_deadline(headers, self._config.ingress)
         await self._readiness.check(*FIRST_STAGES)
         with ExitStack() as held:
@@ -230,17 +230,6 @@ async def _stream(
         exchange.facts |= {"error": error.code, "said": error.message}
         last = writer.failure(error)
     await send({"type": "http.response.body", "body": said + last})
-
-
-def _check_type(headers: Headers, body_type: str) -> None:
-    """A web page may send other types anywhere without asking; it must not have a local server work for it."""
-    declared = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if declared != body_type:
-        said = f"the body must be declared as {body_type}, not as {shown(declared) or 'nothing'}"
-        raise UnsupportedMediaType(f"{said}, by the header content-type")
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise UnsupportedMediaType(f"bodies with content-encoding {shown(encoding)} are not read; send it as it is")
 
 
 def _media_stages(requests: Sequence[GenerationRequest]) -> list[str]:

@@ -100,7 +100,7 @@ async def test_metrics_are_prometheus_text() -> None:
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
-        ("GET", "/health/", 404, "not_found"),
+        ("GET", "/healthy", 404, "not_found"),
     ],
 )
 async def test_unknown_routes_and_methods_answer_in_the_same_shape(

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from starlette.datastructures import Headers
 
-from deployments.errors import BadRequest, TooLarge
+from deployments.errors import BadRequest, TooLarge, UnsupportedMediaType, shown
 
 CUT_CHARS = 4096
 BYTES_BETWEEN_YIELDS = 512 * 1024
@@ -213,6 +214,17 @@ async def read_body(chunks: AsyncIterator[bytes], scanner: BodyScanner) -> Body:
                 await asyncio.sleep(0)
     await scanner.check_values()
     return scanner.finish()
+
+
+def check_type(headers: Headers, body_type: str) -> None:
+    """A web page may send other types anywhere without asking; it must not have a local server work for it."""
+    declared = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != body_type:
+        said = f"the body must be declared as {body_type}, not as {shown(declared) or 'nothing'}"
+        raise UnsupportedMediaType(f"{said}, by the header content-type")
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"bodies with content-encoding {shown(encoding)} are not read; send it as it is")
 
 
 def _odd_backslashes(text: bytearray) -> bool:

@@ -33,6 +33,10 @@ def tool_grammar(
 
     Raises `BadRequest` where the two can't be had together.
     """
+    if answer is not None and answer.kind != "json_schema":
+        if use.required:
+            raise BadRequest(f"`{answer.param}` contradicts a call that is required", param=answer.param)
+        return answer  # its own words: what of them is a call is read as one
     ids = dict(special)
 
     def mark(text: str) -> str:
@@ -62,9 +66,6 @@ def tool_grammar(
 
 
 def _answer(answer: Grammar) -> str:
-    if answer.kind != "json_schema":
-        said = f"`{answer.param}` can't be had together with tools; a JSON schema can"
-        raise BadRequest(said, param=answer.param)
     return _json({"type": "object"} if answer.text.strip() == "{}" else orjson.loads(answer.text))
 
 

@@ -140,8 +140,10 @@ def test_an_answer_with_a_schema_may_call_instead(tokenizer: Any) -> None:
     assert grammar is not None
     assert accepted(grammar, '{"n": 1}', tokenizer)
     assert accepted(grammar, WRITTEN[ToolFormat.HERMES], tokenizer)
+    words = Grammar("regex", "a+", "guided_regex")
+    assert tool_grammar(ToolUse(TOOLS), ToolFormat.HERMES, (), words) == words
     with pytest.raises(BadRequest, match="regex"):
-        tool_grammar(ToolUse(TOOLS), ToolFormat.HERMES, (), Grammar("regex", "a+", "guided_regex"))
+        tool_grammar(ToolUse(TOOLS, required=True), ToolFormat.HERMES, (), words)
 
 
 def accepted(grammar: Grammar, text: str, tokenizer: Any) -> bool:
