@@ -37,7 +37,13 @@ def kernels() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[s
         types = {**data, **parts, "tables": "*i32", "scale": _FLOAT, "softcap": _FLOAT}
         name = f"head of {dim}, {groups} a key, pages of {page}"
         yield f"attend_parts, {name}", decode.attend_parts, types, sizes, options
-        yield f"merge_parts, {name}", decode.merge_parts, {**parts, "out": _BF16}, {**shape, "TILE": 16}, {"num_warps": 2}
+        yield (
+            f"merge_parts, {name}",
+            decode.merge_parts,
+            {**parts, "out": _BF16},
+            {**shape, "TILE": 16},
+            {"num_warps": 2},
+        )
     norm = dict.fromkeys(("x", "residual", "weight", "out", "total"), _BF16) | {"eps": _FLOAT}
     for width, adds in ((4096, True), (4096, False), (128, False)):
         padded = triton.next_power_of_2(width)
@@ -62,7 +68,9 @@ def compiled(kernel: Any, types: dict[str, str], sizes: dict[str, Any], options:
     signature = {name: "constexpr" if name in sizes else types.get(name, _INT) for name in names}
     constants = {(names.index(name),): value for name, value in sizes.items()}
     # As the launcher finds it: pointers and strides are multiples of 16.
-    whole = [name for name, kind in signature.items() if kind.startswith("*") or name.endswith(("_token", "_head", "_row"))]
+    whole = [
+        name for name, kind in signature.items() if kind.startswith("*") or name.endswith(("_token", "_head", "_row"))
+    ]
     source = ASTSource(kernel, signature, constants, {(names.index(name),): _ALIGNED for name in whole})
     return triton.compile(source, target=GPUTarget("cuda", card, 32), options=options)
 
