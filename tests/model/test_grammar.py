@@ -11,7 +11,7 @@ from deployments.errors import BadRequest
 from deployments.model.loading import load_model, pick_device
 from deployments.model.sampling.grammar import Grammars
 from deployments.types import SamplingParams
-from tests.model.conftest import Bench
+from tests.model.conftest import SteppedEngine
 from tests.support.tiny_families import Prompt
 
 SCHEMA = {
@@ -27,9 +27,9 @@ def demo():
     config = AppConfig()
     model = load_model(config, pick_device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(config))
-    bench = Bench(model, max_context_tokens=256)
-    grammars = Grammars(tokenizer, bench.engine.family.vocab_size, [tokenizer.eos_token_id])
-    return bench, tokenizer, grammars
+    stepped = SteppedEngine(model, max_context_tokens=256)
+    grammars = Grammars(tokenizer, stepped.engine.family.vocab_size, [tokenizer.eos_token_id])
+    return stepped, tokenizer, grammars
 
 
 def _prompt(tokenizer):
@@ -38,18 +38,18 @@ def _prompt(tokenizer):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_answers_follow_the_schema(demo, temperature):
-    bench, tokenizer, grammars = demo
+    stepped, tokenizer, grammars = demo
     params = SamplingParams(max_tokens=60, temperature=temperature, seed=1, n=2)
     stop_ids = frozenset({tokenizer.eos_token_id})
     constraint = grammars.compile(json.dumps(SCHEMA))
-    _, ear = bench.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
-    bench.run()
+    _, listener = stepped.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
+    stepped.run()
     for choice in range(2):
-        answer = json.loads(tokenizer.decode(ear.ids(choice), skip_special_tokens=True))
+        answer = json.loads(tokenizer.decode(listener.ids(choice), skip_special_tokens=True))
         assert set(answer) == {"colour", "count"}
         assert answer["colour"] in ("red", "blue")
         assert 0 <= answer["count"] <= 99
-        assert ear.finish[choice] == "stop"
+        assert listener.finish[choice] == "stop"
 
 
 def test_schema_that_can_not_be_followed_is_refused(demo):
