@@ -138,7 +138,7 @@ def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
         plan,
         num_pages=num_pages,
         page_size=page_size,
-        num_states=config.max_running,
+        num_states=max(2, config.max_running),  # the self-check has two sequences
         max_length=context,
         device=model.device,
     )
