@@ -208,25 +208,31 @@ class EngineConfig(Section):
     """Memory for keys and values; None: 0.5 GiB on a CPU, `kv_cache_share` of the free memory on a GPU."""
     kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """Share of the GPU memory left by the weights."""
-    prefill_chunk_tokens: Count = 512
-    """Prompt tokens computed in one step when nobody decodes, and at most when somebody does."""
-    prefill_slowdown: Annotated[float, Field(gt=1)] | None = 2.0
-    """How many times as long a decode step may take while prompts are encoded and prefilled beside it: less keeps
-    running answers smoother, more prefills faster. None: whole portions, whatever it costs."""
-    decode_graphs: bool = False
-    """Record decode steps as CUDA graphs, for a few numbers of rows and positions, and replay them: a large GPU then
-    does not wait for Python. Takes time at the start, and memory; not for families with linear attention."""
+    page_tokens: Count = 256
+    """Tokens of a page: keys and values are taken and given back page by page."""
+    prefix_cache: bool = True
+    """Keep keys and values of prompts and answers until their memory is wanted: a prompt that begins like an earlier
+    one, media included, is prefilled from where they part. Not for families with linear attention."""
+    prefix_cache_per_key: bool = False
+    """Share them among requests of one API key alone: the time to the first token else tells one client whether
+    another has asked the same."""
+    prefill_chunk_tokens: Count | None = None
+    """Prompt tokens computed in one step at most; None: 512 on a CPU, 8192 on a GPU."""
+    target_itl_s: Seconds = 0.05
+    """How long a step may take in which prompts are encoded or prefilled beside running answers: less keeps answers
+    smoother, more prefills faster. Prompts go on at half the rate they would have alone at least, whatever it costs."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
     reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0
     """Encoder outputs kept for media that are seen again; 0 keeps none."""
     max_waiting: Count = 256
-    """Requests that wait for a slot; more are refused."""
+    """Requests that wait for the model; more are refused."""
     target_backlog_s: Seconds = 0.15
     """How long the prompt tokens that wait at one replica should take it to encode and prefill, at its pace of late:
     more make more replicas. At most a third of `ingress.target_ttft_s`, likewise."""
     target_kv_usage: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the KV cache's slots, taken or waited for, that one replica should have: more make more replicas."""
+    """Share of the KV cache's pages and of `max_running`, taken or waited for, that one replica should have: more make
+    more replicas."""
     stream_interval_s: Annotated[float, Field(ge=0)] = 0.05
     """Tokens of a streamed answer are gathered this long after the first one; up to four times as long while other
     requests wait for their first token, since each piece costs time in three processes."""

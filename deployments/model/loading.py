@@ -3,7 +3,6 @@
 import atexit
 import gc
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +15,25 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.core.checkpoint import resolve_model
 from deployments.errors import InternalError
 from deployments.model.engine.engine import Engine
-from deployments.model.engine.step_budget import Pace
+from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
 from deployments.model.families.patch_conv import speed_up_patches
-from deployments.model.forward.decode_step import DecodeStep, FixedDecodeStep
 from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
-from deployments.model.forward.self_check import check_joint, check_text, warm_up, warn_unverified
-from deployments.model.kv_cache.cache import CachePlan, SlotCache
+from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
+from deployments.model.kv_cache.cache import KVCache
+from deployments.model.kv_cache.store import CachePlan
+from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
-from deployments.model.multimodal.request_media import Ledger
+from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.multimodal.uploads import Uploads
 from deployments.observability.metrics import MetricSink
 
 GIB = 2**30
 MIB = 2**20
 CPU_KV_CACHE_GIB = 0.5
-SHORTEST_USEFUL_CONTEXT = 8192
-"""Below this many tokens a slot, fewer slots are better than shorter ones."""
+CPU_CHUNK, CARD_CHUNK = 512, 8192
+"""Prompt tokens of a step at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,29 +56,26 @@ def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
 
 
-def build_engine(model: Any, config: EngineConfig, sink: MetricSink, pace: Pace | None = None) -> Engine:
+def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: StepBudget | None = None) -> Engine:
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
-    if model.device.type == "cpu":
-        # Attention over a long context otherwise copies every key for each head that shares it.
-        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     speed_up_patches(model)
     family = Family(model)
     cache = allocate_cache(family, config)
-    ledger = Ledger(int(config.encoder_budget_mib * MIB))
+    memory = MediaMemory(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
-    kept = EncoderCache(int(config.reuse_cache_mib * MIB), ledger) if config.reuse_cache_mib else None
-    encoder = Encoder(family, uploads, kept, sink)
-    step = (FixedDecodeStep if config.decode_graphs else DecodeStep)(family, cache, uploads)
-    runner = ModelRunner(family, cache, encoder, uploads, step)
+    kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory) if config.reuse_cache_mib else None
+    digests = Digests() if kept is not None or cache.prefixes is not None else None
+    runner = ModelRunner(family, cache, Encoder(family, uploads, kept, sink, digests), uploads)
     check_text(runner)
-    check_joint(runner)
     warn_unverified(family)
-    warm_up(runner)
+    warm_up(runner, config.max_running)
+    chunk_tokens = config.prefill_chunk_tokens or (CPU_CHUNK if model.device.type == "cpu" else CARD_CHUNK)
     return Engine(
         runner,
-        ledger,
+        memory,
         sink,
-        pace=pace or Pace(config.prefill_chunk_tokens, config.prefill_slowdown),
+        budget=budget or StepBudget(chunk_tokens, config.target_itl_s),
+        max_running=config.max_running,
         max_waiting=config.max_waiting,
         target_backlog_s=config.target_backlog_s,
         target_kv_usage=config.target_kv_usage,
@@ -122,24 +119,33 @@ def eos_ids(model: Any) -> frozenset[int]:
 
 
 @torch.inference_mode()
-def allocate_cache(family: Family, config: EngineConfig) -> SlotCache:
-    """As many slots of as many tokens as budget, model and settings allow. Raises `InternalError` when none fits."""
+def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
+    """As many pages as the budget holds. Raises `InternalError` when not even two tokens fit."""
     model = family.model
     probe = DynamicCache(config=family.text_config)
     ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = family.with_axes(torch.arange(2, device=model.device)[None])
-    model(input_ids=ids, position_ids=positions, past_key_values=probe, use_cache=True, logits_to_keep=1)
-    plan = CachePlan(probe)
-    budget = kv_budget_bytes(config, model.device)
-    context = min(family.context_length, config.max_context_tokens or family.context_length)
-    if config.max_context_tokens is None:
-        context = max(plan.longest(budget // config.max_running, context), min(context, SHORTEST_USEFUL_CONTEXT))
-    context = plan.longest(budget, context)
-    if context < 2:
+    model(input_ids=ids, position_ids=positions, cache=probe, use_cache=True, logits_to_keep=1)
+    plan = CachePlan.of(probe)
+    budget = kv_budget_bytes(config, model.device) - (config.max_running + 1) * plan.state_bytes
+    tokens = int(budget // plan.token_bytes)
+    page_size = max(1, min(config.page_tokens, tokens // 2))
+    num_pages = tokens // page_size - 1  # one is nobody's
+    if num_pages * page_size < 2:
         raise InternalError(f"the KV cache's {budget / GIB:.2f} GiB do not hold a single sequence")
-    slots = max(1, min(config.max_running, budget // plan.slot_bytes(context)))
-    logger.info("KV cache: %d slots of %d tokens, %.2f GiB", slots, context, slots * plan.slot_bytes(context) / GIB)
-    return plan.allocate(slots, context, model.device)
+    context = min(family.context_length, config.max_context_tokens or family.context_length, num_pages * page_size)
+    cache = KVCache(
+        plan,
+        num_pages=num_pages,
+        page_size=page_size,
+        num_states=max(2, config.max_running),  # the self-check has two sequences
+        max_length=context,
+        device=model.device,
+    )
+    if config.prefix_cache:
+        cache.enable_prefixes()
+    logger.info("KV cache: %d pages of %d tokens, %.2f GiB", num_pages, page_size, cache.nbytes / GIB)
+    return cache
 
 
 def kv_budget_bytes(config: EngineConfig, device: torch.device) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deployments.core.deadline import Deadline
 from deployments.errors import SluiceError
+from deployments.model.kv_cache.pages import PageTable
 from deployments.types import FinishReason, PixelNorm, SamplingParams
 
 _numbers = itertools.count()
@@ -47,6 +48,8 @@ class EngineRequest:
     pixel_norm: PixelNorm | None = None
     use_audio_in_video: bool = False
     new_constraint: Callable[[], TokenConstraint] | None = None
+    cache_salt: str = ""
+    """Only prompts of equal salt share what is kept of their beginnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of a request inside the engine, by what it did."""
+    """Seconds of a request inside the engine, by what it did, and how much of its prompt was there already."""
 
     queue_s: float
     encode_s: float
     prefill_s: float
     decode_s: float
+    cached_tokens: int = 0
 
 
 class Listener(Protocol):
@@ -85,7 +89,7 @@ class Listener(Protocol):
 
 class Phase(Enum):
     WAITING = auto()
-    """For slots and for room to encode."""
+    """For a place among those who run, for room in the KV cache and for room to encode."""
     ENCODE = auto()
     """Of its media; a prompt without any passes through."""
     PREFILL = auto()
@@ -94,35 +98,27 @@ class Phase(Enum):
 
 
 @dataclass(slots=True)
-class Stamps:
+class Timestamps:
     """Monotonic instants of a request's life; those of encoding are equal where there is nothing to encode."""
 
     submitted: float = field(default_factory=time.monotonic)
     encoding: float = 0.0
-    """Its turn has come: what it waited for before was slots, memory, and others' prompts."""
+    """Its turn has come: what it waited for before was memory and others' prompts."""
     encoded: float = 0.0
     first_token: float = 0.0
 
-    def timing(self, now: float) -> Timing:
-        return Timing(
-            queue_s=self.encoding - self.submitted,
-            encode_s=self.encoded - self.encoding,
-            prefill_s=self.first_token - self.encoded,
-            decode_s=now - self.first_token,
-        )
-
 
 class Choice:
-    """One of a request's `n` answers: a slot of the KV cache, the tokens so far, and the state of its sampling."""
+    """One of a request's `n` answers: its place in the KV cache, the tokens so far, and the state of its sampling."""
 
-    __slots__ = ("constraint", "counts_V", "finish", "index", "seed", "slot", "token_ids")
+    __slots__ = ("constraint", "counts_V", "finish", "index", "seed", "table", "token_ids")
 
     def __init__(self, index: int, seed: int, constraint: TokenConstraint | None) -> None:
         self.index = index
         self.seed = seed
         self.constraint = constraint
-        self.slot = -1
-        """Row of the KV cache; -1 before admission and after the end."""
+        self.table: PageTable | None = None
+        """Where its keys and values are; None before admission and after the end."""
         self.token_ids: list[int] = []
         self.finish: FinishReason | None = None
         self.counts_V: torch.Tensor | None = None
@@ -140,15 +136,17 @@ class Sequence:
         self.phase = Phase.WAITING
         self.num_prompt = len(request.token_ids)
         self.num_prefilled = 0
+        self.num_cached = 0
+        """Prompt tokens that had not to be computed: their keys and values were there."""
         self.prompt_T = torch.from_numpy(np.asarray(request.token_ids, dtype=np.int64))
         self.positions: torch.Tensor | None = None
-        """(axes, T) rotary positions of the prompt, on the device; None where they are 0, 1, 2, ..."""
+        """(axes, T) rotary positions of the prompt; None where they are 0, 1, 2, ..."""
         self.position_offsets: tuple[float, ...] = (0, 0, 0)
         """What to add to a generated token's place in the sequence to get its rotary position, by axis.
 
         Some families have fractions of positions where sound and pictures are interleaved in time.
         """
-        self.stamps = Stamps()
+        self.stamps = Timestamps()
         base = request.params.seed if request.params.seed is not None else random.getrandbits(63)
         make = request.new_constraint
         self.choices = [Choice(i, base + i, make() if make else None) for i in range(request.params.n)]
@@ -161,6 +159,16 @@ class Sequence:
     def length(self, choice: Choice) -> int:
         """Tokens whose keys and values the cache holds, once the prefill is done: all but the last one chosen."""
         return self.num_prompt + len(choice.token_ids) - 1
+
+    def timing(self, now: float) -> Timing:
+        stamps = self.stamps
+        return Timing(
+            queue_s=stamps.encoding - stamps.submitted,
+            encode_s=stamps.encoded - stamps.encoding,
+            prefill_s=stamps.first_token - stamps.encoded,
+            decode_s=now - stamps.first_token,
+            cached_tokens=self.num_cached,
+        )
 
     def abort(self) -> None:
         """Nobody waits for the answer any more: the engine frees what it holds before its next step."""

@@ -15,7 +15,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
-from deployments.model.output.assembler import Answer, Mailbox, gather_s, plain_decode, times
+from deployments.model.output.assembler import OutputAssembler, Mailbox, gather_s, plain_decode, times
 from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest
 from deployments.observability.metrics import MetricSink
@@ -73,7 +73,7 @@ class ModelStage:
         if clips:
             await asyncio.to_thread(add_clips, tensors, clips)
         sequence = self.engine.submit(request, tensors, mailbox)
-        answer = Answer(self._decode, params)
+        answer = OutputAssembler(self._decode, params)
         deltas: tuple[TokenDelta, ...] = ()
         try:
             while not answer.finished:
@@ -84,7 +84,7 @@ class ModelStage:
                     yield GenerateChunk(deltas)
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
-            timing = mailbox.timing or sequence.stamps.timing(time.monotonic())
+            timing = mailbox.timing or sequence.timing(time.monotonic())
             yield GenerateChunk(deltas, times(timing))
         finally:
             self.engine.abort(sequence)

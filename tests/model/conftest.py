@@ -11,7 +11,8 @@ from deployments.config import EngineConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import SluiceError
 from deployments.model.engine.engine import Engine
-from deployments.model.engine.step_budget import Allowance, Pace, Portion
+from deployments.model.engine.metrics import Snapshot
+from deployments.model.engine.step_budget import Allowance, Portion, StepBudget, StepCost
 from deployments.model.loading import build_engine
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.observability.metrics import RecordingSink
@@ -21,7 +22,7 @@ from tests.support.tiny_families import FAMILIES, Prompt
 
 
 @dataclass
-class Ear:
+class RecordingListener:
     """A listener that keeps what it hears."""
 
     tokens: dict[int, list[Token]] = field(default_factory=dict)
@@ -43,33 +44,39 @@ class Ear:
         return [token.token_id for token in self.tokens.get(choice, [])]
 
 
-class CreepingPace(Pace):
+class CreepingBudget(StepBudget):
     """Beside running answers: one item at a time is encoded, three tokens are prefilled."""
 
-    def rests(self, pressure: float | None) -> bool:
-        return False
-
     def chunk(self, context: int, pressure: float | None) -> Allowance:
-        return super().chunk(context, pressure) if pressure is None else Allowance(Portion(3, 3, 3), 1, 3)
+        return super().chunk(context, pressure) if pressure is None else _allowed(3)
 
     def part(self, pressure: float | None) -> Allowance:
-        return super().part(pressure) if pressure is None else Allowance(Portion(1, 1, 1), 1, 1)
+        return super().part(pressure) if pressure is None else _allowed(1)
 
 
-class Bench:
+def _allowed(size: int) -> Allowance:
+    return Allowance(Portion(size, size, size, StepCost()), 1)
+
+
+class SteppedEngine:
     """An engine without its thread: the test says when it steps."""
 
     def __init__(self, model: Any, *, creeping: bool = False, **config: Any) -> None:
-        settings = EngineConfig(**{"kv_cache_gib": 0.02, "max_running": 6, **config})
-        pace = CreepingPace(settings.prefill_chunk_tokens, settings.prefill_slowdown) if creeping else None
+        defaults: dict[str, Any] = {"kv_cache_gib": 0.02, "max_running": 6, "page_tokens": 8, "prefill_chunk_tokens": 512}
+        settings = EngineConfig(**{**defaults, **config})
+        budget = CreepingBudget(settings.prefill_chunk_tokens or 512, settings.target_itl_s) if creeping else None
         self.sink = RecordingSink()
-        self.engine: Engine = build_engine(model, settings, self.sink, pace)
+        self.engine: Engine = build_engine(model, settings, self.sink, budget)
 
-    def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, Ear]:
-        ear = Ear()
+    @property
+    def state(self) -> Snapshot:
+        return self.engine.snapshot()
+
+    def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, RecordingListener]:
+        listener = RecordingListener()
         settings = {"deadline": Deadline(120.0, "model"), "use_audio_in_video": prompt.use_audio_in_video, **kwargs}
         request = EngineRequest(prompt.token_ids, params, **settings)
-        return self.engine.submit(request, dict(prompt.tensors), ear), ear
+        return self.engine.submit(request, dict(prompt.tensors), listener), listener
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):

@@ -8,7 +8,7 @@ from deployments.model.families.family import Family
 from deployments.model.multimodal.items import split_items
 from deployments.model.multimodal.request_media import joined_rows
 from deployments.types import MediaKind
-from tests.model.conftest import Bench, Counting, generate, greedy
+from tests.model.conftest import SteppedEngine, Counting, generate, greedy
 from tests.support.tiny_families import FAMILIES
 
 
@@ -18,12 +18,12 @@ def test_pictures_of_several_requests_are_encoded_in_one_call(name):
     model = family.build()
     rng = np.random.default_rng(2)
     prompts = [family.prompt(rng, ["image"]) for _ in range(3)]
-    bench = Bench(model)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in prompts]
+    stepped = SteppedEngine(model)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in prompts]
     with Counting(model) as counting:
-        bench.run()
+        stepped.run()
     assert counting.calls == 1
-    assert [ear.ids() for ear in ears] == [generate(model, prompt) for prompt in prompts]
+    assert [listener.ids() for listener in listeners] == [generate(model, prompt) for prompt in prompts]
 
 
 def test_items_differ_by_content_shape_and_kind():

@@ -8,9 +8,9 @@ import torch
 
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
-from deployments.model.multimodal.request_media import EncodedRows, Ledger
+from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
 from deployments.types import MediaKind
-from tests.model.conftest import Bench, Counting, generate, greedy
+from tests.model.conftest import SteppedEngine, Counting, generate, greedy
 from tests.support.tiny_families import FAMILIES, Prompt
 
 CASES = [
@@ -40,12 +40,12 @@ def _twice(prompt: Prompt) -> Prompt:
     return Prompt(np.concatenate([prompt.token_ids, prompt.token_ids]), tensors, prompt.use_audio_in_video)
 
 
-def _counted(bench: Bench, what: str) -> float:
-    return bench.sink.values.get((f"sluice_encoder_reuse_{what}", ()), 0)
+def _counted(stepped: SteppedEngine, what: str) -> float:
+    return stepped.sink.values.get((f"sluice_encoder_reuse_{what}", ()), 0)
 
 
-def _cached_bytes(bench: Bench) -> int:
-    return bench.engine._ledger.cached_bytes
+def _cached_bytes(stepped: SteppedEngine) -> int:
+    return stepped.engine._ledger.cached_bytes
 
 
 @pytest.mark.parametrize(("name", "kinds"), CASES)
@@ -55,16 +55,16 @@ def test_a_later_turn_encodes_nothing_and_answers_as_generate(name, kinds):
     rng = np.random.default_rng(2)
     first, other = family.prompt(rng, kinds), family.prompt(rng, kinds)
     turns = [first, _later(first, rng), other, _later(_later(first, rng), rng)]
-    bench = Bench(model, reuse_cache_mib=1.0, prefill_chunk_tokens=9)
+    stepped = SteppedEngine(model, reuse_cache_mib=1.0, prefill_chunk_tokens=9)
     answers, misses = [], []
     for prompt in turns:
-        _, ear = bench.submit(prompt, greedy())
-        bench.run()
-        answers.append(ear.ids())
-        misses.append(_counted(bench, "misses"))
+        _, listener = stepped.submit(prompt, greedy())
+        stepped.run()
+        answers.append(listener.ids())
+        misses.append(_counted(stepped, "misses"))
     assert answers == [generate(model, prompt) for prompt in turns]
     assert misses[0] == misses[1] < misses[2] == misses[3]
-    assert _counted(bench, "hits") >= 2 * misses[0]
+    assert _counted(stepped, "hits") >= 2 * misses[0]
 
 
 @pytest.mark.parametrize(("name", "kinds"), CASES)
@@ -74,13 +74,13 @@ def test_eviction_changes_no_answer(name, kinds):
     model = family.build()
     rng = np.random.default_rng(3)
     prompts = [family.prompt(rng, kinds) for _ in range(3)]
-    bench = Bench(model, reuse_cache_mib=0.002, max_running=2)
+    stepped = SteppedEngine(model, reuse_cache_mib=0.002, max_running=2)
     asked = [prompts[i] for i in (0, 1, 0, 2, 2, 1, 0)]
-    ears = [bench.submit(prompt, greedy())[1] for prompt in asked]
-    while bench.engine.busy:
-        bench.step()
-        assert _cached_bytes(bench) <= 0.002 * 2**20
-    assert [ear.ids() for ear in ears] == [generate(model, prompt) for prompt in asked]
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in asked]
+    while stepped.engine.busy:
+        stepped.step()
+        assert _cached_bytes(stepped) <= 0.002 * 2**20
+    assert [listener.ids() for listener in listeners] == [generate(model, prompt) for prompt in asked]
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"])
@@ -88,134 +88,134 @@ def test_the_same_picture_twice_in_a_prompt_is_encoded_once(name):
     family = FAMILIES[name]
     model = family.build()
     prompt = _twice(family.prompt(np.random.default_rng(4), ["image"]))
-    bench = Bench(model, reuse_cache_mib=1.0)
-    _, ear = bench.submit(prompt, greedy())
-    bench.run()
-    assert (_counted(bench, "misses"), _counted(bench, "hits")) == (1, 1)
-    assert ear.ids() == generate(model, prompt)
+    stepped = SteppedEngine(model, reuse_cache_mib=1.0)
+    _, listener = stepped.submit(prompt, greedy())
+    stepped.run()
+    assert (_counted(stepped, "misses"), _counted(stepped, "hits")) == (1, 1)
+    assert listener.ids() == generate(model, prompt)
 
 
 def test_the_same_picture_of_two_requests_at_once_is_encoded_once(qwen3_vl, rng):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
-    bench = Bench(qwen3_vl, reuse_cache_mib=1.0)
-    ears = [bench.submit(prompt, greedy())[1] for _ in range(2)]
-    bench.run()
-    assert _counted(bench, "misses") == 1
-    assert ears[0].ids() == ears[1].ids() == generate(qwen3_vl, prompt)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
+    listeners = [stepped.submit(prompt, greedy())[1] for _ in range(2)]
+    stepped.run()
+    assert _counted(stepped, "misses") == 1
+    assert listeners[0].ids() == listeners[1].ids() == generate(qwen3_vl, prompt)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_outputs_outlive_an_abort_of_the_request_that_brought_them(qwen3_vl, rng, steps):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["video", "image"])
-    bench = Bench(qwen3_vl, reuse_cache_mib=1.0, prefill_chunk_tokens=4)
-    sequence, _ = bench.submit(prompt, greedy())
-    bench.step(steps)
-    bench.engine.abort(sequence)
-    bench.run()
-    assert bench.engine._ledger.alive == {"host": 0, "device": 0}
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefill_chunk_tokens=4)
+    sequence, _ = stepped.submit(prompt, greedy())
+    stepped.step(steps)
+    stepped.engine.abort(sequence)
+    stepped.run()
+    assert stepped.engine._ledger.alive == {"host": 0, "device": 0}
     with Counting(qwen3_vl) as pictures, Counting(qwen3_vl, "get_video_features") as clips:
-        _, ear = bench.submit(prompt, greedy())
-        bench.run()
+        _, listener = stepped.submit(prompt, greedy())
+        stepped.run()
     assert pictures.calls == clips.calls == 0
-    assert ear.ids() == generate(qwen3_vl, prompt)
+    assert listener.ids() == generate(qwen3_vl, prompt)
 
 
 def test_an_abort_between_its_parts_leaves_only_whole_items_behind(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
     prompt = family.prompt(rng, ["video", "video"])
-    bench = Bench(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
-    _, running = bench.submit(family.prompt(rng, []), greedy(400))
-    bench.step(2)
-    sequence, _ = bench.submit(prompt, greedy())
-    while not _counted(bench, "misses"):
-        bench.step()
-    bench.engine.abort(sequence)
-    _, ear = bench.submit(prompt, greedy())
-    while ear.timing is None:
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    _, running = stepped.submit(family.prompt(rng, []), greedy(400))
+    stepped.step(2)
+    sequence, _ = stepped.submit(prompt, greedy())
+    while not _counted(stepped, "misses"):
+        stepped.step()
+    stepped.engine.abort(sequence)
+    _, listener = stepped.submit(prompt, greedy())
+    while listener.timing is None:
         heard = len(running.ids())
-        bench.step()
+        stepped.step()
         assert len(running.ids()) == heard + 1
-    assert _counted(bench, "hits") >= 1
-    assert ear.ids() == generate(qwen3_vl, prompt)
+    assert _counted(stepped, "hits") >= 1
+    assert listener.ids() == generate(qwen3_vl, prompt)
 
 
 def test_kept_outputs_cost_nothing_of_a_step_beside_running_answers(qwen3_vl, rng):
     """One item at a time would be encoded here; kept ones all come in one step, however many there are."""
     family = FAMILIES["qwen3_vl"]
     prompt = family.prompt(rng, ["video", "video", "image"])
-    bench = Bench(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
-    bench.submit(prompt, greedy())
-    bench.run()
-    bench.submit(family.prompt(rng, []), greedy(400))
-    bench.step(2)
-    hits, seen = _counted(bench, "hits"), set()
-    _, ear = bench.submit(prompt, greedy())
-    while ear.timing is None:
-        bench.step()
-        seen.add(_counted(bench, "hits") - hits)
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    stepped.submit(prompt, greedy())
+    stepped.run()
+    stepped.submit(family.prompt(rng, []), greedy(400))
+    stepped.step(2)
+    hits, seen = _counted(stepped, "hits"), set()
+    _, listener = stepped.submit(prompt, greedy())
+    while listener.timing is None:
+        stepped.step()
+        seen.add(_counted(stepped, "hits") - hits)
     assert max(seen) > 2
     assert len(seen - {0}) <= 2  # in one step, or in two where one looked while the last digest was being made
-    assert ear.ids() == generate(qwen3_vl, prompt)
+    assert listener.ids() == generate(qwen3_vl, prompt)
 
 
 def test_a_running_answer_does_not_wait_for_a_digest(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
-    bench = Bench(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
-    _, running = bench.submit(family.prompt(rng, []), greedy(400))
-    bench.step(2)
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    _, running = stepped.submit(family.prompt(rng, []), greedy(400))
+    stepped.step(2)
     prompt = family.prompt(rng, ["image"])
     go_on = threading.Event()
-    bench.engine._runner._encoder._cache._digests.submit(go_on.wait)  # digests take long
-    _, ear = bench.submit(prompt, greedy())
+    stepped.engine._runner._encoder._cache._digests.submit(go_on.wait)  # digests take long
+    _, listener = stepped.submit(prompt, greedy())
     for _ in range(5):
         heard = len(running.ids())
-        bench.step()
+        stepped.step()
         assert len(running.ids()) == heard + 1
-    assert not ear.ids()
+    assert not listener.ids()
     go_on.set()
-    while ear.timing is None:
-        bench.step()
-    assert ear.ids() == generate(qwen3_vl, prompt)
+    while listener.timing is None:
+        stepped.step()
+    assert listener.ids() == generate(qwen3_vl, prompt)
 
 
 def test_what_decodes_holds_no_media_while_the_cache_does(qwen3_vl, rng):
-    bench = Bench(qwen3_vl, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
     for _ in range(2):
-        bench.submit(FAMILIES["qwen3_vl"].prompt(rng, ["video", "image"]), greedy(30))
-    bench.step(4)
-    assert bench.engine._scheduler.decoding
-    assert bench.engine._ledger.alive == {"host": 0, "device": 0}
-    assert bench.engine._ledger.reserved_bytes == 0
-    assert _cached_bytes(bench) > 0
-    bench.engine._gauges.report(now=True)
-    assert bench.sink.values["sluice_encoder_cache_bytes", ()] == _cached_bytes(bench)
+        stepped.submit(FAMILIES["qwen3_vl"].prompt(rng, ["video", "image"]), greedy(30))
+    stepped.step(4)
+    assert stepped.engine._scheduler.decoding
+    assert stepped.engine._ledger.alive == {"host": 0, "device": 0}
+    assert stepped.engine._ledger.reserved_bytes == 0
+    assert _cached_bytes(stepped) > 0
+    stepped.engine._gauges.report(now=True)
+    assert stepped.sink.values["sluice_encoder_cache_bytes", ()] == _cached_bytes(stepped)
 
 
 def test_nothing_is_kept_or_digested_unless_there_is_a_size(qwen3_vl, rng):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
-    bench = Bench(qwen3_vl)
+    stepped = SteppedEngine(qwen3_vl)
     with Counting(qwen3_vl) as counting:
         for _ in range(2):
-            bench.submit(prompt, greedy())
-            bench.run()
+            stepped.submit(prompt, greedy())
+            stepped.run()
     assert counting.calls == 2
-    assert bench.engine._runner._encoder._cache is None
-    assert _cached_bytes(bench) == _counted(bench, "misses") == 0
+    assert stepped.engine._runner._encoder._cache is None
+    assert _cached_bytes(stepped) == _counted(stepped, "misses") == 0
 
 
 def test_wrong_media_fail_alone_and_are_not_kept(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
     good, bad = family.prompt(rng, ["image"]), family.prompt(rng, ["image"])
     bad.tensors["image_grid_thw"] = bad.tensors["image_grid_thw"] * 2
-    bench = Bench(qwen3_vl, reuse_cache_mib=1.0)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in (bad, good, bad, good)]
-    bench.run()
-    assert all(ear.error is not None for ear in ears[::2])
-    assert ears[1].ids() == ears[3].ids() == generate(qwen3_vl, good)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in (bad, good, bad, good)]
+    stepped.run()
+    assert all(listener.error is not None for listener in listeners[::2])
+    assert listeners[1].ids() == listeners[3].ids() == generate(qwen3_vl, good)
 
 
 def test_the_least_recently_used_leaves_first_and_the_bytes_are_known():
-    ledger = Ledger(0)
+    ledger = MediaMemory(0)
     cache = EncoderCache(2048, ledger)
     items = [Item(MediaKind.IMAGE, {"pixel_values": torch.full((1, 2), float(i))}) for i in range(4)]
     rows = [EncodedRows(torch.full((64, 4), float(i))) for i in range(3)]  # 1024 bytes each

@@ -18,7 +18,7 @@ from deployments.errors import (
 )
 from deployments.model.sequence import EngineRequest
 from deployments.types import PixelNorm, SamplingParams
-from tests.model.conftest import Bench, Ear, generate, greedy
+from tests.model.conftest import SteppedEngine, RecordingListener, generate, greedy
 from tests.support.tiny_configs import IMAGE
 from tests.support.tiny_families import FAMILIES, Prompt
 
@@ -29,50 +29,50 @@ def _text(length, seed=0):
     return Prompt(np.random.default_rng(seed).integers(10, 140, size=length).astype(np.int32), {})
 
 
-def _running(bench):
-    return len(bench.engine._scheduler.slots)
+def _running(stepped):
+    return len(stepped.engine._scheduler.slots)
 
 
 def test_aborted_request_frees_its_slot_by_the_next_step(qwen3_vl, rng):
-    bench = Bench(qwen3_vl)
-    sequence, ear = bench.submit(QWEN3.prompt(rng, ["image"]), greedy(50))
-    bench.step(3)
-    assert _running(bench) == 1
-    bench.engine.abort(sequence)
-    bench.step()
-    assert _running(bench) == 0
-    assert isinstance(ear.error, WorkCancelled)
+    stepped = SteppedEngine(qwen3_vl)
+    sequence, listener = stepped.submit(QWEN3.prompt(rng, ["image"]), greedy(50))
+    stepped.step(3)
+    assert _running(stepped) == 1
+    stepped.engine.abort(sequence)
+    stepped.step()
+    assert _running(stepped) == 0
+    assert isinstance(listener.error, WorkCancelled)
 
 
 def test_expired_request_is_stopped_naming_the_stage(qwen3_vl):
-    bench = Bench(qwen3_vl)
-    _, ear = bench.submit(_text(5), greedy(50), deadline=Deadline(0.0, "model"))
-    bench.step()
-    assert isinstance(ear.error, StageTimeout)
-    assert ear.error.stage == "model"
+    stepped = SteppedEngine(qwen3_vl)
+    _, listener = stepped.submit(_text(5), greedy(50), deadline=Deadline(0.0, "model"))
+    stepped.step()
+    assert isinstance(listener.error, StageTimeout)
+    assert listener.error.stage == "model"
 
 
 def test_decoding_requests_hold_no_multimodal_bytes(qwen3_vl, rng):
-    bench = Bench(qwen3_vl)
-    alive = bench.engine._ledger.alive
+    stepped = SteppedEngine(qwen3_vl)
+    alive = stepped.engine._ledger.alive
     for _ in range(3):
-        bench.submit(QWEN3.prompt(rng, ["video", "image"]), greedy(30))
-    bench.engine._take_in()
+        stepped.submit(QWEN3.prompt(rng, ["video", "image"]), greedy(30))
+    stepped.engine._take_in()
     assert alive["host"] > 0
-    bench.step(4)
-    assert _running(bench) == 3
+    stepped.step(4)
+    assert _running(stepped) == 3
     assert alive == {"host": 0, "device": 0}
-    assert bench.engine._ledger.reserved_bytes == 0
+    assert stepped.engine._ledger.reserved_bytes == 0
 
 
 def test_encoder_outputs_live_until_their_last_chunk(qwen3_vl, rng):
     prompt = QWEN3.prompt(rng, ["image", "video"])
-    bench = Bench(qwen3_vl, prefill_chunk_tokens=4)
-    bench.submit(prompt, greedy(4))
+    stepped = SteppedEngine(qwen3_vl, prefill_chunk_tokens=4)
+    stepped.submit(prompt, greedy(4))
     seen = []
-    while bench.engine.busy:
-        bench.step()
-        seen.append(bench.engine._ledger.alive["device"])
+    while stepped.engine.busy:
+        stepped.step()
+        seen.append(stepped.engine._ledger.alive["device"])
     assert max(seen) > 0
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] == 0
@@ -80,131 +80,131 @@ def test_encoder_outputs_live_until_their_last_chunk(qwen3_vl, rng):
 
 def test_requests_wait_for_the_encoder_budget(qwen3_vl, rng):
     prompts = [QWEN3.prompt(rng, ["video"]) for _ in range(4)]
-    bench = Bench(qwen3_vl)
-    need = [bench.engine.family.device_bytes(torch.tensor(p.token_ids), p.tensors) for p in prompts]
-    bench.engine._ledger.budget_bytes = max(need)
-    ears = [bench.submit(prompt, greedy(4))[1] for prompt in prompts]
-    while bench.engine.busy:
-        bench.step()
-        assert bench.engine._ledger.reserved_bytes <= max(need)
-    assert [ear.ids() for ear in ears] == [generate(qwen3_vl, prompt, 4) for prompt in prompts]
+    stepped = SteppedEngine(qwen3_vl)
+    need = [stepped.engine.family.device_bytes(torch.tensor(p.token_ids), p.tensors) for p in prompts]
+    stepped.engine._ledger.budget_bytes = max(need)
+    listeners = [stepped.submit(prompt, greedy(4))[1] for prompt in prompts]
+    while stepped.engine.busy:
+        stepped.step()
+        assert stepped.engine._ledger.reserved_bytes <= max(need)
+    assert [listener.ids() for listener in listeners] == [generate(qwen3_vl, prompt, 4) for prompt in prompts]
 
 
 def test_media_beyond_the_whole_budget_are_refused_with_the_limit(qwen3_vl, rng):
-    bench = Bench(qwen3_vl)
-    bench.engine._ledger.budget_bytes = 100
+    stepped = SteppedEngine(qwen3_vl)
+    stepped.engine._ledger.budget_bytes = 100
     with pytest.raises(TooLarge, match="0 MiB are allowed"):
-        bench.submit(QWEN3.prompt(rng, ["video"]), greedy())
+        stepped.submit(QWEN3.prompt(rng, ["video"]), greedy())
 
 
 def test_prompt_beyond_the_context_is_refused_with_the_limit(qwen3_vl):
-    bench = Bench(qwen3_vl, max_context_tokens=32)
+    stepped = SteppedEngine(qwen3_vl, max_context_tokens=32)
     with pytest.raises(ContextTooLong, match="at most 32"):
-        bench.submit(_text(30), greedy(3))
-    _, ear = bench.submit(_text(30), SamplingParams(temperature=0.0))
-    bench.run()
-    assert len(ear.ids()) == 2
-    assert ear.finish[0] == "length"
+        stepped.submit(_text(30), greedy(3))
+    _, listener = stepped.submit(_text(30), SamplingParams(temperature=0.0))
+    stepped.run()
+    assert len(listener.ids()) == 2
+    assert listener.finish[0] == "length"
 
 
 def test_more_waiting_requests_than_allowed_are_refused(qwen3_vl):
-    bench = Bench(qwen3_vl, max_waiting=2)
+    stepped = SteppedEngine(qwen3_vl, max_waiting=2)
     for _ in range(2):
-        bench.submit(_text(4), greedy())
+        stepped.submit(_text(4), greedy())
     with pytest.raises(Overloaded) as refused:
-        bench.submit(_text(4), greedy())
+        stepped.submit(_text(4), greedy())
     assert refused.value.retry_after_s > 0
 
 
 def test_requests_without_a_first_token_are_counted_wherever_they_are(qwen3_vl):
-    bench = Bench(qwen3_vl, max_running=2, prefill_chunk_tokens=16)
-    bench.submit(_text(8), greedy(50))
-    assert bench.engine.awaiting == 1  # sent, and not seen by the engine's thread yet
-    bench.step()
-    assert bench.engine.awaiting == 0
-    bench.submit(_text(100), greedy(50))
-    bench.submit(_text(8), greedy(50))
-    bench.step()
-    assert bench.engine.awaiting == 2  # one is being prefilled, one has no slot
-    bench.run()
-    assert bench.engine.awaiting == 0
+    stepped = SteppedEngine(qwen3_vl, max_running=2, prefill_chunk_tokens=16)
+    stepped.submit(_text(8), greedy(50))
+    assert stepped.engine.awaiting == 1  # sent, and not seen by the engine's thread yet
+    stepped.step()
+    assert stepped.engine.awaiting == 0
+    stepped.submit(_text(100), greedy(50))
+    stepped.submit(_text(8), greedy(50))
+    stepped.step()
+    assert stepped.engine.awaiting == 2  # one is being prefilled, one has no slot
+    stepped.run()
+    assert stepped.engine.awaiting == 0
 
 
 def test_more_requests_than_slots_all_finish(qwen3_vl):
-    bench = Bench(qwen3_vl, max_running=2)
+    stepped = SteppedEngine(qwen3_vl, max_running=2)
     prompts = [_text(3 + n, seed=n) for n in range(7)]
-    ears = [bench.submit(prompt, greedy(3 + n))[1] for n, prompt in enumerate(prompts)]
-    bench.run()
-    assert [ear.ids() for ear in ears] == [generate(qwen3_vl, p, 3 + n) for n, p in enumerate(prompts)]
+    listeners = [stepped.submit(prompt, greedy(3 + n))[1] for n, prompt in enumerate(prompts)]
+    stepped.run()
+    assert [listener.ids() for listener in listeners] == [generate(qwen3_vl, p, 3 + n) for n, p in enumerate(prompts)]
 
 
 def test_wrong_grid_fails_its_request_alone(qwen3_vl, rng):
     good, bad = QWEN3.prompt(rng, ["image"]), QWEN3.prompt(rng, ["image"])
     bad.tensors["image_grid_thw"] = bad.tensors["image_grid_thw"] * 2
-    bench = Bench(qwen3_vl)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in (good, bad, good)]
-    bench.run()
-    assert isinstance(ears[1].error, BadRequest | InternalError)
-    assert ears[0].ids() == ears[2].ids() == generate(qwen3_vl, good)
+    stepped = SteppedEngine(qwen3_vl)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in (good, bad, good)]
+    stepped.run()
+    assert isinstance(listeners[1].error, BadRequest | InternalError)
+    assert listeners[0].ids() == listeners[2].ids() == generate(qwen3_vl, good)
 
 
 def test_token_beyond_the_vocabulary_fails_its_request_alone(qwen3_vl):
     good, bad = _text(9), _text(9)
     bad.token_ids[4] = 1_000_000
-    bench = Bench(qwen3_vl)
-    running = bench.submit(good, greedy())[1]
-    bench.step(2)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in (bad, good)]
-    bench.run()
-    assert isinstance(ears[0].error, InternalError)
-    assert running.ids() == ears[1].ids() == generate(qwen3_vl, good)
+    stepped = SteppedEngine(qwen3_vl)
+    running = stepped.submit(good, greedy())[1]
+    stepped.step(2)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in (bad, good)]
+    stepped.run()
+    assert isinstance(listeners[0].error, InternalError)
+    assert running.ids() == listeners[1].ids() == generate(qwen3_vl, good)
 
 
 def test_answer_that_spells_a_placeholder_takes_no_one_elses_picture(qwen3_vl, rng):
     picture = QWEN3.prompt(rng, ["image"])
-    bench = Bench(qwen3_vl, creeping=True)
-    spelling = bench.submit(_text(9), greedy(60, logit_bias=((IMAGE, 1e4),)))[1]
-    bench.step(3)
-    ear = bench.submit(picture, greedy())[1]
-    bench.run()
+    stepped = SteppedEngine(qwen3_vl, creeping=True)
+    spelling = stepped.submit(_text(9), greedy(60, logit_bias=((IMAGE, 1e4),)))[1]
+    stepped.step(3)
+    listener = stepped.submit(picture, greedy())[1]
+    stepped.run()
     assert set(spelling.ids()) == {IMAGE}
-    assert ear.ids() == generate(qwen3_vl, picture)
+    assert listener.ids() == generate(qwen3_vl, picture)
 
 
 def test_modality_that_the_model_does_not_take_is_refused(qwen3_vl):
-    bench = Bench(qwen3_vl)
+    stepped = SteppedEngine(qwen3_vl)
     with pytest.raises(BadRequest, match="audio"):
-        bench.submit(Prompt(_text(4).token_ids, {"input_features": np.zeros((1, 16, 8), np.float32)}), greedy())
+        stepped.submit(Prompt(_text(4).token_ids, {"input_features": np.zeros((1, 16, 8), np.float32)}), greedy())
 
 
 def test_output_that_is_not_a_number_fails_its_request_alone(qwen3_vl, rng):
     poisoned, good = QWEN3.prompt(rng, ["image"]), QWEN3.prompt(rng, ["image"])
     poisoned.tensors["pixel_values"][:] = np.nan
-    bench = Bench(qwen3_vl)
-    bad_ear, good_ear = (bench.submit(prompt, greedy())[1] for prompt in (poisoned, good))
-    bench.run()
+    stepped = SteppedEngine(qwen3_vl)
+    bad_ear, good_ear = (stepped.submit(prompt, greedy())[1] for prompt in (poisoned, good))
+    stepped.run()
     assert isinstance(bad_ear.error, InternalError)
     assert good_ear.ids() == generate(qwen3_vl, good)
 
 
 def test_n_answers_share_one_prefill_and_differ_by_seed(qwen3_vl, rng):
     prompt = QWEN3.prompt(rng, ["image"])
-    bench = Bench(qwen3_vl)
-    _, ear = bench.submit(prompt, SamplingParams(max_tokens=8, n=4, seed=3, temperature=1.5))
-    bench.step()
-    assert sum(len(ear.ids(choice)) for choice in range(4)) == 4  # from the prefill, one token each
-    bench.run()
-    assert len({tuple(ear.ids(choice)) for choice in range(4)}) > 1
-    assert all(len(ear.ids(choice)) == 8 for choice in range(4))
+    stepped = SteppedEngine(qwen3_vl)
+    _, listener = stepped.submit(prompt, SamplingParams(max_tokens=8, n=4, seed=3, temperature=1.5))
+    stepped.step()
+    assert sum(len(listener.ids(choice)) for choice in range(4)) == 4  # from the prefill, one token each
+    stepped.run()
+    assert len({tuple(listener.ids(choice)) for choice in range(4)}) > 1
+    assert all(len(listener.ids(choice)) == 8 for choice in range(4))
 
 
 def test_stop_ids_end_an_answer_unless_too_short(qwen3_vl):
     prompt = _text(6)
     ids = generate(qwen3_vl, prompt, 12)
-    bench = Bench(qwen3_vl)
-    _, plain = bench.submit(prompt, greedy(12), stop_ids=frozenset({ids[2]}))
-    _, longer = bench.submit(prompt, greedy(12, min_tokens=6), stop_ids=frozenset({ids[2]}))
-    bench.run()
+    stepped = SteppedEngine(qwen3_vl)
+    _, plain = stepped.submit(prompt, greedy(12), stop_ids=frozenset({ids[2]}))
+    _, longer = stepped.submit(prompt, greedy(12, min_tokens=6), stop_ids=frozenset({ids[2]}))
+    stepped.run()
     assert plain.ids() == ids[: ids.index(ids[2]) + 1]
     assert plain.finish[0] == "stop"
     assert len(longer.ids()) >= 6
@@ -221,36 +221,36 @@ def test_uint8_pixels_are_normalised_like_floats(qwen3_vl, rng):
         Prompt(raw.token_ids, {**raw.tensors, "pixel_values": p})
         for p in (pixels, floats.reshape(pixels.shape).astype(np.float32))
     ]
-    bench = Bench(qwen3_vl)
-    ears = [bench.submit(prompt, greedy(), pixel_norm=norm)[1] for prompt in prompts]
-    bench.run()
-    assert ears[0].ids() == ears[1].ids()
+    stepped = SteppedEngine(qwen3_vl)
+    listeners = [stepped.submit(prompt, greedy(), pixel_norm=norm)[1] for prompt in prompts]
+    stepped.run()
+    assert listeners[0].ids() == listeners[1].ids()
 
 
 def test_threaded_engine_answers_and_drains_at_close(qwen3_vl):
-    bench = Bench(qwen3_vl)
+    stepped = SteppedEngine(qwen3_vl)
     heard = threading.Event()
 
-    class Waiting(Ear):
+    class Waiting(RecordingListener):
         def on_end(self, timing):
             super().on_end(timing)
             heard.set()
 
-    bench.engine.start()
-    bench.engine.check_health()
-    ear = Waiting()
+    stepped.engine.start()
+    stepped.engine.check_health()
+    listener = Waiting()
     prompt = _text(5)
-    bench.engine.submit(EngineRequest(prompt.token_ids, greedy(20), Deadline(60.0, "model")), {}, ear)
-    bench.engine.close(grace_s=30.0)
+    stepped.engine.submit(EngineRequest(prompt.token_ids, greedy(20), Deadline(60.0, "model")), {}, listener)
+    stepped.engine.close(grace_s=30.0)
     assert heard.is_set()
-    assert ear.ids() == generate(qwen3_vl, prompt, 20)
+    assert listener.ids() == generate(qwen3_vl, prompt, 20)
 
 
 def test_dead_engine_is_unhealthy_and_tells_its_requests(qwen3_vl):
-    bench = Bench(qwen3_vl)
+    stepped = SteppedEngine(qwen3_vl)
     failed = threading.Event()
 
-    class Deaf(Ear):
+    class Deaf(RecordingListener):
         def on_token(self, choice, token, finish):
             super().on_token(choice, token, finish)
             if len(self.ids()) == 2:
@@ -262,10 +262,10 @@ def test_dead_engine_is_unhealthy_and_tells_its_requests(qwen3_vl):
 
     threading.excepthook, hook = (lambda args: None), threading.excepthook
     try:
-        bench.engine.submit(EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model")), {}, Deaf())
-        bench.engine.start()
+        stepped.engine.submit(EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model")), {}, Deaf())
+        stepped.engine.start()
         assert failed.wait(30)
         with pytest.raises(InternalError):
-            bench.engine.check_health()
+            stepped.engine.check_health()
     finally:
         threading.excepthook = hook

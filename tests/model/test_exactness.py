@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.model.conftest import Bench, generate, greedy, plain_logits
+from tests.model.conftest import SteppedEngine, generate, greedy, plain_logits
 from tests.support.tiny_configs import AUDIO, IMAGE, VIDEO
 from tests.support.tiny_families import FAMILIES
 
@@ -28,27 +28,27 @@ def test_each_modality_in_one_batch_equals_generate(family_and_model):
     family, model = family_and_model
     rng = np.random.default_rng(1)
     prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)]
-    bench = Bench(model, prefill_chunk_tokens=7, max_running=4)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in prompts]
-    bench.run()
-    for prompt, ear in zip(prompts, ears, strict=True):
-        assert ear.error is None
-        assert ear.ids() == generate(model, prompt)
+    stepped = SteppedEngine(model, prefill_chunk_tokens=7, max_running=4)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in prompts]
+    stepped.run()
+    for prompt, listener in zip(prompts, listeners, strict=True):
+        assert listener.error is None
+        assert listener.ids() == generate(model, prompt)
 
 
 def test_media_encoded_part_by_part_between_decode_steps_equal_generate(family_and_model):
     family, model = family_and_model
     rng = np.random.default_rng(5)
     prompts = [family.prompt(rng, kinds) for kinds in _combinations(family) if kinds]
-    bench = Bench(model, creeping=True, max_running=3)
-    _, running = bench.submit(family.prompt(rng, []), greedy(200))
-    bench.step(2)
-    ears = [bench.submit(prompt, greedy())[1] for prompt in prompts]
-    while any(ear.timing is None for ear in ears):
+    stepped = SteppedEngine(model, creeping=True, max_running=3)
+    _, running = stepped.submit(family.prompt(rng, []), greedy(200))
+    stepped.step(2)
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt in prompts]
+    while any(listener.timing is None for listener in listeners):
         heard = len(running.ids())
-        bench.step()
+        stepped.step()
         assert len(running.ids()) == heard + 1
-    assert [ear.ids() for ear in ears] == [generate(model, prompt) for prompt in prompts]
+    assert [listener.ids() for listener in listeners] == [generate(model, prompt) for prompt in prompts]
 
 
 def test_low_precision_chooses_within_rounding_of_the_plain_forward(family_and_model):
@@ -58,16 +58,16 @@ def test_low_precision_chooses_within_rounding_of_the_plain_forward(family_and_m
     model = family.build(dtype=torch.bfloat16)
     rng = np.random.default_rng(6)
     prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)[: 1 + len(family.media)]]
-    bench = Bench(model, prefill_chunk_tokens=7)
+    stepped = SteppedEngine(model, prefill_chunk_tokens=7)
     placeholders = [IMAGE, VIDEO, AUDIO]  # in an answer they would stand for media to the plain forward
     banned = tuple((token_id, -1e4) for token_id in placeholders)
-    ears = [bench.submit(prompt, greedy(logit_bias=banned))[1] for prompt in prompts]
-    bench.run()
-    for prompt, ear in zip(prompts, ears, strict=True):
-        logits_TV = plain_logits(model, prompt, ear.ids())
+    listeners = [stepped.submit(prompt, greedy(logit_bias=banned))[1] for prompt in prompts]
+    stepped.run()
+    for prompt, listener in zip(prompts, listeners, strict=True):
+        logits_TV = plain_logits(model, prompt, listener.ids())
         logits_TV[:, placeholders] = logits_TV.min()
         best_T = logits_TV.max(-1).values
-        chosen_T = logits_TV.gather(-1, torch.tensor(ear.ids())[:, None])[:, 0]
+        chosen_T = logits_TV.gather(-1, torch.tensor(listener.ids())[:, None])[:, 0]
         assert ((best_T - chosen_T) <= 0.25 * logits_TV.std(-1)).all()
 
 
@@ -78,10 +78,10 @@ def test_media_shape_the_answer(family_and_model):
         prompt = family.prompt(np.random.default_rng(3), [kind])
         main = next(name for name in prompt.tensors if name.startswith(("pixel_values", "input_features")))
         other = {**prompt.tensors, main: prompt.tensors[main][..., ::-1].copy()}
-        bench = Bench(model)
-        ears = [bench.submit(type(prompt)(prompt.token_ids, t), greedy(12))[1] for t in (prompt.tensors, other)]
-        bench.run()
-        assert ears[0].ids() != ears[1].ids(), kind
+        stepped = SteppedEngine(model)
+        listeners = [stepped.submit(type(prompt)(prompt.token_ids, t), greedy(12))[1] for t in (prompt.tensors, other)]
+        stepped.run()
+        assert listeners[0].ids() != listeners[1].ids(), kind
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -90,11 +90,12 @@ def test_any_order_with_neighbours_aborting_equals_generate(data):
     name = data.draw(st.sampled_from(["qwen3_vl", "qwen3_5", "gemma3", "qwen2_5_omni"]))
     family, model = FAMILIES[name], _model(name)
     rng = np.random.default_rng(data.draw(st.integers(0, 50)))
-    bench = Bench(
+    stepped = SteppedEngine(
         model,
         prefill_chunk_tokens=data.draw(st.integers(1, 40)),
         max_running=data.draw(st.integers(1, 5)),
-        decode_graphs=name != "qwen3_5" and data.draw(st.booleans()),
+        page_tokens=data.draw(st.sampled_from([1, 4, 16])),
+        prefix_cache=data.draw(st.booleans()),
         reuse_cache_mib=data.draw(st.sampled_from([0.0, 0.002, 1.0])),
         creeping=data.draw(st.booleans()),
     )
@@ -107,15 +108,15 @@ def test_any_order_with_neighbours_aborting_equals_generate(data):
             prompt = family.prompt(rng, data.draw(st.lists(st.sampled_from(sorted(family.media)), max_size=2)))
             known.append(prompt)
         length = data.draw(st.integers(1, 8))
-        sequence, ear = bench.submit(prompt, greedy(length))
-        bench.step(data.draw(st.integers(0, 4)))
+        sequence, listener = stepped.submit(prompt, greedy(length))
+        stepped.step(data.draw(st.integers(0, 4)))
         if data.draw(st.booleans()):
-            bench.engine.abort(sequence)
+            stepped.engine.abort(sequence)
         else:
-            wanted.append((prompt, length, ear))
-    bench.run()
-    for prompt, length, ear in wanted:
-        assert ear.ids() == generate(model, prompt, length)
+            wanted.append((prompt, length, listener))
+    stepped.run()
+    for prompt, length, listener in wanted:
+        assert listener.ids() == generate(model, prompt, length)
 
 
 _MODELS = {}

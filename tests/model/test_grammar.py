@@ -15,7 +15,7 @@ from deployments.errors import BadRequest, StageTimeout
 from deployments.model.loading import load_model, pick_device
 from deployments.model.sampling.grammar import Grammars
 from deployments.types import SamplingParams
-from tests.model.conftest import Bench
+from tests.model.conftest import SteppedEngine
 from tests.support.tiny_families import Prompt
 
 SCHEMA = {
@@ -31,15 +31,15 @@ def demo():
     config = AppConfig()
     model = load_model(config, pick_device("cpu"))
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(config))
-    bench = Bench(model, max_context_tokens=256)
-    return bench, tokenizer
+    stepped = SteppedEngine(model, max_context_tokens=256)
+    return stepped, tokenizer
 
 
 @pytest.fixture
 async def grammars(demo):
-    bench, tokenizer = demo
+    stepped, tokenizer = demo
     config = EngineConfig(grammar_timeout_s=1.0, grammar_mib=256)
-    grammars = Grammars(tokenizer, bench.engine.family.vocab_size, [tokenizer.eos_token_id], config)
+    grammars = Grammars(tokenizer, stepped.engine.family.vocab_size, [tokenizer.eos_token_id], config)
     yield grammars
     grammars.close()
     await asyncio.sleep(0.05)  # in which the loop hears of the process's end
@@ -51,15 +51,15 @@ def minute():
 
 async def answered(demo, grammars, schema, **params):
     """The text of an answer that must follow `schema`."""
-    bench, tokenizer = demo
+    stepped, tokenizer = demo
     constraint = await grammars.compile(json.dumps(schema), minute())
     stop_ids = frozenset({tokenizer.eos_token_id})
     params = SamplingParams(**{"max_tokens": 60, **params})
-    _, ear = bench.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
-    bench.run()
-    assert ear.error is None
-    assert ear.finish[0] == "stop"
-    return tokenizer.decode(ear.ids(0), skip_special_tokens=True)
+    _, listener = stepped.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
+    stepped.run()
+    assert listener.error is None
+    assert listener.finish[0] == "stop"
+    return tokenizer.decode(listener.ids(0), skip_special_tokens=True)
 
 
 def _prompt(tokenizer):
@@ -68,18 +68,18 @@ def _prompt(tokenizer):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 async def test_answers_follow_the_schema(demo, grammars, temperature):
-    bench, tokenizer = demo
+    stepped, tokenizer = demo
     params = SamplingParams(max_tokens=60, temperature=temperature, seed=1, n=2)
     stop_ids = frozenset({tokenizer.eos_token_id})
     constraint = await grammars.compile(json.dumps(SCHEMA), minute())
-    _, ear = bench.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
-    bench.run()
+    _, listener = stepped.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
+    stepped.run()
     for choice in range(2):
-        answer = json.loads(tokenizer.decode(ear.ids(choice), skip_special_tokens=True))
+        answer = json.loads(tokenizer.decode(listener.ids(choice), skip_special_tokens=True))
         assert set(answer) == {"colour", "count"}
         assert answer["colour"] in ("red", "blue")
         assert 0 <= answer["count"] <= 99
-        assert ear.finish[choice] == "stop"
+        assert listener.finish[choice] == "stop"
 
 
 def nested(depth):

@@ -12,7 +12,7 @@ from deployments.core.deadline import Deadline
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import EngineRequest, Sequence
 from deployments.types import SamplingParams
-from tests.model.conftest import Bench, Ear, generate, greedy
+from tests.model.conftest import SteppedEngine, RecordingListener, generate, greedy
 from tests.support.tiny_families import Prompt
 
 VOCAB = 20
@@ -22,7 +22,7 @@ def _row(params, generated=(), prompt=(1, 2), stop_ids=frozenset(), constraint=N
     request = EngineRequest(
         np.array(prompt, dtype=np.int32), params, Deadline(60.0, "model"), stop_ids, new_constraint=constraint
     )
-    sequence = Sequence(request, Ear(), 100)
+    sequence = Sequence(request, RecordingListener(), 100)
     choice = sequence.choices[0]
     choice.token_ids = list(generated)
     return sequence, choice
@@ -115,10 +115,10 @@ def test_penalties_count_generated_tokens():
 
 def test_repetition_penalty_equals_generate(qwen3_vl):
     prompt = Prompt(np.arange(20, 30, dtype=np.int32), {})
-    bench = Bench(qwen3_vl)
-    _, ear = bench.submit(prompt, greedy(12, repetition_penalty=1.7))
-    bench.run()
-    assert ear.ids() == generate(qwen3_vl, prompt, 12, repetition_penalty=1.7)
+    stepped = SteppedEngine(qwen3_vl)
+    _, listener = stepped.submit(prompt, greedy(12, repetition_penalty=1.7))
+    stepped.run()
+    assert listener.ids() == generate(qwen3_vl, prompt, 12, repetition_penalty=1.7)
 
 
 def test_logprobs_are_those_of_the_model(qwen3_vl):

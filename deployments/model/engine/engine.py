@@ -1,7 +1,7 @@
 """The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
 
-A step: let go of what nobody waits for, admit, encode a part of the media or prefill a chunk of the prompts, decode
-every running sequence by one token, in the chunk's own pass where it can. It knows no tokenizer, no HTTP and no Ray.
+A step: let go of what nobody waits for, admit, encode a part of the media or choose chunks of the prompts, compute these
+and one more token of every answer in one pass, choose the tokens. It knows no tokenizer, no HTTP and no Ray.
 """
 
 import logging
@@ -15,28 +15,21 @@ from numpy.typing import NDArray
 
 from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
-from deployments.errors import (
-    ContextTooLong,
-    InternalError,
-    Overloaded,
-    SluiceError,
-    StageTimeout,
-    StageUnavailable,
-    TooLarge,
-    WorkCancelled,
-)
-from deployments.model.engine.load import Demand
-from deployments.model.engine.metrics import Gauges
-from deployments.model.engine.prefill import Chunks, Prompts
-from deployments.model.engine.scheduler import Job, Scheduler
-from deployments.model.engine.step_budget import Pace
-from deployments.model.engine.token_step import NextTokens, Owners
-from deployments.model.forward.decode_step import IDLE, Row
+from deployments.errors import InternalError, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.observability.metrics import MetricSink
+from deployments.model.engine.admission import check_queue, check_room, check_tokens
+from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
+from deployments.model.engine.load import EngineLoad
+from deployments.model.engine.metrics import EngineMetrics, Snapshot
+from deployments.model.engine.prefill import Prefill
+from deployments.model.engine.scheduler import Chunks, Owners, ScheduledRequest, Scheduler
+from deployments.model.engine.step_budget import StepBudget
+from deployments.model.engine.token_step import TokenStep
+from deployments.model.forward.batch import Chunk, Row
 from deployments.model.forward.runner import ModelRunner
-from deployments.model.multimodal.request_media import Ledger, Media
+from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
-from deployments.observability.metrics import MetricSink
 
 logger = logging.getLogger(__name__)
 
@@ -52,25 +45,30 @@ class Engine:
     def __init__(
         self,
         runner: ModelRunner,
-        ledger: Ledger,
+        memory: MediaMemory,
         sink: MetricSink,
         *,
-        pace: Pace,
+        budget: StepBudget,
+        max_running: int,
         max_waiting: int,
         target_backlog_s: float,
         target_kv_usage: float,
     ) -> None:
         self.family = runner.family
         self._runner = runner
-        self._ledger = ledger
-        self._scheduler = Scheduler(runner.cache, ledger)
-        self._pace = pace
-        self._prompts = Prompts(runner, self._scheduler, pace, self._begin_decode, self._fail)
-        self._next_tokens = NextTokens(Sampler(runner.device), self._scheduler, self._fail)
-        self._demand = Demand(self._scheduler, runner.cache.num_slots, target_backlog_s, target_kv_usage)
-        self._gauges = Gauges(sink, self._scheduler, ledger, runner.cache, self._demand)
+        self._cache = runner.cache
+        self._memory = memory
+        self._scheduler = Scheduler(runner.cache, memory, max_running)
+        self._budget = budget
+        keeps_prefixes = runner.cache.prefixes is not None
+        self._prefill = Prefill(
+            runner.family, runner.encoder, self._scheduler, budget, self._fail, keeps_prefixes=keeps_prefixes
+        )
+        self._token_step = TokenStep(Sampler(runner.device), self._scheduler, self._fail)
+        self._load = EngineLoad(self._scheduler, runner.cache, target_backlog_s, target_kv_usage)
+        self._metrics = EngineMetrics(sink, self._scheduler, memory, runner.cache, self._load)
         self._max_waiting = max_waiting
-        self._inbox: deque[Job] = deque()
+        self._inbox: deque[ScheduledRequest] = deque()
         self._wake = threading.Condition()
         self._closing = False
         self._step_began: float | None = None
@@ -86,12 +84,12 @@ class Engine:
     @property
     def max_length(self) -> int:
         """Tokens of prompt and answer together that one sequence may have."""
-        return self._runner.cache.max_length
+        return self._cache.max_length
 
     @property
     def load(self) -> StageLoad | None:
         """How much of a replica the requests take, a second ago at most; None before the first one."""
-        return self._demand.load
+        return self._load.load
 
     @property
     def awaiting(self) -> int:
@@ -103,6 +101,10 @@ class Engine:
         """Whether any request is waiting or running."""
         return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
 
+    def snapshot(self) -> Snapshot:
+        """What the engine has in hand."""
+        return self._metrics.snapshot(len(self._inbox))
+
     def start(self) -> None:
         self._thread.start()
 
@@ -110,21 +112,19 @@ class Engine:
         """Queue a request with the processor's tensors by name; read-only views are fine.
 
         The engine owns `tensors` and empties it as soon as they are encoded, so that whoever else holds the dict holds
-        no media. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says the limit.
+        no media. Raises `BadRequest`, `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says
+        the limit.
         """
-        sequence = Sequence(request, listener, self._room(request))
-        need = self._runner.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
-        if need > self._ledger.budget_bytes:
-            raise TooLarge(
-                f"the request's media take {need >> 20} MiB on the model's device, "
-                f"{self._ledger.budget_bytes >> 20} MiB are allowed"
-            )
+        check_tokens(request, self.family.vocab_size)
+        room = check_room(request, self._cache, self._scheduler.max_running)
+        sequence = Sequence(request, listener, room)
+        need = self.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
+        self._memory.check(need)
         with self._wake:
             if self._closing:
                 raise StageUnavailable("the model replica is shutting down")
-            if len(self._inbox) + len(self._scheduler.waiting) >= self._max_waiting:
-                raise Overloaded("too many requests wait for the model", retry_after_s=1.0)
-            self._inbox.append(Job(sequence, Media(tensors, self._ledger), need))
+            check_queue(len(self._inbox) + len(self._scheduler.waiting), self._max_waiting)
+            self._inbox.append(ScheduledRequest(sequence, Media(tensors, self._memory), need))
             self._wake.notify()
         return sequence
 
@@ -150,26 +150,29 @@ class Engine:
             self._closing = True
             self._wake.notify()
         self._thread.join(grace_s)
-        for job in [*self._inbox, *self._scheduler.jobs]:
-            job.sequence.abort()
+        for request in [*self._inbox, *self._scheduler.requests]:
+            request.sequence.abort()
         self._thread.join()
-        self._runner.close()
+        self._runner.encoder.close()
 
     @torch.inference_mode()
     def step(self) -> None:
-        """One round. Errors of one request end that request; an error of the batch ends the engine."""
+        """One round. What goes wrong with one request ends that request; only a lost device ends the engine."""
         began = time.monotonic()
         self._take_in()
         self._reap()
         self._scheduler.admit()
+        self._scheduler.reserve_decoding()
         pressure, prompts = self._scheduler.pressure, self._scheduler.prompts
-        work, chunks = (None, []) if self._pace.rests(pressure) else self._prompts.advance()
-        self._compute(chunks)
+        allowance, amount, chunks = self._prefill.advance()
+        owners = self._scheduler.decoding
+        if owners or chunks:
+            self._compute(owners, chunks)
         took_s = time.monotonic() - began
         if pressure is not None:
-            self._pace.stepped(took_s, work)
-        self._demand.stepped(took_s, prompts, work.amount if work is not None and chunks else 0)
-        self._gauges.report()
+            self._budget.update(took_s, allowance, amount)
+        self._load.record_step(took_s, prompts, amount if chunks else 0)
+        self._metrics.report()
 
     def _run(self) -> None:
         if self._runner.device.type == "cpu":  # beside a GPU nothing may keep this thread waiting
@@ -188,7 +191,7 @@ class Engine:
         """True as soon as there is something to do, False to stop."""
         with self._wake:
             while not self.busy and not self._closing:
-                self._gauges.report(now=True)
+                self._metrics.report(now=True)
                 self._wake.wait(IDLE_REPORT_S)
         return self.busy
 
@@ -196,118 +199,143 @@ class Engine:
         with self._wake:
             arrived = list(self._inbox)
             self._inbox.clear()
-        for job in arrived:
-            job.media.count()
-            self._demand.took(job.sequence)
-            self._scheduler.waiting.append(job)
-
-    def _room(self, request: EngineRequest) -> int:
-        """Tokens that each answer may have. Raises `ContextTooLong`, `TooLarge`."""
-        params, limit = request.params, self.max_length
-        if params.n > self._runner.cache.num_slots:
-            raise TooLarge(f"`n` is {params.n}, at most {self._runner.cache.num_slots} answers can run at once")
-        num_prompt = len(request.token_ids)
-        wanted = params.max_tokens or 1
-        if num_prompt + wanted > limit:
-            raise ContextTooLong(
-                f"the prompt has {num_prompt} tokens and the answer may have {wanted}; "
-                f"together at most {limit} are possible"
-            )
-        return params.max_tokens or limit - num_prompt
+        for request in arrived:
+            request.media.count()
+            self._load.record_arrival(request.sequence)
+            self._scheduler.waiting.append(request)
 
     def _reap(self) -> None:
-        for job in self._scheduler.jobs:
-            deadline = job.sequence.request.deadline
-            if job.sequence.aborted or deadline.cancelled:
-                self._fail(job, WorkCancelled("the request was stopped"))
+        for request in self._scheduler.requests:
+            deadline = request.sequence.request.deadline
+            if request.sequence.aborted or deadline.cancelled:
+                self._fail(request, WorkCancelled("the request was stopped"))
             elif deadline.remaining_s() <= 0:
-                self._fail(job, StageTimeout("model"))
+                self._fail(request, StageTimeout("model"))
 
-    def _compute(self, chunks: Chunks) -> None:
-        """Prefill the chunks and decode one token of every answer: in one pass where the model allows it."""
-        owners, rows = self._rows()
-        if chunks and self._runner.joins(rows):
+    def _compute(self, owners: Owners, chunks: Chunks) -> None:
+        """One pass for everybody, and what follows of it. Where it fails: each prompt apart, so that the guilty one
+        fails alone; the answers together, or alone as well."""
+        try:
+            logits = self._pass(owners, chunks)
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            self._compute_apart(owners, chunks, error)
+        else:
+            self._computed(owners, chunks, logits)
+
+    def _compute_apart(self, owners: Owners, chunks: Chunks, error: Exception) -> None:
+        if is_out_of_memory(error):
+            self._free_memory()
+        if len(owners) + len(chunks) == 1 and not is_out_of_memory(error):
+            for request, _ in [*owners, *chunks]:
+                self._fail(request, request_error(error))
+            return
+        logger.warning("a pass failed (%s); its requests are computed apart", type(error).__name__, exc_info=error)
+        if owners:
+            self._decode_apart(owners)
+        for chunk in chunks:
             try:
-                logits = self._runner.join([(job.sequence, job.media, end) for job, end in chunks], rows)
-            except Exception:
-                logger.warning("a joint pass failed; its requests are computed apart", exc_info=True)
+                logits = self._pass([], [chunk])
+            except Exception as reason:
+                if is_fatal(reason):
+                    raise
+                self._fail(chunk[0], request_error(reason))
             else:
-                self._joined(chunks, owners, rows, logits)
+                self._computed([], [chunk], logits)
+
+    def _decode_apart(self, owners: Owners) -> None:
+        """Without prompts beside them; where memory runs out the youngest fails, else whoever fails alone."""
+        try:
+            logits = self._pass(owners, [])
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            youngest = self._scheduler.youngest_decoding()
+            if is_out_of_memory(error) and youngest is not None:
+                self._fail(youngest, request_error(error))
                 return
-        # Each chunk in a pass of its own: what goes wrong there is its request's fault alone.
-        self._prompts.prefill(chunks)
-        if self._scheduler.decoding:
-            self._decode()
+            for owner in owners:
+                self._decode_alone(owner)
+        else:
+            self._computed(owners, [], logits)
 
-    def _joined(self, chunks: Chunks, owners: Owners, rows: list[Row], logits: torch.Tensor) -> None:
-        """Choose tokens after a joint pass: first ones of prompts that are complete, next ones of answers."""
-        chosen: Owners = []
-        places: list[int] = []
-        for number, (job, end) in enumerate(chunks):
-            job.media.count()
-            if end == job.sequence.num_prompt:
-                self._prefilled(job)
-                chosen += [(job, choice) for choice in job.sequence.choices]
-                places += [number] * len(job.sequence.choices)
-        active = [number for number, row in enumerate(rows) if row.active]
-        chosen += [owners[number] for number in active]
-        places += [len(chunks) + number for number in active]
-        if active:
-            self._gauges.batch(len(active))
+    def _decode_alone(self, owner: tuple[ScheduledRequest, Choice]) -> None:
+        if owner[0].sequence.phase is Phase.DONE:
+            return
+        try:
+            logits = self._pass([owner], [])
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            self._fail(owner[0], request_error(error))
+        else:
+            self._computed([owner], [], logits)
+
+    def _free_memory(self) -> None:
+        """Let go of all that is only kept because it may be wanted again."""
+        self._runner.encoder.forget()
+        if self._runner.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _pass(self, owners: Owners, chunks: Chunks) -> torch.Tensor:
+        rows = [_row(request.sequence, choice) for request, choice in owners]
+        return self._runner.run(rows, [(_chunk(request, end), request.media) for request, end in chunks])
+
+    def _computed(self, owners: Owners, chunks: Chunks, logits: torch.Tensor) -> None:
+        """Choose tokens after a pass: next ones of answers, first ones of prompts that are complete."""
+        chosen, places = list(owners), list(range(len(owners)))
+        if owners:
+            self._metrics.batch(len(owners))
+        for number, (request, end) in enumerate(chunks, start=len(owners)):
+            request.sequence.num_prefilled = end
+            request.media.prefilled(end)
+            request.media.count()
+            if end == request.sequence.num_prompt:
+                self._scheduler.prefilled(request)
+                self._metrics.prefilled(request.sequence)
+                chosen += [(request, choice) for choice in request.sequence.choices]
+                places += [number] * len(request.sequence.choices)
         if chosen:
-            self._next_tokens.choose(chosen, logits[torch.tensor(places, device=logits.device)])
+            if places != list(range(len(logits))):
+                logits = logits[torch.tensor(places, device=logits.device)]
+            self._token_step.choose(chosen, logits)
 
-    def _begin_decode(self, job: Job, logits_1V: torch.Tensor) -> None:
-        """The prompt is in the first choice's slot: choose everyone's first token."""
-        self._prefilled(job)
-        choices = job.sequence.choices
-        self._next_tokens.choose([(job, choice) for choice in choices], logits_1V.expand(len(choices), -1))
-
-    def _prefilled(self, job: Job) -> None:
-        """The prompt is in the first choice's slot: copy it for the others."""
-        first, *others = job.sequence.choices
-        for choice in others:
-            self._runner.cache.copy_slot(first.slot, choice.slot, job.sequence.num_prompt)
-        self._scheduler.prefilled(job)
-
-    def _decode(self) -> None:
-        owners, rows = self._rows()
-        logits_RV = self._runner.decode(rows)
-        active = [i for i, row in enumerate(rows) if row.active]
-        if len(active) < len(rows):
-            logits_RV = logits_RV[torch.tensor(active, device=logits_RV.device)]
-        self._gauges.batch(len(active))
-        self._next_tokens.choose([owners[i] for i in active], logits_RV)
-
-    def _rows(self) -> tuple[Owners, list[Row]]:
-        """The slots of a decode step up to the last one that decodes, none when none does, and what it knows of each.
-
-        A step may have a few rows more than there are owners.
-        """
-        owners = self._scheduler.slots
-        used = max((i + 1 for i, (job, _) in enumerate(owners) if job.sequence.phase is Phase.DECODE), default=0)
-        if not used:
-            return [], []
-        count = self._runner.num_rows(used)
-        owners = owners[:count]
-        return owners, [_row(job, choice) for job, choice in owners] + [IDLE] * (count - len(owners))
-
-    def _fail(self, job: Job, error: SluiceError) -> None:
-        self._scheduler.remove(job)
-        job.sequence.listener.on_error(error)
+    def _fail(self, request: ScheduledRequest, error: SluiceError) -> None:
+        if request.sequence.phase is Phase.DONE:
+            return
+        self._scheduler.remove(request)
+        _tell(request, error)
 
     def _fail_all(self, error: SluiceError) -> None:
         with self._wake:
             self._closing = True
-            jobs = [*self._inbox, *self._scheduler.give_up()]
+            requests = [*self._inbox, *self._scheduler.give_up()]
             self._inbox.clear()
-        for job in jobs:
-            job.media.drop()
-            job.sequence.listener.on_error(error)
+        for request in requests:
+            request.media.drop()
+            _tell(request, error)
 
 
-def _row(job: Job, choice: Choice) -> Row:
-    sequence = job.sequence
-    if sequence.phase is Phase.DECODE and choice.token_ids:
-        return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, active=True)
-    return Row(0, sequence.num_prefilled, (0, 0, 0), active=False)
+def _tell(request: ScheduledRequest, error: SluiceError) -> None:
+    try:
+        request.sequence.listener.on_error(error)
+    except Exception:
+        logger.warning("a listener failed while it was told of an error", exc_info=True)
+
+
+def _row(sequence: Sequence, choice: Choice) -> Row:
+    assert choice.table is not None
+    return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, choice.table)
+
+
+def _chunk(request: ScheduledRequest, end: int) -> Chunk:
+    sequence, media = request.sequence, request.media
+    start, positions = sequence.num_prefilled, sequence.positions
+    return Chunk(
+        sequence.prompt_T[start:end],
+        start,
+        None if positions is None else positions[:, start:end],
+        request.first_table,
+        None if media.blocks_T is None else media.blocks_T[:end],
+    )

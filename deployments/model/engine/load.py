@@ -1,4 +1,5 @@
-"""How much of a replica the requests of the engine take: prompt tokens to prefill, slots of the KV cache."""
+"""How much of a replica the requests of the engine take: prompt tokens to prefill, places among those who
+run, pages of the KV cache."""
 
 from collections import deque
 from statistics import fmean
@@ -6,6 +7,7 @@ from statistics import fmean
 from deployments.autoscaling import StageLoad
 from deployments.core.work_rate import WorkRate
 from deployments.model.engine.scheduler import Scheduler
+from deployments.model.kv_cache.cache import KVCache
 from deployments.model.sequence import Sequence
 
 RECENT = 32
@@ -13,25 +15,29 @@ RECENT = 32
 _MEMORY = 0.98
 
 
-class Demand:
+class EngineLoad:
     """Belongs to the engine's thread; any thread may read `load`."""
 
-    def __init__(self, scheduler: Scheduler, num_slots: int, target_backlog_s: float, target_kv_usage: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, cache: KVCache, target_backlog_s: float, target_kv_usage: float
+    ) -> None:
         """The targets are what one replica should have before it."""
         self.load: StageLoad | None = None
         """As of the last `update`; None before the first request."""
         self._scheduler = scheduler
+        self._cache = cache
         self._target_s = target_backlog_s
-        self._target_slots = num_slots * target_kv_usage
+        self._target_sequences = scheduler.max_running * target_kv_usage
+        self._target_pages = cache.pool.num_pages * target_kv_usage
         self._rate = WorkRate(_MEMORY)
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
-        """Prompt tokens and slots of each."""
+        """Prompt tokens and answers of each."""
 
-    def took(self, sequence: Sequence) -> None:
+    def record_arrival(self, sequence: Sequence) -> None:
         """A request came in."""
         self._recent.append((sequence.num_prompt, len(sequence.choices)))
 
-    def stepped(self, seconds: float, prompts: int, prefilled: int) -> None:
+    def record_step(self, seconds: float, prompts: int, prefilled: int) -> None:
         """A step took so long and prefilled so many tokens; so many prompts were on their way, if any at its cost.
 
         All of it: what is encoded for them, and the answers that decode beside them, hold them up as well.
@@ -40,16 +46,26 @@ class Demand:
             self._rate.did(prefilled, seconds)
 
     def update(self) -> None:
-        """Look at what waits and runs. The scarcer of the two, time to prefill and slots, is the load."""
+        """Look at what waits and runs. The scarcest of time to prefill, places and pages is the load."""
         if not self._recent:
             return
-        jobs = self._scheduler.jobs
-        prefill = sum(self._prefill(job.sequence.num_prompt - job.sequence.num_prefilled) for job in jobs)
-        slots = sum(len(job.sequence.live_choices) for job in jobs) / self._target_slots
+        sequences = [request.sequence for request in self._scheduler.requests]
+        prefill = sum(self._prefill(sequence.num_prompt - sequence.num_prefilled) for sequence in sequences)
+        room = sum(self._room(_length(sequence), len(sequence.live_choices)) for sequence in sequences)
         prefills = fmean(self._prefill(tokens) for tokens, _ in self._recent)
-        slot_shares = fmean(choices for _, choices in self._recent) / self._target_slots
-        self.load = StageLoad(max(prefill, slots), max(prefills, slot_shares))
+        rooms = fmean(self._room(tokens, answers) for tokens, answers in self._recent)
+        self.load = StageLoad(max(prefill, room), max(prefills, rooms))
+
+    def _room(self, tokens: int, answers: int) -> float:
+        """Of places or pages, whichever are scarcer."""
+        pages = self._cache.pages_for(tokens) + answers - 1
+        return max(answers / self._target_sequences, pages / self._target_pages)
 
     def _prefill(self, tokens: int) -> float:
         """Nothing before the first prefill: nobody knows how long one takes."""
         return min(1.0, (self._rate.seconds_for(tokens) or 0.0) / self._target_s)
+
+
+def _length(sequence: Sequence) -> int:
+    """Tokens of its longest answer and its prompt."""
+    return sequence.num_prompt + max((len(choice.token_ids) for choice in sequence.choices), default=0)

@@ -1,146 +1,152 @@
-"""From admission to the first token: media are encoded part by part, prompts prefilled chunk by chunk. The engine
-computes chunks together with its decode step where it can; here each has a pass of its own.
+"""From admission to the first token: media are encoded part by part, prompts prefilled chunk by chunk.
 
-What goes wrong here is one request's own and ends that request alone.
+Says which chunks a step computes; the engine computes them in one pass with everybody's next tokens. What goes wrong
+here is one request's own and ends that request alone.
 """
 
 import time
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
-from deployments.errors import InternalError, SluiceError
-from deployments.model.engine.scheduler import Job, Scheduler
-from deployments.model.engine.step_budget import Pace, Work
-from deployments.model.forward.runner import ModelRunner
+from deployments.errors import SluiceError
+from deployments.model.engine.failures import is_fatal, request_error
+from deployments.model.engine.scheduler import Chunks, ScheduledRequest, Scheduler
+from deployments.model.engine.step_budget import Allowance, StepBudget
+from deployments.model.families.family import Family
+from deployments.model.forward.encoder import Encoder
+from deployments.model.forward.intake import prompt_content, unpack
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows
 from deployments.model.sequence import Phase
 
-Chunks = list[tuple[Job, int]]
-"""Requests, and up to which token their prompts are computed next."""
 
-
-class Prompts:
+class Prefill:
     """Belongs to the engine's thread."""
 
     def __init__(
         self,
-        runner: ModelRunner,
+        family: Family,
+        encoder: Encoder,
         scheduler: Scheduler,
-        pace: Pace,
-        ready: Callable[[Job, torch.Tensor], object],
-        failed: Callable[[Job, SluiceError], object],
+        budget: StepBudget,
+        failed: Callable[[ScheduledRequest, SluiceError], object],
+        *,
+        keeps_prefixes: bool,
     ) -> None:
-        """`ready` gets a request whose prompt is in the cache, and the logits [1, V] of its first token."""
-        self._runner = runner
+        self._family = family
+        self._encoder = encoder
         self._scheduler = scheduler
-        self._pace = pace
-        self._ready = ready
+        self._budget = budget
         self._failed = failed
+        self._keeps_prefixes = keeps_prefixes
 
-    def advance(self) -> tuple[Work | None, Chunks]:
-        """Do a step's share of encoding, or say its share of prefilling; both when nobody decodes."""
+    def advance(self) -> tuple[Allowance | None, int, Chunks]:
+        """Do a step's share of encoding, or say its share of prefilling; both when nobody decodes.
+
+        Returns what the step was allowed of the one or the other, how much of that it takes, and the chunks.
+        """
         first = self._scheduler.next_prompt
         if first is None:
-            return None, []
+            return None, 0, []
         pressure = self._scheduler.pressure
         if first.sequence.phase is Phase.ENCODE or pressure is None:
-            work = self._encode(pressure)
-            if work.amount and pressure is not None:
-                return work, []
+            allowance, amount = self._encode(pressure)
+            if amount and pressure is not None:
+                return allowance, amount, []
         first = self._scheduler.next_prompt
         if first is None:
-            return None, []
-        allowance = self._pace.chunk(first.sequence.num_prefilled, pressure)
+            return None, 0, []
+        allowance = self._budget.chunk(first.sequence.num_prefilled, pressure)
         chunks = self._scheduler.prefill_plan(allowance.size)
-        amount = sum(end - job.sequence.num_prefilled for job, end in chunks)
-        return Work(allowance, amount) if amount else None, chunks
+        amount = sum(end - request.sequence.num_prefilled for request, end in chunks)
+        return allowance, amount, chunks
 
-    def prefill(self, chunks: Chunks) -> None:
-        """Compute chunks, each in a pass of its own."""
-        for job, end in chunks:
-            self._attempt(job, partial(self._chunk, job, end))
-
-    def _encode(self, pressure: float | None) -> Work:
+    def _encode(self, pressure: float | None) -> tuple[Allowance, int]:
         """The next items of all who have some, within the allowance; whoever has none left can be prefilled.
 
         Items whose outputs are kept cost nothing. Nobody who decodes waits until that is known of an item.
         """
-        allowance = self._pace.part(pressure)
-        cost = partial(self._runner.cost, wait=pressure is None)
-        parts: list[tuple[Job, list[Item]]] = []
+        allowance = self._budget.part(pressure)
+        wait = pressure is None
+        cost = partial(self._encoder.cost, wait=wait)
+        parts: list[tuple[ScheduledRequest, list[Item]]] = []
         amount = 0
-        for job in self._scheduler.encoding:
-            if not job.sequence.stamps.encoding:
-                self._attempt(job, partial(self._start, job))
-            items, values = job.media.take(allowance.size - amount, cost, at_least_one=not amount)
+        for request in self._scheduler.encoding:
+            if not self._begun(request, wait=wait):
+                continue
+            items, values = request.media.take(allowance.size - amount, cost, at_least_one=not amount)
             amount += values
-            parts.append((job, items))
-            if job.media.items:
+            parts.append((request, items))
+            if request.media.items:
                 break
-        self._run([(job, items) for job, items in parts if items])
-        for job, _ in parts:
-            if job.sequence.phase is Phase.ENCODE and not job.media.items:
-                self._attempt(job, partial(self._finish, job))
+        self._run([(request, items) for request, items in parts if items])
+        for request, _ in parts:
+            if request.sequence.phase is Phase.ENCODE and not request.media.items:
+                self._attempt(request, partial(self._finish, request))
             else:
-                self._runner.upload(job.media.ahead(allowance.size, partial(self._runner.cost, wait=False)))
-        return Work(allowance, amount)
+                ahead = request.media.ahead(allowance.size, partial(self._encoder.cost, wait=False))
+                self._encoder.upload(ahead)
+        return allowance, amount
 
-    def _start(self, job: Job) -> None:
-        job.sequence.stamps.encoding = time.monotonic()
-        self._runner.start(job.sequence, job.media)
+    def _begun(self, request: ScheduledRequest, *, wait: bool) -> bool:
+        """Whether a request's items are known, and what is there of its prompt."""
+        if not request.sequence.stamps.encoding:
+            self._attempt(request, partial(self._start, request))
+        if request.sequence.phase is not Phase.ENCODE:
+            return False
+        if self._keeps_prefixes and not request.matched:
+            if not wait and not all(item.key is None or item.key.done() for item in request.media.items):
+                return False
+            self._attempt(request, partial(self._match, request))
+        return request.sequence.phase is Phase.ENCODE
 
-    def _run(self, parts: list[tuple[Job, list[Item]]]) -> None:
+    def _start(self, request: ScheduledRequest) -> None:
+        request.sequence.stamps.encoding = time.monotonic()
+        unpack(self._family, request.sequence, request.media)
+        self._encoder.expect(request.media.items)
+
+    def _match(self, request: ScheduledRequest) -> None:
+        request.matched = True
+        self._scheduler.begin_from_cache(request, prompt_content(self._family, request.sequence, request.media))
+
+    def _run(self, parts: list[tuple[ScheduledRequest, list[Item]]]) -> None:
         """Encode everybody's items in one go; one by one when that fails, so that the guilty one fails alone."""
         together = [item for _, items in parts for item in items]
         try:
-            encoded = self._runner.encode(together) if together else []
-        except Exception:
-            for job, items in parts:
-                self._attempt(job, partial(self._encode_alone, job, items))
+            encoded = self._encoder.encode(together) if together else []
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            for request, items in parts:
+                self._attempt(request, partial(self._encode_alone, request, items))
         else:
-            for job, items in parts:
+            for request, items in parts:
                 mine, encoded = encoded[: len(items)], encoded[len(items) :]
-                self._keep(job, items, mine)
+                self._keep(request, items, mine)
 
-    def _encode_alone(self, job: Job, items: list[Item]) -> None:
-        self._keep(job, items, self._runner.encode(items))
+    def _encode_alone(self, request: ScheduledRequest, items: list[Item]) -> None:
+        self._keep(request, items, self._encoder.encode(items))
 
     @staticmethod
-    def _keep(job: Job, items: list[Item], encoded: list[EncodedRows]) -> None:
+    def _keep(request: ScheduledRequest, items: list[Item], encoded: list[EncodedRows]) -> None:
         for item, rows in zip(items, encoded, strict=True):
-            job.media.parts.setdefault(item.kind, []).append(rows)
-        job.media.count()
+            request.media.parts.setdefault(item.kind, []).append(rows)
+        request.media.count()
 
-    def _finish(self, job: Job) -> None:
-        self._runner.hand_over(job.media)
-        job.media.count()
-        stamps = job.sequence.stamps
-        stamps.encoded = time.monotonic() if job.media.encoded else stamps.encoding
-        job.sequence.phase = Phase.PREFILL
+    @staticmethod
+    def _finish(request: ScheduledRequest) -> None:
+        if not request.media.hand_over():
+            request.content = None  # whose its places are is not known after all
+        request.media.count()
+        stamps = request.sequence.stamps
+        stamps.encoded = time.monotonic() if request.media.encoded else stamps.encoding
+        request.sequence.phase = Phase.PREFILL
 
-    def _chunk(self, job: Job, end: int) -> None:
-        logits_1V = self._runner.prefill(job.sequence, job.media, end)
-        job.media.count()
-        if logits_1V is not None:
-            self._ready(job, logits_1V)
-
-    def _attempt(self, job: Job, work: Callable[[], object]) -> None:
+    def _attempt(self, request: ScheduledRequest, work: Callable[[], object]) -> None:
         """Do one request's own work; what goes wrong there ends that request."""
         try:
             work()
-        except SluiceError as error:
-            self._failed(job, error)
         except Exception as error:
-            self._failed(job, _request_error(error))
-
-
-def _request_error(error: Exception) -> SluiceError:
-    """What a client is told when its own prompt or media made the model fail."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return InternalError("the model's device has no memory left for this request")
-    failure = InternalError(f"the model failed on this request ({type(error).__name__})")
-    failure.__cause__ = error
-    return failure
+            if is_fatal(error):
+                raise
+            self._failed(request, request_error(error))

@@ -1,81 +1,91 @@
-"""Who runs next: first come, first served, within the slots of the cache, the encoders' budget and the chunk's size.
+"""Who runs next: first come, first served (continuous batching), within the pages of the KV cache, the encoders' budget
+and the most sequences that run together.
 
-Owns the slots: those in use are always the first ones, so that decode steps work on dense rows. Of tensors it knows the
-bytes that a request's media will take, no more.
+A request takes pages as its sequences grow. Where there are none left, the youngest makes way: what it has is moved to
+the host (preemption by swapping), and it goes on, before anybody new, once there is room. The oldest always goes on, so
+that nobody waits for ever. Of tensors it knows the bytes that a request's media will take, no more.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from deployments.model.kv_cache.cache import SlotCache
-from deployments.model.multimodal.request_media import Ledger, Media
+from deployments.model.forward.intake import answer_content
+from deployments.model.kv_cache.cache import KVCache, Moved
+from deployments.model.kv_cache.pages import PageTable
+from deployments.model.kv_cache.prefix_cache import Content, joined_content
+from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sequence import Choice, Phase, Sequence
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class ScheduledRequest:
     """A request in the scheduler's hands."""
 
     sequence: Sequence
     media: Media
     device_bytes: int
     """What its media will take at most on the device until the prefill is done."""
+    content: Content | None = None
+    """What its prompt is, token by token; None until that is known, and where nothing is kept."""
+    matched: bool = False
+    """Whether it is known what is there of its prompt."""
+    moved: Moved | None = None
+    """What it had when it made way, on the host."""
+    moved_choices: list[Choice] = field(default_factory=list)
+    resumes: Phase = Phase.ENCODE
+    """Where it stands once it runs (again)."""
+
+    @property
+    def first_table(self) -> PageTable:
+        """Where its prompt is prefilled."""
+        table = self.sequence.choices[0].table
+        assert table is not None
+        return table
+
+    @property
+    def tables(self) -> list[PageTable]:
+        return [choice.table for choice in self.sequence.choices if choice.table is not None]
+
+
+Chunks = list[tuple[ScheduledRequest, int]]
+"""Requests, and up to which token their prompts are computed next."""
+Owners = list[tuple[ScheduledRequest, Choice]]
+"""Whose each row of a pass is."""
 
 
 class Scheduler:
     """Belongs to the engine's thread."""
 
-    def __init__(self, cache: SlotCache, ledger: Ledger) -> None:
-        self.waiting: deque[Job] = deque()
-        self.running: list[Job] = []
-        """Those with slots, in the order of their arrival."""
+    def __init__(self, cache: KVCache, memory: MediaMemory, max_running: int) -> None:
+        self.waiting: deque[ScheduledRequest] = deque()
+        self.running: list[ScheduledRequest] = []
+        """In the order of their arrival."""
+        self.max_running = max_running
+        """Sequences that run together at most."""
+        self.num_preemptions = 0
         self._cache = cache
-        self._ledger = ledger
-        self._owners: list[tuple[Job, Choice]] = []
-        """By slot, dense."""
+        self._memory = memory
 
     @property
-    def slots(self) -> list[tuple[Job, Choice]]:
-        """Who owns each slot in use, by the slot's number."""
-        return self._owners
-
-    @property
-    def jobs(self) -> list[Job]:
+    def requests(self) -> list[ScheduledRequest]:
         """All there are."""
         return [*self.waiting, *self.running]
 
-    def give_up(self) -> list[Job]:
-        """All requests, which are forgotten; what they hold is not let go."""
-        jobs = self.jobs
-        self.waiting.clear()
-        self.running.clear()
-        return jobs
-
-    def admit(self) -> None:
-        """Give slots to waiting requests, in their order, while slots and the encoders' budget last."""
-        while self.waiting:
-            job = self.waiting[0]
-            if len(self._owners) + len(job.sequence.choices) > self._cache.num_slots:
-                break
-            if not self._ledger.has_room(job.device_bytes):
-                break
-            self.waiting.popleft()
-            for choice in job.sequence.choices:
-                choice.slot = len(self._owners)
-                self._owners.append((job, choice))
-            self._ledger.reserved_bytes += job.device_bytes
-            job.sequence.phase = Phase.ENCODE
-            self.running.append(job)
+    @property
+    def num_sequences(self) -> int:
+        """That run."""
+        return sum(len(request.sequence.live_choices) for request in self.running)
 
     @property
-    def decoding(self) -> bool:
-        """Whether any answer is under way."""
-        return any(job.sequence.phase is Phase.DECODE for job in self.running)
+    def decoding(self) -> Owners:
+        """Every answer under way."""
+        decoding = [request for request in self.running if request.sequence.phase is Phase.DECODE]
+        return [(request, choice) for request in decoding for choice in request.sequence.live_choices]
 
     @property
     def prompts(self) -> int:
-        """Requests with slots that have no first token yet."""
-        return sum(job.sequence.phase is not Phase.DECODE for job in self.running)
+        """Requests that run and have no first token yet."""
+        return sum(request.sequence.phase is not Phase.DECODE for request in self.running)
 
     @property
     def pressure(self) -> float | None:
@@ -84,65 +94,195 @@ class Scheduler:
         return self.prompts / decoding if decoding else None
 
     @property
-    def next_prompt(self) -> Job | None:
+    def next_prompt(self) -> ScheduledRequest | None:
         """The first of those whose prompt is not in the cache yet."""
-        return next((job for job in self.running if job.sequence.phase is not Phase.DECODE), None)
+        return next((request for request in self.running if request.sequence.phase is not Phase.DECODE), None)
 
     @property
-    def encoding(self) -> list[Job]:
+    def encoding(self) -> list[ScheduledRequest]:
         """Whose media are to be encoded, in the order of their arrival."""
-        return [job for job in self.running if job.sequence.phase is Phase.ENCODE]
+        return [request for request in self.running if request.sequence.phase is Phase.ENCODE]
 
-    def prefill_plan(self, budget: int) -> list[tuple[Job, int]]:
-        """Prefilling requests and up to which prompt token each goes in this step, within `budget` tokens in all."""
-        plan = []
-        for job in self.running:
-            if job.sequence.phase is not Phase.PREFILL:
-                continue
-            if budget <= 0:
+    def give_up(self) -> list[ScheduledRequest]:
+        """All requests, which are forgotten; what they hold is not let go."""
+        requests = self.requests
+        self.waiting.clear()
+        self.running.clear()
+        return requests
+
+    def admit(self) -> None:
+        """Let waiting requests run, in their order, while there is room for them."""
+        while self.waiting:
+            request = self.waiting[0]
+            sequences = len(request.sequence.live_choices)
+            if self.running and (self.num_sequences + sequences > self.max_running or not self._fits(request)):
                 break
-            end = job.media.chunk_end(job.sequence.num_prefilled, job.sequence.num_prefilled + budget)
-            end = min(end, job.sequence.num_prompt)
-            budget -= end - job.sequence.num_prefilled
-            plan.append((job, end))
+            if request.moved is None and not self._memory.has_room(request.device_bytes):
+                break
+            if not self._open(request):
+                break
+            self.waiting.popleft()
+            request.sequence.phase = request.resumes
+            self._take_place(request)
+
+    def prefill_plan(self, budget: int) -> Chunks:
+        """Prefilling requests and up to which prompt token each goes in this step, within `budget` tokens in all."""
+        plan: Chunks = []
+        for request in list(self.running):
+            if request.sequence.phase is not Phase.PREFILL or budget <= 0:
+                continue
+            start = request.sequence.num_prefilled
+            end = min(request.media.chunk_end(start, start + budget), request.sequence.num_prompt)
+            end = self._with_room(request, start, end)
+            if end > start:
+                budget -= end - start
+                plan.append((request, end))
         return plan
 
-    def prefilled(self, job: Job) -> None:
-        """The prompt is in the cache: its media are let go, its choices decode."""
-        self._release_media(job)
-        job.sequence.phase = Phase.DECODE
+    def reserve_decoding(self) -> None:
+        """Make room for the next token of every answer; whoever there is none for makes way."""
+        for request in list(self.running):
+            if request.sequence.phase is not Phase.DECODE:
+                continue
+            for choice in request.sequence.live_choices:
+                while choice.table is not None and not self._cache.reserve(
+                    choice.table, request.sequence.length(choice) + 1
+                ):
+                    self.preempt(self._youngest())
 
-    def finish_choice(self, job: Job, choice: Choice) -> None:
-        """Free a choice's slot; the last slot in use moves into the hole."""
-        hole, last = choice.slot, len(self._owners) - 1
-        moved_job, moved = self._owners[last]
-        if hole != last:
-            self._cache.copy_slot(last, hole, _held(moved_job.sequence, moved))
-            moved.slot = hole
-            self._owners[hole] = (moved_job, moved)
-        self._owners.pop()
-        choice.slot = -1
+    def preempt(self, request: ScheduledRequest) -> None:
+        """Move what a running request has to the host; it waits before all others."""
+        request.moved_choices = [choice for choice in request.sequence.choices if choice.table is not None]
+        request.moved = self._cache.move_out(request.tables)
+        for choice in request.moved_choices:
+            choice.table = None
+        request.resumes, request.sequence.phase = request.sequence.phase, Phase.WAITING
+        self.running.remove(request)
+        # Several make way the youngest first, so that the oldest comes to stand first.
+        self.waiting.appendleft(request)
+        self.num_preemptions += 1
+
+    def begin_from_cache(self, request: ScheduledRequest, content: Content) -> None:
+        """Take what is there of a prompt; media all of whose places that covers are not encoded."""
+        request.content = content
+        sequence, media = request.sequence, request.media
+        match = self._cache.match(content, sequence.request.cache_salt)
+        found = len(match.pages) * self._cache.page_size + match.tail_tokens
+        for first, stop in media.blocks:
+            found = first if first < found < stop else found
+        if found and self._cache.begin(request.first_table, match, found):
+            sequence.num_prefilled = sequence.num_cached = found
+            media.skip(found)
+
+    def prefilled(self, request: ScheduledRequest) -> None:
+        """The prompt is in the cache: its media are let go, its choices decode."""
+        self._release_media(request)
+        request.sequence.phase = Phase.DECODE
+        if request.content is not None:
+            self._cache.remember(request.first_table, request.content, request.sequence.request.cache_salt)
+
+    def fork(self, request: ScheduledRequest) -> None:
+        """Give every answer that goes on a table of its own, which shares the prompt's pages."""
+        for choice in request.sequence.live_choices:
+            if choice.table is None and request.moved is None:
+                choice.table = self._cache.open()
+                while not self._cache.fork(request.first_table, choice.table, request.sequence.num_prompt):
+                    self.preempt(self._youngest(besides=request))
+
+    def finish_choice(self, request: ScheduledRequest, choice: Choice) -> None:
+        """Give back what an answer has that has ended; what is known of it is kept while there is room."""
+        table = choice.table
+        if table is not None:
+            content = request.content
+            if content is not None and choice.finish is not None:
+                answer = answer_content(request.sequence, choice.token_ids[:-1], content.shape[1])
+                salt = request.sequence.request.cache_salt
+                self._cache.remember(table, joined_content(content, answer), salt)
+            self._cache.close(table)
+        choice.table = None
         choice.counts_V = None
 
-    def remove(self, job: Job) -> None:
-        """Forget a request, wherever it stands, with all its slots."""
-        if job.sequence.phase is Phase.WAITING:
-            self.waiting.remove(job)
+    def remove(self, request: ScheduledRequest) -> None:
+        """Forget a request, wherever it stands, with all that it has."""
+        if request.sequence.phase is Phase.DONE:
+            return
+        if request.sequence.phase is Phase.WAITING:
+            self.waiting.remove(request)
         else:
-            self.running.remove(job)
-            for choice in job.sequence.choices:
-                if choice.slot >= 0:
-                    self.finish_choice(job, choice)
-            self._release_media(job)
-        job.media.drop()
-        job.sequence.phase = Phase.DONE
+            self.running.remove(request)
+        for choice in request.sequence.choices:
+            self.finish_choice(request, choice)
+        if request.sequence.phase is not Phase.WAITING or request.moved is not None:
+            self._release_media(request)
+        request.media.drop()
+        request.moved = None
+        request.sequence.phase = Phase.DONE
 
-    def _release_media(self, job: Job) -> None:
-        job.media.drop()
-        self._ledger.reserved_bytes -= job.device_bytes
-        job.device_bytes = 0
+    def youngest_decoding(self) -> ScheduledRequest | None:
+        """Who came last of those who decode."""
+        decoding = [request for request in self.running if request.sequence.phase is Phase.DECODE]
+        return decoding[-1] if decoding else None
 
+    def _fits(self, request: ScheduledRequest) -> bool:
+        """Whether there is room for a waiting request beside what has been promised."""
+        pages_for = self._cache.pages_for
+        promised = sum(
+            pages_for(other.sequence.num_prompt) + 1 - len(other.first_table.pages)
+            for other in self.running
+            if other.sequence.phase is not Phase.DECODE
+        )
+        choices = len(request.sequence.choices)
+        need = pages_for(request.sequence.num_prompt) + choices
+        if request.moved is not None:
+            need = len(request.moved.pages) + choices
+        return self._cache.num_available - promised >= need
 
-def _held(sequence: Sequence, choice: Choice) -> int:
-    """Tokens that a slot holds: the prompt's own ones until the first token has been chosen."""
-    return sequence.length(choice) if choice.token_ids else sequence.num_prefilled
+    def _open(self, request: ScheduledRequest) -> bool:
+        """Give an admitted request its tables, with what it had if it made way before; False where there's no room."""
+        if request.moved is None:
+            request.sequence.choices[0].table = self._cache.open()
+            self._memory.reserved_bytes += request.device_bytes
+            return True
+        tables = [self._cache.open() for _ in request.moved_choices]
+        if not self._cache.move_in(request.moved, tables):
+            for table in tables:
+                self._cache.close(table)
+            return False
+        for choice, table in zip(request.moved_choices, tables, strict=True):
+            choice.table = table
+        request.moved = None
+        self.fork(request)  # the first to make way may have had no time for it
+        for choice in request.moved_choices:
+            if choice.finish is not None:
+                self.finish_choice(request, choice)
+        return True
+
+    def _take_place(self, request: ScheduledRequest) -> None:
+        number = request.sequence.number
+        place = next((i for i, other in enumerate(self.running) if other.sequence.number > number), len(self.running))
+        self.running.insert(place, request)
+
+    def _with_room(self, request: ScheduledRequest, start: int, end: int) -> int:
+        """Up to which token, at most `end`, there is room for a prompt; whoever came later makes way."""
+        table = request.first_table
+        while not self._cache.reserve(table, end):
+            youngest = self._youngest()
+            if youngest.sequence.number > request.sequence.number:
+                self.preempt(youngest)
+                continue
+            shorter = request.media.chunk_end(start, max(start, table.capacity))
+            return shorter if shorter <= table.capacity else start
+        return end
+
+    def _youngest(self, besides: ScheduledRequest | None = None) -> ScheduledRequest:
+        """Of those who have pages."""
+        return next(
+            request
+            for request in reversed(self.running)
+            if request is not besides and any(table.pages for table in request.tables)
+        )
+
+    def _release_media(self, request: ScheduledRequest) -> None:
+        request.media.drop()
+        self._memory.reserved_bytes -= request.device_bytes
+        request.device_bytes = 0

@@ -1,50 +1,68 @@
-"""How much work on prompts goes between two decode steps: so much that those who decode are held up a little, no more.
+"""How much work on prompts goes beside everybody's next tokens: as much as a step's time budget has room for.
 
-What a portion costs depends on machine, model, batch and context, so that it is measured, not configured: whole steps,
-with and without such work, by the clock. Portions grow while a step stays within `slowdown` steps of decoding alone and
-shrink as soon as one does not. Prefill has a portion for each length of context, since attention costs more the longer
-it is. Where more requests wait for their first token than for their next one, a step takes that many portions: else a
-replica with much to read would spend half its time on decode steps of few rows. With nobody decoding, or without a
-`slowdown`, a portion is as large as it may be.
+A step with prompts may last `target_itl_s`, whatever a step without them takes: what a pass costs however small it is
+(launches, reading the weights) is paid anyway, so that small portions only make prompts slow. Where that cost alone is
+most of the target, prompts have a right of their own: they go on at no less than half the rate that they would have
+alone, which means a step of twice its fixed cost. What work costs depends on machine, model, batch and context, so that
+it is measured, not configured: seconds of whole steps are fitted as a fixed cost and a cost per unit, for each length
+of context, since attention costs more the longer it is. Where more requests wait for their first token than for their
+next one, a step takes that many times as long: else a replica with much to read would spend half its time on steps of
+few rows. With nobody decoding a portion is as large as it may be.
 """
 
 from dataclasses import dataclass
 
+_FIRST_CHUNK = 256
 SMALLEST_CHUNK = 8
-_FIRST_CHUNK = 64
 _FIRST_PART = 1 << 16
 _LARGEST_PART = 1 << 26
 """Values of encoder inputs: two hundred frames of 360p. Bounds how long an abort waits for its step."""
-_GROWTH, _FAST_GROWTH, _SHRINKAGE = 1.1, 1.5, 0.6
-"""Of a portion from one step to the next; fast while a step took less than two thirds of what it might."""
+_GROWTH = 2.0
+"""Of a portion from one step to the next, at most."""
 _MEMORY = 0.8
-_REST_EVERY = 32
-"""So many steps with work are followed by one without, to see again what decoding takes alone."""
+"""What an average keeps at each new value."""
 _CONTEXT_STEP = 256
+_FAIR = 2.0
+"""A step of so many times its fixed cost gives prompts half their lone rate."""
 
 
+class StepCost:
+    """Seconds of a step as a fixed part and a part for each unit of work, by least squares over the latest steps."""
+
+    def __init__(self) -> None:
+        self._weight = self._x = self._y = self._xx = self._xy = 0.0
+
+    def add(self, amount: float, seconds: float) -> None:
+        sums = (self._weight, self._x, self._y, self._xx, self._xy)
+        new = (1.0, amount, seconds, amount * amount, amount * seconds)
+        self._weight, self._x, self._y, self._xx, self._xy = (
+            _MEMORY * old + value for old, value in zip(sums, new, strict=True)
+        )
+
+    @property
+    def known(self) -> bool:
+        return self._weight > 0
+
+    def line(self, least_fixed_s: float) -> tuple[float, float]:
+        """(fixed seconds, seconds for each unit). Steps of much the same size tell no fixed part: then the least."""
+        x, y = self._x / self._weight, self._y / self._weight
+        spread = self._xx / self._weight - x * x
+        fixed = least_fixed_s
+        if spread > 0.01 * x * x:
+            slope = (self._xy / self._weight - x * y) / spread
+            fixed = max(fixed, y - slope * x)
+        fixed = min(fixed, y)
+        return fixed, max((y - fixed) / x, 1e-12)
+
+
+@dataclass(slots=True)
 class Portion:
     """One kind of work's share of a step, in its own unit."""
 
-    def __init__(self, first: float, smallest: int, largest: int) -> None:
-        self._smallest = min(smallest, largest)
-        self._largest = largest
-        self.exact = min(first, float(largest))
-
-    @property
-    def size(self) -> int:
-        return int(self.exact)
-
-    def took(self, amount: float, seconds: float, allowed_s: float) -> None:
-        """A step with so much of the work took so long; a remainder can be too much but never too little."""
-        if seconds > allowed_s:
-            wanted = min(self.exact, amount) * max(_SHRINKAGE, allowed_s / seconds)
-        elif amount > self.exact - 1:
-            room = allowed_s / seconds
-            wanted = self.exact * (_FAST_GROWTH if room > _FAST_GROWTH else min(_GROWTH, room))
-        else:
-            return
-        self.exact = min(float(self._largest), max(float(self._smallest), wanted))
+    size: float
+    smallest: int
+    largest: int
+    cost: StepCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,72 +70,55 @@ class Allowance:
     """What a step may do of one kind of work."""
 
     portion: Portion
-    portions: float
-    largest: int
+    times: float
+    """So many portions: more requests wait for their first token than for their next one."""
 
     @property
     def size(self) -> int:
-        return min(int(self.portion.exact * self.portions), self.largest)
+        return min(int(self.portion.size * self.times), self.portion.largest)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a step did for prompts."""
-
-    allowance: Allowance
-    amount: int
-
-
-class Pace:
+class StepBudget:
     """Belongs to the engine's thread. Durations in seconds."""
 
-    def __init__(self, chunk_tokens: int, slowdown: float | None) -> None:
-        """`slowdown`: longest step with work on prompts, in steps that only decode; None: as long as it takes."""
+    def __init__(self, chunk_tokens: int, target_itl_s: float) -> None:
         self._chunk_tokens = chunk_tokens
-        self._slowdown = slowdown
-        self._alone_s: float | None = None
-        self._since_rest = 0
+        self._target_s = target_itl_s
+        self._alone_s = 0.0
+        """Of a step that only decodes; 0 until one was seen."""
         self._chunks: dict[int, Portion] = {}
-        self._part = Portion(_FIRST_PART, 1, _LARGEST_PART)
-        self._whole_chunk = Allowance(Portion(chunk_tokens, chunk_tokens, chunk_tokens), 1, chunk_tokens)
-        self._whole_part = Allowance(Portion(_LARGEST_PART, _LARGEST_PART, _LARGEST_PART), 1, _LARGEST_PART)
+        self._part = Portion(_FIRST_PART, 1, _LARGEST_PART, StepCost())
+        self._whole_chunk = Allowance(Portion(chunk_tokens, chunk_tokens, chunk_tokens, StepCost()), 1)
+        self._whole_part = Allowance(Portion(_LARGEST_PART, _LARGEST_PART, _LARGEST_PART, StepCost()), 1)
 
-    def rests(self, pressure: float | None) -> bool:
-        """Whether the coming step should only decode, so that its time can be measured.
+    def chunk(self, context: int, pressure: float | None) -> Allowance:
+        """Prompt tokens of the coming step, the first of which has so many tokens before it.
 
         `pressure`, here and below: requests that wait for their first token for each one that decodes; None when none
         does.
         """
-        if pressure is None or self._slowdown is None:
-            return False
-        return self._alone_s is None or self._since_rest >= _REST_EVERY
-
-    def chunk(self, context: int, pressure: float | None) -> Allowance:
-        """Prompt tokens of the coming step, the first of which has so many tokens before it."""
-        if pressure is None or self._slowdown is None:
+        if pressure is None:
             return self._whole_chunk
         length = (context // _CONTEXT_STEP).bit_length()
         if length not in self._chunks:
             shorter = [known for known in self._chunks if known < length]
-            first = self._chunks[max(shorter)].exact if shorter else _FIRST_CHUNK
-            self._chunks[length] = Portion(first, SMALLEST_CHUNK, self._chunk_tokens)
-        return Allowance(self._chunks[length], max(1.0, pressure), self._chunk_tokens)
+            first = self._chunks[max(shorter)].size if shorter else _FIRST_CHUNK
+            smallest = min(SMALLEST_CHUNK, self._chunk_tokens)
+            self._chunks[length] = Portion(min(first, self._chunk_tokens), smallest, self._chunk_tokens, StepCost())
+        return Allowance(self._chunks[length], max(1.0, pressure))
 
     def part(self, pressure: float | None) -> Allowance:
         """Values of encoder inputs of the coming step."""
-        if pressure is None or self._slowdown is None:
-            return self._whole_part
-        return Allowance(self._part, max(1.0, pressure), _LARGEST_PART)
+        return self._whole_part if pressure is None else Allowance(self._part, max(1.0, pressure))
 
-    def stepped(self, seconds: float, work: Work | None) -> None:
-        """A step that decoded took so long in all, with some work on prompts or without."""
-        alone_s = self._alone_s
-        if work is None:
-            self._since_rest = 0
-            known = seconds if alone_s is None else alone_s
-            self._alone_s = _MEMORY * known + (1 - _MEMORY) * min(seconds, 2 * known)
-        elif alone_s is not None and self._slowdown is not None:
-            self._since_rest += 1
-            portions = work.allowance.portions
-            one_s = alone_s + (seconds - alone_s) / portions
-            work.allowance.portion.took(work.amount / portions, one_s, self._slowdown * alone_s)
+    def update(self, seconds: float, allowance: Allowance | None, amount: int) -> None:
+        """A step in which answers decoded took so long, with so much work on prompts."""
+        if allowance is None or not amount:
+            self._alone_s = _MEMORY * self._alone_s + (1 - _MEMORY) * seconds if self._alone_s else seconds
+            return
+        portion = allowance.portion
+        portion.cost.add(amount, seconds)
+        fixed_s, unit_s = portion.cost.line(self._alone_s)
+        room_s = max(self._target_s, _FAIR * fixed_s) - fixed_s
+        wanted = min(room_s / unit_s, _GROWTH * max(portion.size, amount / allowance.times))
+        portion.size = min(float(portion.largest), max(float(portion.smallest), wanted))

@@ -1,4 +1,7 @@
-"""After a forward pass: a token for each answer that is under way, told to its listener; what has ended lets go."""
+"""After a forward pass: a token for each answer that is under way, told to its listener; what has ended lets go.
+
+What goes wrong with one row is its request's own: its logits, its grammar, its listener.
+"""
 
 import time
 from collections.abc import Callable
@@ -6,50 +9,70 @@ from collections.abc import Callable
 import torch
 
 from deployments.errors import InternalError, SluiceError
-from deployments.model.engine.scheduler import Job, Scheduler
+from deployments.model.engine.failures import request_error
+from deployments.model.engine.scheduler import Owners, ScheduledRequest, Scheduler
 from deployments.model.sampling.sampler import Sampled, Sampler
-from deployments.model.sequence import Choice, Sequence
-
-Owners = list[tuple[Job, Choice]]
-"""Whose each row of logits is."""
+from deployments.model.sequence import Choice, Phase, Sequence
 
 
-class NextTokens:
+class TokenStep:
     """Belongs to the engine's thread."""
 
-    def __init__(self, sampler: Sampler, scheduler: Scheduler, failed: Callable[[Job, SluiceError], object]) -> None:
+    def __init__(
+        self, sampler: Sampler, scheduler: Scheduler, failed: Callable[[ScheduledRequest, SluiceError], object]
+    ) -> None:
         self._sampler = sampler
         self._scheduler = scheduler
         self._failed = failed
 
     def choose(self, owners: Owners, logits_RV: torch.Tensor) -> None:
         """A token for each choice from its row of logits."""
-        sampled = self._sampler.sample(logits_RV, [(job.sequence, choice) for job, choice in owners])
+        outcomes = self._sample(owners, logits_RV)
         now = time.monotonic()
-        for job, choice in owners:
+        for (request, choice), outcome in zip(owners, outcomes, strict=True):
+            if request.sequence.phase is Phase.DONE:
+                continue  # another of its choices has failed
             if not choice.token_ids:
-                job.sequence.stamps.first_token = now
-        self._accept(owners, sampled)
-
-    def _accept(self, owners: Owners, sampled: list[Sampled]) -> None:
-        """Note everyone's new token and tell the listeners; then end what has ended.
-
-        Slots move when one is freed: by then each choice must know all tokens that its slot holds.
-        """
-        broken: dict[Job, SluiceError] = {}
-        for (job, choice), outcome in zip(owners, sampled, strict=True):
+                request.sequence.stamps.first_token = now
             try:
-                _note(job.sequence, choice, outcome)
-            except SluiceError as error:
-                broken.setdefault(job, error)
-        for job, reason in broken.items():
-            self._failed(job, reason)
-        for job, choice in owners:
-            if choice.finish is not None and choice.slot >= 0:
-                self._scheduler.finish_choice(job, choice)
-                if not job.sequence.live_choices:
-                    self._scheduler.remove(job)
-                    job.sequence.listener.on_end(job.sequence.stamps.timing(time.monotonic()))
+                if isinstance(outcome, Exception):
+                    raise outcome
+                _note(request.sequence, choice, outcome)
+            except Exception as error:
+                self._failed(request, request_error(error))
+        self._let_go(owners)
+
+    def _sample(self, owners: Owners, logits_RV: torch.Tensor) -> list[Sampled | Exception]:
+        """Of all rows at once; one by one where that fails, so that the guilty one fails alone."""
+        rows = [(request.sequence, choice) for request, choice in owners]
+        try:
+            return list(self._sampler.sample(logits_RV, rows))
+        except Exception:
+            outcomes: list[Sampled | Exception] = []
+            for number, row in enumerate(rows):
+                row[1].counts_V = None  # may have been counted already: it is counted anew
+                try:
+                    outcomes += self._sampler.sample(logits_RV[number : number + 1], [row])
+                except Exception as error:
+                    outcomes.append(error)
+            return outcomes
+
+    def _let_go(self, owners: Owners) -> None:
+        """Answers that begin part from each other, those that have ended give back what they have."""
+        for request, _ in owners:
+            if request.sequence.phase is not Phase.DONE:
+                self._scheduler.fork(request)
+        for request, choice in owners:
+            if request.sequence.phase is Phase.DONE or choice.finish is None:
+                continue
+            self._scheduler.finish_choice(request, choice)
+            if not request.sequence.live_choices:
+                self._scheduler.remove(request)
+                timing = request.sequence.timing(time.monotonic())
+                try:
+                    request.sequence.listener.on_end(timing)
+                except Exception as error:
+                    self._failed(request, request_error(error))
 
 
 def _note(sequence: Sequence, choice: Choice, outcome: Sampled) -> None:

@@ -9,7 +9,7 @@ Shape legend: T prompt tokens, N placeholders of one modality, D hidden size, A 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ _MAIN_TENSORS = {
 _TOKEN_TYPE = {MediaKind.IMAGE: 1, MediaKind.VIDEO: 2, MediaKind.AUDIO: 3}
 """Values of `mm_token_type_ids`; 0 is text."""
 
+_SEEN_BOTH_WAYS = (_TOKEN_TYPE[MediaKind.IMAGE], _TOKEN_TYPE[MediaKind.VIDEO])
+
 _ROPE_NAMES = {"second_per_grids": "video_second_per_grid", "second_per_grid_ts": "second_per_grid_ts"}
 """Arguments of `get_rope_index` that processors call otherwise."""
 
@@ -38,8 +40,8 @@ class Quirk:
 
     video_token_is_image_token: bool = False
     """Frames of a video stand in the prompt as picture placeholders."""
-    whole_media: bool = False
-    """Tokens of one picture attend to each other both ways: a prefill chunk may not cut through it."""
+    both_ways: Literal["", "all", "sliding"] = ""
+    """In which layers tokens of one picture attend to each other both ways: a prefill chunk may not cut through it."""
     frames_apart: bool = False
     """The vision tower looks at one frame (or pair of frames) of a clip at a time: they can be encoded apart."""
     refused: str | None = None
@@ -52,8 +54,8 @@ _QUIRKS = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), _QWEN),
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), _QWEN),
     **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), _GLM),
-    "gemma3": Quirk(whole_media=True),
-    "gemma4": Quirk(whole_media=True, frames_apart=True),
+    "gemma3": Quirk(both_ways="all"),
+    "gemma4": Quirk(both_ways="sliding", frames_apart=True),
     "paligemma": Quirk(refused="its whole prompt attends both ways, so that a prefill can not be cut into chunks"),
     "mllama": Quirk(refused="pictures enter by cross-attention, whose cache can not be shared by a batch of slots"),
 }
@@ -69,8 +71,6 @@ class Feature:
     """Of the feature function; processor tensors go in by these names."""
     token_id: int
     """The placeholder in the prompt."""
-    by_forward: bool
-    """Whether the forward takes its rows as `mm_encoder_outputs`; otherwise they are put over the embeddings."""
 
 
 class Family:
@@ -89,20 +89,11 @@ class Family:
         self.text_config = model.config.get_text_config(decoder=True)
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.context_length = int(getattr(self.text_config, "max_position_embeddings", 2048))
-        forward = inspect.signature(self.base.forward).parameters
-        self._takes_outputs = "mm_encoder_outputs" in forward
-        self._token_types_name = next((n for n in ("token_type_ids", "mm_token_type_ids") if n in forward), None)
         self.features = {kind: feature for kind in MediaKind if (feature := self._feature(kind))}
         self._rope_index = getattr(self.base, "get_rope_index", None)
         vision = getattr(model.config, "vision_config", None)
         deepstack = len(getattr(vision, "deepstack_visual_indexes", None) or ())
         self._row_bytes = int(self.text_config.hidden_size) * (1 + deepstack) * model.dtype.itemsize
-        kinds = set(getattr(self.text_config, "layer_types", None) or ())
-        self._masks_by_kind = bool(kinds - {"full_attention"})
-
-    def mask(self, masks: dict[str, torch.Tensor | None]) -> Any:
-        """A decode step's masks by kind of layer, as the family's forward takes them."""
-        return masks if self._masks_by_kind else masks["full_attention"]
 
     @property
     def frames_apart(self) -> bool:
@@ -110,9 +101,9 @@ class Family:
         return self._quirk.frames_apart
 
     @property
-    def joins(self) -> bool:
-        """Whether tokens of several sequences may stand in one row: not where a row's own types make its masks."""
-        return not self._quirk.whole_media
+    def both_ways(self) -> str:
+        """In which layers tokens of one picture see each other both ways: in none (empty), `all`, or `sliding` ones."""
+        return self._quirk.both_ways
 
     @property
     def num_axes(self) -> int:
@@ -201,20 +192,14 @@ class Family:
             types_T.masked_fill_(self.placeholders_T(token_ids_T, kind), _TOKEN_TYPE[kind])
         return types_T
 
-    def forward_types(self, types_T: torch.Tensor | None, end: int) -> dict[str, torch.Tensor]:
-        """Keyword arguments by which the forward learns the types of the prompt's first `end` tokens."""
-        if types_T is None or self._token_types_name is None or not self._quirk.whole_media:
-            return {}
-        return {self._token_types_name: types_T[None, :end]}
-
     def blocks(self, types_T: torch.Tensor) -> list[tuple[int, int]]:
         """Spans of prompt tokens that must be prefilled at once."""
-        if not self._quirk.whole_media:
+        if not self._quirk.both_ways:
             return []
         types = types_T.tolist()
         edges = [i for i in range(1, len(types)) if types[i] != types[i - 1]]
         spans = zip([0, *edges], [*edges, len(types)], strict=True)
-        return [(first, stop) for first, stop in spans if types[first]]
+        return [(first, stop) for first, stop in spans if types[first] in _SEEN_BOTH_WAYS]
 
     def _feature(self, kind: MediaKind) -> Feature | None:
         function = getattr(self.base, f"get_{kind}_features", None)
@@ -225,8 +210,7 @@ class Family:
         main = next((name for name in _MAIN_TENSORS[kind] if name in names), None)
         if main is None:
             return None
-        by_forward = self._takes_outputs and kind is not MediaKind.AUDIO
-        return Feature(kind, main, names, token_id, by_forward)
+        return Feature(kind, main, names, token_id)
 
     def _token_id(self, kind: MediaKind) -> int | None:
         if kind is MediaKind.VIDEO and self._quirk.video_token_is_image_token:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from deployments.model.families.family import Family
+from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.pixels import normalised
@@ -20,16 +21,25 @@ from deployments.types import MediaKind
 class Encoder:
     """Runs the model's towers. Belongs to the engine's thread."""
 
-    def __init__(self, family: Family, uploads: Uploads, cache: EncoderCache | None, sink: MetricSink) -> None:
+    def __init__(
+        self,
+        family: Family,
+        uploads: Uploads,
+        cache: EncoderCache | None,
+        sink: MetricSink,
+        digests: Digests | None = None,
+    ) -> None:
+        """`digests` where the names of media are wanted; a `cache` needs them."""
         self._family = family
         self._uploads = uploads
         self._cache = cache
+        self._digests = digests
         self._sink = sink
 
     def expect(self, items: Sequence[Item]) -> None:
         """Items that will be encoded: begin to find out which of them have been already."""
-        if self._cache is not None:
-            self._cache.expect(items)
+        if self._digests is not None:
+            self._digests.expect(items)
 
     def cost(self, item: Item, *, wait: bool) -> int | None:
         """An expected item's values, 0 where its outputs are kept; None where that is unknown and not to `wait` for."""
@@ -67,8 +77,13 @@ class Encoder:
         self._bring(item for item in items if self.cost(item, wait=False))
 
     def close(self) -> None:
+        if self._digests is not None:
+            self._digests.close()
+
+    def forget(self) -> None:
+        """Keep nothing of what has been encoded."""
         if self._cache is not None:
-            self._cache.close()
+            self._cache.clear()
 
     def _bring(self, items: Iterable[Item]) -> None:
         for item in items:

@@ -1,31 +1,22 @@
 """Encoder outputs of media that may be seen again, by a digest of what they were made of, within a bound of bytes.
 
-Digests are made beside the engine's steps: a long clip takes longer to read than a decode step may last. What is kept
-belongs to the cache alone: a request's end, abort or error takes nothing out of it and leaves nothing in it.
+What is kept belongs to the cache alone: a request's end, abort or error takes nothing out of it and leaves nothing in it.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from deployments.model.multimodal.items import Item
-from deployments.model.multimodal.request_media import EncodedRows, Ledger
+from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
 
 
 class EncoderCache:
-    """The least recently used leave first. Belongs to the engine's thread, its own thread only makes digests."""
+    """The least recently used leave first. Belongs to the engine's thread."""
 
-    def __init__(self, capacity_bytes: int, ledger: Ledger) -> None:
-        """`ledger` is told what is kept."""
+    def __init__(self, capacity_bytes: int, memory: MediaMemory) -> None:
+        """`memory` is told what is kept."""
         self._capacity_bytes = capacity_bytes
-        self._ledger = ledger
+        self._memory = memory
         self._entries: OrderedDict[bytes, EncodedRows] = OrderedDict()
-        self._digests = ThreadPoolExecutor(1, thread_name_prefix="digests")
-
-    def expect(self, items: Iterable[Item]) -> None:
-        """Begin to make the digests of items that will be asked for."""
-        for item in items:
-            item.key = self._digests.submit(item.digest)
 
     def holds(self, item: Item, *, wait: bool) -> bool | None:
         """Whether an expected item's outputs are there; None where that is not known yet and the caller can't `wait`.
@@ -53,11 +44,12 @@ class EncoderCache:
         if key in self._entries or rows.nbytes > self._capacity_bytes:
             return
         self._entries[key] = rows.clone()
-        self._ledger.cached_bytes += rows.nbytes
-        while self._ledger.cached_bytes > self._capacity_bytes:
+        self._memory.cached_bytes += rows.nbytes
+        while self._memory.cached_bytes > self._capacity_bytes:
             _, oldest = self._entries.popitem(last=False)
-            self._ledger.cached_bytes -= oldest.nbytes
+            self._memory.cached_bytes -= oldest.nbytes
 
-    def close(self) -> None:
-        """Make no more digests."""
-        self._digests.shutdown(cancel_futures=True)
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._memory.cached_bytes = 0

@@ -4,7 +4,7 @@ Families that do not tell their items apart have one item a request and modality
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -50,6 +50,23 @@ class Item:
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
+
+
+def rows_of_items(items: Sequence[Item], places_T: torch.Tensor) -> list[int] | None:
+    """Placeholders of each of a request's items of one modality, as far as shapes tell; `places_T` (bool) are all.
+
+    By grids in proportion to their sizes, else one stretch of places each. What is told here is held against what the
+    encoder gives before anything is kept under it.
+    """
+    total = int(places_T.sum())
+    grids = [next((t for name, t in item.tensors.items() if name.endswith("_grid_thw")), None) for item in items]
+    if items and all(grid is not None for grid in grids):
+        sizes = [int(grid.prod(1).sum()) for grid in grids if grid is not None]
+        rows, rests = zip(*(divmod(total * size, max(1, sum(sizes))) for size in sizes), strict=True)
+        return None if any(rests) else list(rows)
+    edges = torch.nn.functional.pad(places_T.int(), (1, 1)).diff().nonzero()[:, 0]
+    stretches = (edges[1::2] - edges[::2]).tolist()
+    return stretches if len(stretches) == len(items) else None
 
 
 def split_items(

@@ -1,12 +1,13 @@
 """A request's multimodal tensors from arrival to the end of its prefill, and how many bytes of them are alive.
 
 processor tensors (host) -> items, encoded one part after the other -> encoder outputs (device) -> gone with the prefill
-chunk that used them. A sequence that decodes holds nothing of this. The ledger counts what is alive; the scheduler asks
+chunk that used them. A sequence that decodes holds nothing of this. `MediaMemory` counts what is alive; the scheduler asks
 it before it lets a request's media be encoded.
 
 Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 
+from deployments.errors import BadRequest, TooLarge
 from deployments.model.multimodal.items import Item
 from deployments.types import MediaKind
 
@@ -23,7 +25,7 @@ Cost = Callable[[Item], int | None]
 """What an item's encoding takes, in its values; None where that is not known yet."""
 
 
-class Ledger:
+class MediaMemory:
     """Bytes of processor tensors and encoder outputs: alive by place, promised to admitted requests, kept for later.
 
     Written by the engine's thread only.
@@ -37,6 +39,14 @@ class Ledger:
         """Of requests, until the end of their prefill."""
         self.cached_bytes = 0
         """Encoder outputs kept on the device for media that are seen again: no request's."""
+
+    def check(self, num_bytes: int) -> None:
+        """Raise `TooLarge` for what will never have room."""
+        if num_bytes > self.budget_bytes:
+            raise TooLarge(
+                f"the request's media take {num_bytes >> 20} MiB on the model's device, "
+                f"{self.budget_bytes >> 20} MiB are allowed"
+            )
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so much more may be promised."""
@@ -92,9 +102,9 @@ def joined_rows(pieces: Sequence[EncodedRows]) -> EncodedRows:
 
 
 class Media:
-    """The multimodal side of one request; what it holds is counted in the ledger until it is let go."""
+    """The multimodal side of one request; what it holds is counted in `MediaMemory` until it is let go."""
 
-    def __init__(self, tensors: dict[str, NDArray[Any]], ledger: Ledger) -> None:
+    def __init__(self, tensors: dict[str, NDArray[Any]], memory: MediaMemory) -> None:
         self.tensors = tensors
         """Processor tensors, on the host; empty once there are items of them."""
         self.items: deque[Item] = deque()
@@ -103,13 +113,17 @@ class Media:
         """Outputs of the items that have been encoded, until all have."""
         self.encoded: dict[MediaKind, EncodedRows] = {}
         """By modality; a modality leaves when its last placeholder has been prefilled."""
-        self.types_T: torch.Tensor | None = None
-        """int64 (T,), on the device: what each prompt token stands for; None for text alone."""
         self.counts_T: dict[MediaKind, torch.Tensor] = {}
         """int64 (T + 1,), on the host: placeholders of the modality before each prompt token."""
         self.blocks: list[tuple[int, int]] = []
         """Spans of prompt tokens which a prefill chunk may not cut, in order."""
-        self._ledger = ledger
+        self.blocks_T: torch.Tensor | None = None
+        """int64 (T,): which of these spans each prompt token lies in, -1 for none; None where there are none."""
+        self.item_rows: dict[MediaKind, list[int] | None] = {}
+        """Placeholders of each item, as its shape tells; None where it does not."""
+        self._skipped: dict[MediaKind, int] = {}
+        """Of the modality's first placeholders: their keys were there, they are not encoded."""
+        self._memory = memory
         self._counted: dict[Place, int] = {"host": 0, "device": 0}
 
     def ahead(self, values: int, cost: Cost) -> list[Item]:
@@ -132,12 +146,12 @@ class Media:
         return taken, sum(cost(item) or 0 for item in taken)
 
     def count(self) -> None:
-        """Tell the ledger what is held now."""
+        """Tell the memory's account what is held now."""
         waiting = sum(array.nbytes for array in self.tensors.values()) + sum(item.nbytes for item in self.items)
         encoded = [*self.encoded.values(), *(rows for parts in self.parts.values() for rows in parts)]
         held: dict[Place, int] = {"host": waiting, "device": sum(rows.nbytes for rows in encoded)}
         for place, num_bytes in held.items():
-            self._ledger.alive[place] += num_bytes - self._counted[place]
+            self._memory.alive[place] += num_bytes - self._counted[place]
         self._counted = held
 
     def drop(self) -> None:
@@ -148,13 +162,52 @@ class Media:
                 item.key.cancel()
         self.items.clear()
         self.parts, self.encoded, self.counts_T = {}, {}, {}
-        self.types_T, self.blocks = None, []
+        self.blocks, self.blocks_T = [], None
         self.count()
+
+    def skip(self, end: int) -> None:
+        """The prompt's tokens up to `end` are in the KV cache already: items whose places all lie there leave."""
+        for kind, counts_T in self.counts_T.items():
+            covered, rows = int(counts_T[end]), self.item_rows.get(kind)
+            mine = [item for item in self.items if item.kind is kind]
+            if rows is None:
+                rows = [0] * (len(mine) - 1) + [int(counts_T[-1])]
+                covered = covered if covered == int(counts_T[-1]) else -1
+            edges = itertools.accumulate(rows)
+            gone = {id(item): edge for item, edge in zip(mine, edges, strict=True) if edge <= covered}
+            self._skipped[kind] = max(gone.values(), default=0)
+            self.items = deque(item for item in self.items if id(item) not in gone)
+
+    def hand_over(self) -> bool:
+        """Make the parts the encoder outputs; False where an item has not as many as its shape told.
+
+        Raises `BadRequest` when they do not fit the prompt.
+        """
+        as_told = True
+        for kind, counts_T in self.counts_T.items():
+            parts, skipped = self.parts.get(kind, []), self._skipped.get(kind, 0)
+            found = [len(rows.rows_ND) for rows in parts]
+            expected = int(counts_T[-1])
+            if sum(found) + skipped != expected:
+                raise BadRequest(
+                    f"the prompt has room for {expected} {kind} tokens, its {kind} inputs make {sum(found) + skipped}"
+                )
+            told = self.item_rows.get(kind)
+            as_told &= told is None or found == told[len(told) - len(found) :]
+            if parts:
+                self.encoded[kind] = joined_rows(parts)
+        self.parts = {}
+        return as_told
+
+    def rows(self, kind: MediaKind, low: int, high: int) -> EncodedRows:
+        """Of the modality's placeholders `low` to `high`."""
+        skipped = self._skipped.get(kind, 0)
+        return self.encoded[kind].piece(low - skipped, high - skipped)
 
     def prefilled(self, end: int) -> None:
         """The prompt's tokens up to `end` are in the KV cache: let go of encoder outputs whose last row went in."""
-        for kind, rows in list(self.encoded.items()):
-            if int(self.counts_T[kind][end]) == len(rows.rows_ND):
+        for kind in list(self.encoded):
+            if int(self.counts_T[kind][end]) == int(self.counts_T[kind][-1]):
                 del self.encoded[kind]
 
     def chunk_end(self, start: int, end: int) -> int:

@@ -111,7 +111,7 @@ class ChoiceText:
         return TokenLogprob(token.token_id, self._decode([token.token_id]), token.logprob, top)
 
 
-class Answer:
+class OutputAssembler:
     """All choices of one request."""
 
     def __init__(self, decode: Decode, params: SamplingParams) -> None:

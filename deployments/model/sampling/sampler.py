@@ -77,8 +77,9 @@ class Sampler:
         params = sequence.request.params
         counts_V = choice.counts_V
         if counts_V is None:
-            counts_V = choice.counts_V = torch.zeros_like(logits_V, dtype=torch.int32)
-        if choice.token_ids:
+            ids = torch.tensor(choice.token_ids, dtype=torch.int64, device=self._device)
+            counts_V = choice.counts_V = torch.bincount(ids, minlength=len(logits_V)).int()
+        elif choice.token_ids:
             counts_V[choice.token_ids[-1]] += 1
         if params.repetition_penalty != 1.0:
             seen_V = counts_V > 0

@@ -1,0 +1,67 @@
+"""A request's turn begins: its tensors become items to encode, its prompt gets positions and counts of places."""
+
+import torch
+
+from deployments.model.families.family import Family
+from deployments.model.kv_cache.prefix_cache import Content, content_of
+from deployments.model.multimodal.items import rows_of_items, split_items
+from deployments.model.multimodal.request_media import Media
+from deployments.model.sequence import Sequence
+from deployments.types import MediaKind
+
+
+@torch.inference_mode()
+def unpack(family: Family, sequence: Sequence, media: Media) -> None:
+    """Find a prompt's positions, and turn the processor's tensors into items. Everything stays on the host.
+
+    Raises `BadRequest` for modalities that the model does not take.
+    """
+    request, ids_T = sequence.request, sequence.prompt_T
+    tensors = {name: torch.from_numpy(array) for name, array in media.tensors.items()}
+    kinds = family.kinds_in(tensors)
+    if kinds:
+        media.blocks = family.blocks(family.token_types_T(ids_T, tensors))
+    if media.blocks:
+        media.blocks_T = torch.full_like(ids_T, -1)
+        for number, (first, stop) in enumerate(media.blocks):
+            media.blocks_T[first:stop] = number
+    positions = family.positions(ids_T, tensors, request.use_audio_in_video)
+    if positions is not None:
+        # An answer goes on from its prompt's last position, as transformers' `generate` does.
+        sequence.position_offsets = tuple((positions[:, -1] + 1 - sequence.num_prompt).tolist())
+        sequence.positions = positions
+    for kind in kinds:
+        feature = family.features[kind]
+        places_T = family.placeholders_T(ids_T, kind)
+        media.counts_T[kind] = torch.nn.functional.pad(places_T.cumsum(0), (1, 0))
+        arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
+        pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
+        items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
+        media.item_rows[kind] = rows_of_items(items, places_T)
+        media.items += items
+    media.tensors.clear()
+
+
+def prompt_content(family: Family, sequence: Sequence, media: Media) -> Content:
+    """What a started request's prompt is, token by token; its items' digests are made, or waited for."""
+    marks: list[tuple[torch.Tensor, bytes]] = []
+    for kind, counts_T in media.counts_T.items():
+        places = counts_T.diff().nonzero()[:, 0]
+        digests = [item.key.result() for item in media.items if item.kind is kind and item.key is not None]
+        rows = media.item_rows[kind]
+        if rows is None:  # nobody knows whose a place is: all together
+            rows, digests = [len(places)], [b"".join(digests)]
+        marks += zip(torch.split(places, rows), digests, strict=True)
+    positions = sequence.positions
+    if positions is None and family.num_axes > 1:  # as beside media: beginnings without any are alike
+        positions = torch.arange(sequence.num_prompt).expand(family.num_axes, -1)
+    return content_of(sequence.prompt_T, positions, marks)
+
+
+def answer_content(sequence: Sequence, token_ids: list[int], width: int) -> Content:
+    """The same of an answer's first tokens, in rows of `width` columns as its prompt's are."""
+    ids_T = torch.tensor(token_ids, dtype=torch.int64)
+    places_T = torch.arange(sequence.num_prompt, sequence.num_prompt + len(token_ids))
+    axes = width - content_of(ids_T, None, []).shape[1]
+    offsets_A1 = torch.tensor(sequence.position_offsets[:axes])[:, None]
+    return content_of(ids_T, places_T[None] + offsets_A1 if axes else None, [])
