@@ -15,7 +15,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
-from deployments.model.output.assembler import OutputAssembler, Mailbox, gather_s, plain_decode, times
+from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, plain_decode, times
 from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest
 from deployments.observability.metrics import MetricSink

@@ -62,7 +62,12 @@ class SteppedEngine:
     """An engine without its thread: the test says when it steps."""
 
     def __init__(self, model: Any, *, creeping: bool = False, **config: Any) -> None:
-        defaults: dict[str, Any] = {"kv_cache_gib": 0.02, "max_running": 6, "page_tokens": 8, "prefill_chunk_tokens": 512}
+        defaults: dict[str, Any] = {
+            "kv_cache_gib": 0.02,
+            "max_running": 6,
+            "page_tokens": 8,
+            "prefill_chunk_tokens": 512,
+        }
         settings = EngineConfig(**{**defaults, **config})
         budget = CreepingBudget(settings.prefill_chunk_tokens or 512, settings.target_itl_s) if creeping else None
         self.sink = RecordingSink()

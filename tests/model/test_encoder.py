@@ -8,7 +8,7 @@ from deployments.model.families.family import Family
 from deployments.model.multimodal.items import split_items
 from deployments.model.multimodal.request_media import joined_rows
 from deployments.types import MediaKind
-from tests.model.conftest import SteppedEngine, Counting, generate, greedy
+from tests.model.conftest import Counting, SteppedEngine, generate, greedy
 from tests.support.tiny_families import FAMILIES
 
 

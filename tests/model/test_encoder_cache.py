@@ -10,7 +10,7 @@ from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
 from deployments.types import MediaKind
-from tests.model.conftest import SteppedEngine, Counting, generate, greedy
+from tests.model.conftest import Counting, SteppedEngine, generate, greedy
 from tests.support.tiny_families import FAMILIES, Prompt
 
 CASES = [

@@ -18,7 +18,7 @@ from deployments.errors import (
 )
 from deployments.model.sequence import EngineRequest
 from deployments.types import PixelNorm, SamplingParams
-from tests.model.conftest import SteppedEngine, RecordingListener, generate, greedy
+from tests.model.conftest import RecordingListener, SteppedEngine, generate, greedy
 from tests.support.tiny_configs import IMAGE
 from tests.support.tiny_families import FAMILIES, Prompt
 

@@ -12,7 +12,7 @@ from deployments.core.deadline import Deadline
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import EngineRequest, Sequence
 from deployments.types import SamplingParams
-from tests.model.conftest import SteppedEngine, RecordingListener, generate, greedy
+from tests.model.conftest import RecordingListener, SteppedEngine, generate, greedy
 from tests.support.tiny_families import Prompt
 
 VOCAB = 20

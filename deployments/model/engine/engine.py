@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
 from deployments.errors import InternalError, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
-from deployments.observability.metrics import MetricSink
 from deployments.model.engine.admission import check_queue, check_room, check_tokens
 from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
 from deployments.model.engine.load import EngineLoad
@@ -30,6 +29,7 @@ from deployments.model.forward.runner import ModelRunner
 from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+from deployments.observability.metrics import MetricSink
 
 logger = logging.getLogger(__name__)
 

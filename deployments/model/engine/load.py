@@ -18,9 +18,7 @@ _MEMORY = 0.98
 class EngineLoad:
     """Belongs to the engine's thread; any thread may read `load`."""
 
-    def __init__(
-        self, scheduler: Scheduler, cache: KVCache, target_backlog_s: float, target_kv_usage: float
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, cache: KVCache, target_backlog_s: float, target_kv_usage: float) -> None:
         """The targets are what one replica should have before it."""
         self.load: StageLoad | None = None
         """As of the last `update`; None before the first request."""

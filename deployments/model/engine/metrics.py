@@ -3,12 +3,12 @@
 import time
 from dataclasses import dataclass
 
-from deployments.observability.metrics import MetricSink
 from deployments.model.engine.load import EngineLoad
 from deployments.model.engine.scheduler import Scheduler
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.sequence import Phase, Sequence
+from deployments.observability.metrics import MetricSink
 
 REPORT_EVERY_S = 0.25
 _PROMPTS = (Phase.ENCODE, Phase.PREFILL)

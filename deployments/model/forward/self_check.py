@@ -39,7 +39,7 @@ VERIFIED = frozenset(
 _PROMPT_TOKENS, _STEPS = 12, 4
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
 _LOW_PRECISION_TOLERANCE = 0.25
-"""In standard deviations of the logits. Rounding depends on shapes, and some layers compute in less than the model's
+"""Root mean square, in standard deviations of the logits. Rounding depends on shapes, and some layers compute in less than the model's
 own precision; a wrong mask or position moves logits by whole deviations."""
 
 logger = logging.getLogger(__name__)
@@ -87,18 +87,19 @@ def check_text(runner: ModelRunner) -> None:
         lengths = [length + 1 for length in lengths]
     for table in tables:
         cache.close(table)
-    _compare(family.name, runner.dtype, pairs)
-
-
-def _compare(family: str, dtype: torch.dtype, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for mine, plain in pairs:
-        spread = float(plain.float().std()) or 1.0
-        difference = float((mine.float() - plain.float()).abs().max())
-        if not difference <= _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE) * spread:
-            raise InternalError(
-                f"models of the family {family!r} are not served: the engine's logits differ from the plain "
-                f"forward's by {difference:.3g}"
-            )
+        check_close(family.name, runner.dtype, mine, plain)
+
+
+def check_close(family: str, dtype: torch.dtype, mine: torch.Tensor, plain: torch.Tensor) -> None:
+    """Raise `InternalError` naming the family where logits differ by more than rounding explains."""
+    spread = float(plain.float().std()) or 1.0
+    difference = float((mine.float() - plain.float()).square().mean().sqrt())
+    if not difference <= _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE) * spread:
+        raise InternalError(
+            f"models of the family {family!r} are not served: the engine's logits differ from the plain forward's by "
+            f"{difference / spread:.3g} of their spread"
+        )
 
 
 def warn_unverified(family: Family) -> None:

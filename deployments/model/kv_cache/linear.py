@@ -101,7 +101,12 @@ class RaggedLinear:
     layer_idx: int
 
     def forward(
-        self, hidden_states: torch.Tensor, cache: Any = None, attention_mask: Any = None, batch: Any = None, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        cache: Any = None,
+        attention_mask: Any = None,
+        batch: Any = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """[1, N, D] with a `batch`, else as the class itself."""
         plain: Any = super().forward  # type: ignore[misc]  # of the module's own class
