@@ -218,14 +218,14 @@ class PreprocessorConfig(Section):
 class EngineConfig(Section):
     """The model replica."""
 
-    max_running: Count = 16
-    """Sequences that decode together."""
+    max_running: Count | None = None
+    """Sequences that decode together at most; None: 16 on a CPU, 256 on a GPU, as its memory lets them."""
     max_context_tokens: Count | None = None
     """Prompt and answer together; None: the model's own limit."""
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory for keys and values; None: 0.5 GiB on a CPU, `kv_cache_share` of the free memory on a GPU."""
-    kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """Share of the GPU memory left by the weights."""
+    kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Share of the GPU memory left by the weights and by the largest pass, which is measured at the start."""
     page_tokens: Count = 256
     """Tokens of a page: keys and values are taken and given back page by page."""
     prefix_cache: bool = True
@@ -239,6 +239,9 @@ class EngineConfig(Section):
     target_itl_s: Seconds = 0.05
     """How long a step may take in which prompts are encoded or prefilled beside running answers: less keeps answers
     smoother, more prefills faster. Prompts go on at half the rate they would have alone at least, whatever it costs."""
+    cuda_graphs: bool = True
+    """Record decode steps as CUDA graphs at the start, for a few numbers of rows and lengths of context, and replay
+    them: a GPU then does not wait for Python. Takes some seconds, and memory."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
     reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0

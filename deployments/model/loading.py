@@ -17,10 +17,10 @@ from deployments.errors import InternalError
 from deployments.model.engine.engine import Engine
 from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
-from deployments.model.families.patch_conv import speed_up_patches
 from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
+from deployments.model.forward.speed_up import speed_up
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.store import CachePlan
 from deployments.model.multimodal.digests import Digests
@@ -34,6 +34,8 @@ MIB = 2**20
 CPU_KV_CACHE_GIB = 0.5
 CPU_CHUNK, CARD_CHUNK = 512, 8192
 """Prompt tokens of a step at most."""
+CPU_RUNNING, CARD_RUNNING = 16, 256
+"""Sequences that decode together."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +60,12 @@ def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
 
 def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: StepBudget | None = None) -> Engine:
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
-    speed_up_patches(model)
     family = Family(model)
-    cache = allocate_cache(family, config)
+    speed_up(family)
+    on_cpu = model.device.type == "cpu"
+    max_running = config.max_running or (CPU_RUNNING if on_cpu else CARD_RUNNING)
+    chunk_tokens = config.prefill_chunk_tokens or (CPU_CHUNK if on_cpu else CARD_CHUNK)
+    cache = allocate_cache(family, config, max_running, chunk_tokens)
     memory = MediaMemory(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
     kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory) if config.reuse_cache_mib else None
@@ -68,14 +73,15 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
     runner = ModelRunner(family, cache, Encoder(family, uploads, kept, sink, digests), uploads)
     check_text(runner)
     warn_unverified(family)
-    warm_up(runner, config.max_running)
-    chunk_tokens = config.prefill_chunk_tokens or (CPU_CHUNK if model.device.type == "cpu" else CARD_CHUNK)
+    if model.device.type == "cuda" and config.cuda_graphs:
+        runner.record_graphs(max_running)
+    warm_up(runner, max_running)
     return Engine(
         runner,
         memory,
         sink,
         budget=budget or StepBudget(chunk_tokens, config.target_itl_s),
-        max_running=config.max_running,
+        max_running=max_running,
         max_waiting=config.max_waiting,
         target_backlog_s=config.target_backlog_s,
         target_kv_usage=config.target_kv_usage,
@@ -119,7 +125,7 @@ def eos_ids(model: Any) -> frozenset[int]:
 
 
 @torch.inference_mode()
-def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
+def allocate_cache(family: Family, config: EngineConfig, max_running: int, chunk_tokens: int) -> KVCache:
     """As many pages as the budget holds. Raises `InternalError` when not even two tokens fit."""
     model = family.model
     probe = DynamicCache(config=family.text_config)
@@ -127,7 +133,7 @@ def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
     positions = family.with_axes(torch.arange(2, device=model.device)[None])
     model(input_ids=ids, position_ids=positions, cache=probe, use_cache=True, logits_to_keep=1)
     plan = CachePlan.of(probe)
-    budget = kv_budget_bytes(config, model.device) - (config.max_running + 1) * plan.state_bytes
+    budget = kv_budget_bytes(family, config, max_running, chunk_tokens) - (max_running + 1) * plan.state_bytes
     tokens = int(budget // plan.token_bytes)
     page_size = max(1, min(config.page_tokens, tokens // 2))
     num_pages = tokens // page_size - 1  # one is nobody's
@@ -138,7 +144,7 @@ def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
         plan,
         num_pages=num_pages,
         page_size=page_size,
-        num_states=max(2, config.max_running),  # the self-check has two sequences
+        num_states=max(2, max_running),  # the self-check has two sequences
         max_length=context,
         device=model.device,
     )
@@ -148,13 +154,30 @@ def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
     return cache
 
 
-def kv_budget_bytes(config: EngineConfig, device: torch.device) -> int:
-    """What the configuration gives to keys and values; by default a share of the GPU memory left by the weights."""
+def kv_budget_bytes(family: Family, config: EngineConfig, max_running: int, chunk_tokens: int) -> int:
+    """What keys and values may take; by default a share of the GPU memory left by weights and the largest pass."""
+    device = family.model.device
     if config.kv_cache_gib is not None:
         return int(config.kv_cache_gib * GIB)
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * config.kv_cache_share)
-    return int(CPU_KV_CACHE_GIB * GIB)
+    if device.type != "cuda":
+        return int(CPU_KV_CACHE_GIB * GIB)
+    pass_bytes = _largest_pass_bytes(family, max_running, chunk_tokens)
+    torch.cuda.empty_cache()
+    left = torch.cuda.mem_get_info(device)[0] - pass_bytes - int(config.encoder_budget_mib * MIB)
+    return int(max(left, 0) * config.kv_cache_share)
+
+
+def _largest_pass_bytes(family: Family, max_running: int, chunk_tokens: int) -> int:
+    """Measured: a chunk as long as they come; and everybody's logits, three times over, while tokens are chosen."""
+    model = family.model
+    tokens = min(chunk_tokens, family.context_length)
+    ids = torch.zeros((1, tokens), dtype=torch.int64, device=model.device)
+    positions = family.with_axes(torch.arange(tokens, device=model.device)[None])
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+    measured = torch.cuda.max_memory_allocated(model.device) - before
+    return measured + 3 * 4 * max_running * family.vocab_size
 
 
 def _loader(kind: Any) -> Any:

@@ -21,7 +21,7 @@ def stepped(qwen3_vl):
 
 @pytest.fixture
 def load(stepped):
-    """Of the stepped's requests, at a pace that does not depend on this machine: 100 tokens a second, one its target."""
+    """Of an engine that computes 100 tokens a second, whatever the machine; a second of them is its target."""
     load = EngineLoad(stepped.engine._scheduler, stepped.engine._cache, target_backlog_s=1.0, target_kv_usage=0.5)
     load.record_step(1.0, prompts=1, prefilled=100)
     return load

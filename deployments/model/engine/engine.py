@@ -1,7 +1,7 @@
 """The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
 
-A step: let go of what nobody waits for, admit, encode a part of the media or choose chunks of the prompts, compute these
-and one more token of every answer in one pass, choose the tokens. It knows no tokenizer, no HTTP and no Ray.
+A step: let go of what nobody waits for, admit, encode a part of the media or choose chunks of the prompts, compute
+these and one more token of every answer in one pass, choose the tokens. It knows no tokenizer, no HTTP and no Ray.
 """
 
 import logging

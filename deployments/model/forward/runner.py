@@ -3,6 +3,7 @@
 Shape legend: T prompt tokens, N tokens of a pass, R decode rows, C chunks, V vocabulary.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ import torch
 from deployments.model.families.family import Family
 from deployments.model.forward.attention import Backend, KernelAttention, PiecewiseAttention, ragged_attention
 from deployments.model.forward.batch import Batch, BatchMaker, Chunk, Row
+from deployments.model.forward.decode_graphs import DecodeGraphs
 from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.media_rows import MediaRows
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.linear import make_ragged
 from deployments.model.multimodal.request_media import Media
 from deployments.model.multimodal.uploads import Uploads
+
+logger = logging.getLogger(__name__)
 
 # Payloads are views of shared memory, hence read-only; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -39,6 +43,7 @@ class ModelRunner:
         self._media_rows = MediaRows(family.model, {f.token_id for f in family.features.values()}, uploads)
         self._head = family.model.get_output_embeddings()
         self._backend = backend or self._default_backend()
+        self._graphs: DecodeGraphs | None = None
         make_ragged(family.model)
 
     def _default_backend(self) -> Backend:
@@ -50,6 +55,10 @@ class ModelRunner:
 
         Where it raises, the sequences are as they were: what was written to the store is written again.
         """
+        if self._graphs is not None and rows and not chunks:
+            replayed = self._graphs.run(rows)
+            if replayed is not None:
+                return replayed.clone()
         batch = self._batches.make(rows, [chunk for chunk, _ in chunks])
         spans = [
             (piece.first, media, piece.start, piece.start + piece.stop - piece.first)
@@ -65,19 +74,43 @@ class ModelRunner:
         self.cache.commit()
         return logits.float()
 
+    @torch.inference_mode()
+    def record_graphs(self, max_rows: int) -> None:
+        """Replay steps that only decode from now on, where the model's work can be recorded."""
+        if self.cache.recurrent:
+            logger.info("decode steps are launched: the model has recurrent layers")
+            return
+        graphs = DecodeGraphs(
+            self._decoded, self.cache, num_axes=self.family.num_axes, max_rows=max_rows, device=self.device
+        )
+        try:
+            graphs.record()
+        except RuntimeError as error:  # such as routers that ask the device for a number
+            logger.info("decode steps are launched, they can not be recorded: %s", str(error).splitlines()[0])
+        else:
+            self._graphs = graphs
+
+    def _decoded(self, batch: Batch) -> torch.Tensor:
+        """Logits [R, V] of decode rows."""
+        with ragged_attention(self.family.text_config):
+            return self._result(batch, batch.ids_N, {})
+
     def _forward(self, batch: Batch, ids_N: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-        positions = batch.positions_AN[:, None]
         with ragged_attention(self.family.text_config), self._logits_of(batch.kept):
-            result = self.family.model(
-                input_ids=ids_N[None],
-                position_ids=positions if self.family.num_axes > 1 else positions[0],
-                cache=self.cache.layers,
-                use_cache=True,
-                batch=batch,
-                backend=self._backend,
-                both_ways=self.family.both_ways,
-                **arguments,
-            )
+            return self._result(batch, ids_N, arguments)
+
+    def _result(self, batch: Batch, ids_N: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+        positions = batch.positions_AN[:, None]
+        result = self.family.model(
+            input_ids=ids_N[None],
+            position_ids=positions if self.family.num_axes > 1 else positions[0],
+            cache=self.cache.layers,
+            use_cache=True,
+            batch=batch,
+            backend=self._backend,
+            both_ways=self.family.both_ways,
+            **arguments,
+        )
         logits: torch.Tensor = result.logits[0]
         return logits
 

@@ -1,9 +1,9 @@
 """Before a model is served: does the engine's way through it give what its plain forward gives? And a warm-up.
 
 Random ids go through a prefill in two chunks and decode steps, two sequences side by side; the logits are held against
-plain forwards over the whole. A family whose caches, masks or positions the engine does not understand is found here, at
-start, and refused by name. Media can not be made up without the model's processor: `VERIFIED` lists the families whose
-media the tests hold against `model.generate`.
+plain forwards over the whole. A family whose caches, masks or positions the engine does not understand is found here,
+at start, and refused by name. Media can not be made up without the model's processor: `VERIFIED` lists the families
+whose media the tests hold against `model.generate`.
 """
 
 import logging
@@ -39,8 +39,8 @@ VERIFIED = frozenset(
 _PROMPT_TOKENS, _STEPS = 12, 4
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
 _LOW_PRECISION_TOLERANCE = 0.25
-"""In standard deviations of the logits. Rounding depends on shapes, and some layers compute in less than the model's
-own precision; a wrong mask or position moves logits by whole deviations."""
+"""Root mean square, in standard deviations of the logits. Rounding depends on shapes, and some layers compute in less
+than the model's own precision; a wrong mask or position moves logits by whole deviations."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +87,19 @@ def check_text(runner: ModelRunner) -> None:
         lengths = [length + 1 for length in lengths]
     for table in tables:
         cache.close(table)
-    _compare(family.name, runner.dtype, pairs)
-
-
-def _compare(family: str, dtype: torch.dtype, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for mine, plain in pairs:
-        spread = float(plain.float().std()) or 1.0
-        difference = float((mine.float() - plain.float()).abs().max())
-        if not difference <= _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE) * spread:
-            raise InternalError(
-                f"models of the family {family!r} are not served: the engine's logits differ from the plain "
-                f"forward's by {difference:.3g}"
-            )
+        check_close(family.name, runner.dtype, mine, plain)
+
+
+def check_close(family: str, dtype: torch.dtype, mine: torch.Tensor, plain: torch.Tensor) -> None:
+    """Raise `InternalError` naming the family where logits differ by more than rounding explains."""
+    spread = float(plain.float().std()) or 1.0
+    difference = float((mine.float() - plain.float()).square().mean().sqrt())
+    if not difference <= _TOLERANCE.get(dtype, _LOW_PRECISION_TOLERANCE) * spread:
+        raise InternalError(
+            f"models of the family {family!r} are not served: the engine's logits differ from the plain forward's by "
+            f"{difference / spread:.3g} of their spread"
+        )
 
 
 def warn_unverified(family: Family) -> None:

@@ -37,6 +37,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
         super().__init__()
         self.place_axis = 1 if device.type == "cpu" else 0
         self.keys, self.values = (self._zeros(like, num_places, device) for like in (probe.keys, probe.values))
+        self._by_kernel = device.type == "cuda" and self.keys.dtype is not torch.float64
         self.is_initialized = True
 
     def _zeros(self, like: torch.Tensor, num_places: int, device: torch.device) -> torch.Tensor:
@@ -52,6 +53,11 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write [1, K, N, D] to the batch's places; returns the whole store. `kwargs` are the attention layer's own."""
         places_N = kwargs["batch"].places_N
+        if self._by_kernel:
+            from deployments.model.forward.kernels import pointwise
+
+            pointwise.store(key_states, value_states, self.keys, self.values, places_N)
+            return self.keys, self.values
         for store, states in ((self.keys, key_states[0]), (self.values, value_states[0])):
             store.index_copy_(self.place_axis, places_N, states.movedim(1, self.place_axis))
         return self.keys, self.values

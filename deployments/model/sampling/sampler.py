@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deployments.model.sampling.candidates import Settings, draw, draw_from_all
 from deployments.model.sequence import Choice, Sequence, Token
 from deployments.types import SamplingParams
 
@@ -102,23 +103,12 @@ class Sampler:
             ],
             dtype=torch.float64,
         ).to(self._device)
-        temperature, top_p, top_k, min_p = settings[:, :4].float().T[:, :, None]
-        temperature = temperature.clamp_min(_LEAST_TEMPERATURE)
-        order_RV: torch.Tensor | None = None
-        probs_RV = (logits_RV / temperature).softmax(-1)
-        if any(p.top_p < 1 or p.top_k > 0 or p.min_p > 0 for p in params):
-            probs_RV, order_RV = probs_RV.sort(dim=-1, descending=True, stable=True)
-            places_V = torch.arange(everything, device=self._device)
-            before_RV = probs_RV.cumsum(-1) - probs_RV
-            keep_RV = (places_V[None] < top_k) & (before_RV < top_p)
-            keep_RV &= probs_RV >= probs_RV[:, :1] * min_p
-            keep_RV[:, 0] = True
-            probs_RV = probs_RV * keep_RV
-        cumulated_RV = probs_RV.double().cumsum(-1)
-        threshold = settings[:, 4:] * cumulated_RV[:, -1:]
-        # The first place beyond the threshold has a probability above zero: banned tokens are never drawn.
-        picked_R1 = torch.searchsorted(cumulated_RV, threshold, right=True).clamp_(max=everything - 1)
-        return (picked_R1 if order_RV is None else order_RV.gather(-1, picked_R1))[:, 0]
+        settings[:, 0].clamp_(min=_LEAST_TEMPERATURE)
+        drawn = draw(logits_RV, Settings.of(settings))
+        wide = drawn.wide_R.nonzero()[:, 0] if any(_limited(p) for p in params) else ()
+        if len(wide):
+            drawn.tokens_R[wide] = draw_from_all(logits_RV[wide], Settings.of(settings[wide]))
+        return drawn.tokens_R
 
     @staticmethod
     def _with_logprobs(
@@ -145,6 +135,10 @@ class Sampler:
                 top = tuple((int(i), v) for i, v in zip(ids[: p.logprobs], values, strict=False))
                 sampled.append(Sampled(Token(token_id, logprob, top)))
         return sampled
+
+
+def _limited(params: SamplingParams) -> bool:
+    return params.top_p < 1 or params.top_k > 0 or params.min_p > 0
 
 
 def _has_penalty(params: SamplingParams) -> bool:
