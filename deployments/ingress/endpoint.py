@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from deployments.errors import SluiceError
 from deployments.ingress.http.body import Body
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.output.answer import Answer, ChoiceDelta
 from deployments.ingress.pipeline.pipeline import ReadyPrompt
-from deployments.ingress.http.timing import Timings
 from deployments.ingress.request import GenerationRequest
 from deployments.types import MediaProfile
 

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from deployments.errors import SluiceError, shown
 from deployments.ingress.http.json_responses import MAX_MESSAGE_CHARS, json_response
-from deployments.ingress.output.answer import Answer, ChoiceDelta
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.output.answer import Answer, ChoiceDelta
 
 _TYPES = {
     400: "invalid_request_error",

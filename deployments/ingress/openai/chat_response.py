@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from deployments.errors import SluiceError
 from deployments.ingress.http.json_responses import error_document, json_response
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer, Call, CallDelta, Choice, ChoiceDelta
 from deployments.ingress.output.usage import usage
-from deployments.ingress.http.timing import Timings
 from deployments.ingress.request import GenerationRequest
 from deployments.types import TokenLogprob
 

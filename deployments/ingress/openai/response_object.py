@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from deployments.errors import SluiceError, shown
 from deployments.ingress.http.json_responses import MAX_MESSAGE_CHARS, json_response
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.openai.response_store import Items, ResponseStore
 from deployments.ingress.output.answer import Answer, ChoiceDelta
-from deployments.ingress.http.timing import Timings
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from deployments.config import AppConfig
 from deployments.errors import BadRequest, SluiceError, shown
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document, json_response
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.openai import sse
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.schema import ChatRequest
 from deployments.ingress.output.answer import Answer, ChoiceDelta
-from deployments.ingress.http.timing import Timings
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.wire import validated
 

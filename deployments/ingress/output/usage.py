@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deployments.ingress.output.answer import Answer
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.output.answer import Answer
 from deployments.types import DecodedVideo
 
 

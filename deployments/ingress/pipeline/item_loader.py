@@ -14,8 +14,8 @@ from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
-from deployments.ingress.pipeline.costs import source_bytes
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.pipeline.costs import source_bytes
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, StageName, VideoTask
