@@ -136,8 +136,23 @@ def _ray(stop: Stop, output: WorkerOutput) -> Iterator[WorkerOutput]:
     try:
         yield output
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        with _silent():
+            serve.shutdown()
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on standard error: Ray's core, while it is taken down, reports each connection that ends."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _deploy(file: ServeFile) -> None:
