@@ -13,11 +13,14 @@ from deployments.startup.settings import WrongSetting
 from deployments.startup.start import check_here
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m deployments.check", description="Check Serve config files.")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `run` reads; `sluice check` takes the same."""
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--here", action="store_true", help="also look for the model, the card and the memory here")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check each file; 1 if one is wrong."""
     wrong = False
     for path in options.files:
         try:
@@ -33,4 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    arguments = argparse.ArgumentParser(prog="python -m deployments.check", description="Check Serve config files.")
+    add_arguments(arguments)
+    sys.exit(run(arguments.parse_args()))

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from deployments.types import ToolFormat
+
 MIB = 2**20
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -75,7 +77,10 @@ class IngressConfig(Section):
     object_store_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Share of the cluster's object store that admitted media may fill."""
     max_body_bytes_in_flight: Bytes = 256 * MIB
-    """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once."""
+    """Bodies beyond `max_text_bytes` that one ingress replica reads or holds at once, counted as they arrive. Room for
+    one body of `max_body_bytes` is kept for the oldest; of the rest one client may have half."""
+    min_body_rate_bytes_s: Count = 4 * 2**10
+    """A client that sends its body more slowly than this, over ten seconds of waiting for it, is sent away."""
     assumed_image_bytes: Bytes = 2 * MIB
     """What a picture is taken to weigh until it has been fetched."""
     assumed_video_bytes: Bytes = 32 * MIB
@@ -88,8 +93,17 @@ class IngressConfig(Section):
     """Clients must send one of these as `Authorization: Bearer`; empty, and no file: everyone may come in."""
     api_keys_file: Path | None = None
     """File with further API keys, one a line; read again when it changes."""
+    max_stored_responses: Annotated[int, Field(ge=0)] = 256
+    """Answers of `/v1/responses` that an ingress replica keeps for `previous_response_id`; 0 keeps none."""
+    max_stored_response_bytes: Bytes = 64 * MIB
+    """Their conversations together, as JSON."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages from elsewhere that may ask this server, as `https://app.example.com`, or `*` for all."""
     client_address_header: str | None = None
     """Header of a trusted proxy which holds the client's address, such as `x-forwarded-for`; None: the peer's own."""
+    trusted_proxies: Count = 1
+    """How many proxies of your own append to that header: the address is what the outermost of them has written, this
+    many from the right."""
 
 
 class MediaConfig(Section):
@@ -147,7 +161,8 @@ class DecoderConfig(Section):
     """Video decoding."""
 
     backend: Literal["pyav", "opencv"] = "pyav"
-    """`pyav` decodes only the packets that are needed; `opencv` scans forward."""
+    """`pyav` decodes only the packets that are needed; `opencv` scans forward, in its usual build reads neither AV1 nor
+    interlaced video, takes untagged HD for BT.601, and shows HDR in colours of its own."""
     workers: Count = 2
     """Videos decoded at once by a replica. Keep `max_ongoing_requests` at a few times that: callers look for a free
     place up to half a second apart, and a thread should not wait for them."""
@@ -182,13 +197,16 @@ class PreprocessorConfig(Section):
     """The model's Hugging Face processor, pictures and sounds."""
 
     workers: Count = 2
-    """Requests prepared at once by a replica; `max_ongoing_requests` likewise."""
+    """Requests with media prepared at once by a replica; `max_ongoing_requests` likewise."""
+    text_workers: Count = 1
+    """The same for requests of text alone, which so never wait behind pictures."""
     threads: Count = 1
     """Threads of torch in one preparation."""
     timeout_s: Seconds = 60.0
     """One prompt, waiting for a thread included."""
     max_image_pixels: Count = 64_000_000
-    """Height x width of a picture, by its header."""
+    """Height x width of a picture, by its header. Whatever it says, none may take more than 600 MB while it is decoded:
+    WebP takes 17 bytes a pixel, AVIF 10, other formats 9."""
     max_audio_s: Seconds = 1800.0
     """Longest sound; the model family's own limit holds too."""
     allowed_processor_kwargs: tuple[str, ...] = ("min_pixels", "max_pixels")
@@ -281,6 +299,8 @@ class AppConfig(Section):
     """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: the checkpoint's own on a GPU, float32 on a CPU."""
+    tool_format: ToolFormat | None = None
+    """How the model writes calls of tools; None: as its chat template writes those of earlier answers."""
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
     ingress: IngressConfig = IngressConfig()

@@ -9,8 +9,11 @@
     │   │   └── ContextTooLong       400  prompt and answer do not fit the model's context
     │   ├── Unauthorized           401  no or a wrong API key
     │   ├── ModelNotFound          404
+    │   ├── NotFound               404  something else that was named and is not here
+    │   ├── TooSlow                408  a body that arrives too slowly
     │   ├── TooLarge               413  a body, a download or a decoded size over its limit
     │   ├── UnsupportedCodec       415  a codec that this server can't decode; names it where the file does
+    │   ├── UnsupportedMediaType   415  a body that is not declared as what is read here
     │   └── Overloaded             429  no room now; `retry_after_s` says when to come back
     ├── ServerError              5xx: the client can only retry
     │   ├── InternalError          500  a defect or a lack of memory, descriptors
@@ -92,6 +95,17 @@ class ModelNotFound(RequestError):
     code = "model_not_found"
 
 
+class NotFound(RequestError):
+    status = 404
+    type = "not_found_error"
+    code = "not_found"
+
+
+class TooSlow(RequestError):
+    status = 408
+    code = "too_slow"
+
+
 class TooLarge(RequestError):
     status = 413
     code = "too_large"
@@ -100,6 +114,11 @@ class TooLarge(RequestError):
 class UnsupportedCodec(RequestError):
     status = 415
     code = "unsupported_codec"
+
+
+class UnsupportedMediaType(RequestError):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class Overloaded(RequestError):

@@ -23,6 +23,7 @@ from deployments.types import (
     MediaItem,
     MediaProfile,
     Payload,
+    PlainPrompt,
     Prepared,
     SamplingParams,
     VideoTask,
@@ -116,6 +117,10 @@ class PreprocessorReplica(Protocol):
         self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], *payloads: Payload
     ) -> AsyncGenerator[Prepared | Tensors, None]: ...
 
+    def continue_text(self, remaining_s: float, prompt: PlainPrompt) -> AsyncGenerator[Prepared, None]: ...
+
+    def detokenize(self, remaining_s: float, token_ids: tuple[int, ...]) -> AsyncGenerator[str, None]: ...
+
 
 class Preprocessing(_Door):
     async def profile(self, deadline: Deadline) -> MediaProfile:
@@ -132,6 +137,15 @@ class Preprocessing(_Door):
             "prepare", deadline, chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
         )
 
+    async def continue_text(self, deadline: Deadline, prompt: PlainPrompt) -> StageResult[Prepared]:
+        """Token ids of a text that the model goes on with, without a chat template."""
+        return await self._client.call("continue_text", deadline, prompt, answer_has_payload=False)
+
+    async def detokenize(self, deadline: Deadline, token_ids: tuple[int, ...]) -> str:
+        """The text of tokens."""
+        result: StageResult[str] = await self._client.call("detokenize", deadline, token_ids, answer_has_payload=False)
+        return result.meta
+
 
 class ModelReplica(Protocol):
     def generate(
@@ -145,7 +159,7 @@ class ModelReplica(Protocol):
     ) -> AsyncGenerator[GenerateChunk, None]: ...
 
 
-class Generation(_Door):
+class TextGeneration(_Door):
     def generate(
         self,
         deadline: Deadline,
@@ -165,11 +179,11 @@ class Stages:
     fetcher: MediaFetching
     decoder: VideoDecoding
     preprocessor: Preprocessing
-    model: Generation
+    model: TextGeneration
 
     @classmethod
     def over(
         cls, fetcher: StageClient, decoder: StageClient, preprocessor: StageClient, model: StageClient
     ) -> "Stages":
         """The doors over the clients that carry their calls."""
-        return cls(MediaFetching(fetcher), VideoDecoding(decoder), Preprocessing(preprocessor), Generation(model))
+        return cls(MediaFetching(fetcher), VideoDecoding(decoder), Preprocessing(preprocessor), TextGeneration(model))

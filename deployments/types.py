@@ -168,10 +168,56 @@ class ChatPart:
     item: int | None = None
 
 
+class ToolFormat(StrEnum):
+    """How a model writes its calls of tools; read by `ingress.tools`, told apart by `preprocessor.template`."""
+
+    HERMES = "hermes"
+    """`<tool_call>{"name": "f", "arguments": {}}</tool_call>`: Qwen 2.5, 3, VL, Hermes."""
+    QWEN3_CODER = "qwen3_coder"
+    """`<tool_call><function=f><parameter=x>1</parameter></function></tool_call>`."""
+    GLM = "glm"
+    """`<tool_call>f<arg_key>x</arg_key><arg_value>1</arg_value></tool_call>`."""
+    LLAMA3_JSON = "llama3_json"
+    """The whole answer is `{"name": "f", "parameters": {}}`."""
+    MISTRAL = "mistral"
+    """`[TOOL_CALLS][{"name": "f", "arguments": {}}]`."""
+    MISTRAL_ARGS = "mistral_args"
+    """`[TOOL_CALLS]f[ARGS]{}`."""
+    PYTHONIC = "pythonic"
+    """The whole answer is `[f(x=1)]`: Gemma, Llama 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask the client to call."""
+
+    name: str
+    description: str | None
+    parameters: str
+    """JSON text of its schema."""
+    strict: bool = False
+    """Whether arguments must keep to the schema wherever the model calls it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asked for earlier in the conversation."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text of an object."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[ChatPart, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """Of a tool's message: the call that it answers."""
+    reasoning: str | None = None
+    """What the assistant thought before it answered; whether it is shown again, the template decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +230,23 @@ class Chat:
     use_audio_in_video: bool = False
     max_new_tokens: int | None = None
     """None: whatever the context has room for."""
+    tools: tuple[Tool, ...] = ()
+    template_kwargs: tuple[tuple[str, Any], ...] = ()
+    """The request's `chat_template_kwargs`; which ones there may be, the template tells."""
+    reasoning_effort: str | None = None
+    """`none` turns thinking off where the template can; other values go to templates that take them."""
+    continue_last: bool = False
+    """The answer carries on with the last message instead of beginning one."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainPrompt:
+    """A text, or its tokens, to be continued without a chat template."""
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    """In place of the text."""
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +299,20 @@ class Prepared:
     pixel_norm: PixelNorm | None
     use_audio_in_video: bool
     prepare_s: float
+    thinking: "Thinking | None" = None
+    """Of a model that thinks aloud: how that looks, and whether this prompt ends within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The marks around what a model thinks before it answers."""
+
+    begin: str
+    end: str
+    begin_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    is_open: bool = False
+    """Whether the prompt ends inside: the answer begins with thoughts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +334,24 @@ class MediaProfile:
     """Whether the model listens to a video's audio track."""
     patches: PatchRule | None = None
     """How decoded frames become the model's tensor without the preprocessor; None where only it knows."""
+    tool_format: ToolFormat | None = None
+    """None: the model's template takes no tools."""
+    special_marks: tuple[tuple[str, int], ...] = ()
+    """Marks of tool calls that are special tokens of this checkpoint, and their ids."""
 
 
 # ── answer: model -> ingress ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must look like."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+    """JSON text of a schema, `{}` for any JSON object; a regular expression; a grammar as llguidance reads them."""
+    param: str = "response_format"
+    """The request's field that asked for it, for errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,18 +378,31 @@ class SamplingParams:
     logprobs: int | None = None
     """None: none; k: the chosen token's and the k most likely ones'."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    json_schema: str | None = None
-    """JSON text of a schema that the answer must follow; `{}` for any JSON object."""
+    grammar: Grammar | None = None
+    """What the answer must follow, thoughts before it left free."""
+    bad_words: tuple[str, ...] = ()
+    """Never to be written."""
+    max_reasoning_tokens: int | None = None
+    """Tokens of thoughts, after which they are ended; None: no limit of their own."""
+    skip_special_tokens: bool = True
+    visible_tokens: tuple[str, ...] = ()
+    """Special tokens that are part of the text all the same."""
+    return_token_ids: bool = False
+    score_prompt: bool = False
+    """The prompt's own tokens come first in the answer, with their log-probabilities, as if they were chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     token_id: int
     token: str
-    logprob: float
-    """Natural logarithm."""
-    top: tuple[tuple[int, str, float], ...] = ()
-    """(token id, token, logprob), most likely first."""
+    """Half a character reads as U+FFFD; a special token as its name."""
+    raw: bytes
+    """The token's own bytes: those of an answer's tokens, put together, are its text in UTF-8."""
+    logprob: float | None
+    """Natural logarithm; None for a prompt's first token, which follows from nothing."""
+    top: "tuple[TokenLogprob, ...]" = ()
+    """The most likely ones, best first."""
 
 
 FinishReason = Literal["stop", "length"]
@@ -315,6 +420,12 @@ class TokenDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     """Set on the last delta of a choice."""
+    num_reasoning_tokens: int = 0
+    """How many of them are thoughts."""
+    token_ids: tuple[int, ...] = ()
+    """Where the request wants them."""
+    stop_reason: str | int | None = None
+    """The stop string or token of the request that ended the choice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Lease:
 
 
 class SharedBudget:
-    """`capacity` of anything that can be counted. Made and used on one event loop."""
+    """`capacity` of anything that can be counted. Used on one event loop."""
 
     def __init__(self, capacity: int, *, reserve: int = 0, share: float = 0.5) -> None:
         """`reserve`: what of `capacity` only the oldest lease may use. `share`: of the rest, for any one holder."""
@@ -58,7 +58,7 @@ class SharedBudget:
         self._of_holder: Counter[str] = Counter()
         self._open: OrderedDict[Lease, None] = OrderedDict()  # the oldest stands first
         self._waiting: OrderedDict[Lease, tuple[int, asyncio.Future[None]]] = OrderedDict()
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def used(self) -> int:
@@ -66,6 +66,7 @@ class SharedBudget:
 
     def open(self, *holders: str) -> Lease:
         """A lease that holds nothing yet, on the account of `holders`."""
+        self._loop = asyncio.get_running_loop()
         lease = Lease(self, holders)
         self._open[lease] = None
         return lease
@@ -75,7 +76,7 @@ class SharedBudget:
         if self._fits(lease, amount):
             self._grant(lease, amount)
             return
-        turn: asyncio.Future[None] = self._loop.create_future()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[lease] = amount, turn
         try:
             await turn
@@ -95,7 +96,7 @@ class SharedBudget:
 
     def give_back_from_any_thread(self, amount: int) -> None:
         """Arrays are freed where their last user lets go of them, which may be after the loop has ended."""
-        if not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._give_back, amount)
 
     def _give_back(self, amount: int) -> None:

@@ -1,8 +1,9 @@
 """Decoding with OpenCV: a forward scan from memory that converts only the frames that are wanted.
 
 For machines whose OpenCV is the build that is wanted (hardware codecs, distributions). It decodes every frame up to the
-last one wanted, can't read AV1 in its usual wheel, and says little when a file is damaged. Which frames to take, and
-every limit, still come from the packets, since OpenCV's own counts and seeks are not to be believed.
+last one wanted, can't read AV1 in its usual wheel, and says little when a file is damaged. Its colours differ: BT.601
+for untagged HD, others for HDR. Which frames to take, and every limit, still come from the packets, since OpenCV's own
+counts and seeks are not to be believed.
 """
 
 import io
@@ -31,6 +32,8 @@ class OpencvBackend:
 
     def __init__(self, threads: int) -> None:
         os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = _GUARDS
+        os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # not a word for each damaged packet
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._settings = [cv2.CAP_PROP_N_THREADS, threads]
 
     def decode(

@@ -41,6 +41,14 @@ SPECIAL_TOKENS = (PAD, START, END, *NAMED_TOKENS.values())
 
 CHAT_TEMPLATE = """\
 {%- set seen = namespace(image=0, video=0, audio=0) -%}
+{%- if tools -%}
+<|im_start|>system
+You may call these functions:
+{% for tool in tools -%}
+{{ tool.function | tojson }}
+{% endfor -%}
+To call one, answer with its name and arguments as JSON between <tool_call> and </tool_call>.<|im_end|>
+{% endif -%}
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
 {% if message.content is string -%}
@@ -61,6 +69,13 @@ Sound {{ seen.audio }}: <|audio_bos|><|AUDIO|><|audio_eos|>
 {%- else -%}
 {{ raise_exception('a content part is of type image, video, audio or text, not ' ~ part.type) }}
 {%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- if message.tool_calls -%}
+{%- for call in message.tool_calls %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
 {%- endfor -%}
 {%- endif -%}
 <|im_end|>

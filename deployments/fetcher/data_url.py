@@ -1,8 +1,13 @@
-"""`data:` URLs (RFC 2397) with base64. Pure functions on arrays; the size is known before anything is decoded."""
+"""`data:` URLs (RFC 2397) with base64, read as forgivingly as browsers do (WHATWG's "forgiving-base64 decode"): padding
+may be missing, white space and percent-escapes may stand anywhere, and the URL-safe alphabet is one, too.
+
+Pure functions on arrays; the size is known before anything is decoded, and nothing is copied but what is decoded.
+"""
 
 import binascii
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -16,7 +21,14 @@ _SLICE_CHARS = 65536
 
 _TOKEN = r"[A-Za-z0-9!#$&^_.+*%'`~{}|-]+"
 _PARAMETER = rf"""{_TOKEN}=(?:{_TOKEN}|"[^",]*")"""
-_HEAD = re.compile(rf"[dD][aA][tT][aA]:(?:{_TOKEN}/{_TOKEN})?(?:;{_PARAMETER})*(?P<base64>;base64)?")
+_HEAD = re.compile(rf"[dD][aA][tT][aA]:(?:{_TOKEN}/{_TOKEN})?(?:;{_PARAMETER})*(?P<base64>; *[bB][aA][sS][eE]64)?")
+_SPACES = b" \t\n\f\r"
+_ALPHABET = bytes.maketrans(b"-_", b"+/")
+_COUNTED_CHARS = 2**20
+_HELD_CHARS = 8
+"""Of what has been read, kept until more has come: padding, or an escape, may be among it."""
+_LONGEST_LINE = 4096
+"""Characters in which those who break lines at all have broken one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,7 @@ class DataUrl:
     base64: Bytes
     """(characters,), a view of the URL's text."""
     size_bytes: int
-    """Of the payload once decoded."""
+    """Of the payload once decoded; at most, where white space or escapes are strewn in."""
 
 
 def parse_data_url(text: Bytes) -> DataUrl:
@@ -42,28 +54,73 @@ def parse_data_url(text: Bytes) -> DataUrl:
     base64 = text[len(head[0]) + 1 :]
     if len(base64) == 0:
         raise BadMedia("is empty: its data: URL has no payload")
-    if len(base64) % 4:
-        raise BadMedia("has a data: URL whose base64 is malformed: its length is not a multiple of 4")
-    padding = int(np.count_nonzero(base64[-2:] == ord("=")))
-    return DataUrl(base64, len(base64) // 4 * 3 - padding)
+    return DataUrl(base64, _size_bytes(base64))
+
+
+def _size_bytes(base64: Bytes) -> int:
+    tail = base64[-64:].tobytes().rstrip(_SPACES)
+    padding = len(tail) - len(tail.removesuffix(b"=").removesuffix(b"="))
+    if np.isin(base64[:_LONGEST_LINE], list(_SPACES)).any():
+        pieces = range(0, len(base64), _COUNTED_CHARS)
+        spaces = sum(int(np.count_nonzero(base64[at : at + _COUNTED_CHARS] <= ord(" "))) for at in pieces)
+    else:
+        spaces = len(base64[-64:]) - len(tail)
+    return max(0, len(base64) - spaces - padding) * 3 // 4
 
 
 def decode_data_url(url: DataUrl, deadline: Deadline) -> Bytes:
-    """The payload, a new array (size_bytes,) uint8. Blocking; raises `BadMedia` and what `deadline.check()` raises."""
+    """The payload, a new array (n,) uint8. Blocking; raises `BadMedia` and what `deadline.check()` raises."""
     data = np.empty(url.size_bytes, np.uint8)
     source, target = url.base64.data, data.data
-    end = 0
+    chars, end = b"", 0
     for start in range(0, len(source), _SLICE_CHARS):
         deadline.check()
-        try:
-            piece = binascii.a2b_base64(source[start : start + _SLICE_CHARS], strict_mode=True)
-        except binascii.Error as error:
-            raise BadMedia(f"has a data: URL whose base64 is malformed: {error}") from None
-        last = start + _SLICE_CHARS >= len(source)
-        if (not last and len(piece) != _SLICE_CHARS // 4 * 3) or end + len(piece) > len(target):
-            raise BadMedia("has a data: URL whose base64 is malformed: padding in the middle")
+        raw = source[start : start + _SLICE_CHARS]
+        piece = None if chars or start + _SLICE_CHARS >= len(source) else _plain(raw)
+        if piece is None:
+            chars += bytes(raw).translate(_ALPHABET, _SPACES)
+            if b"%" in chars:
+                chars = _unescaped(chars)
+            whole = max(0, len(chars) - _HELD_CHARS) // 4 * 4
+            if b"=" in chars[:whole]:
+                raise BadMedia("has a data: URL whose base64 is malformed: padding in the middle")
+            piece, chars = _decoded(chars[:whole]), chars[whole:]
         target[end : end + len(piece)] = piece
         end += len(piece)
-    if end != len(target):
-        raise BadMedia("has a data: URL whose base64 is malformed: wrong padding")
-    return data
+    piece = _decoded(_padded(chars))
+    target[end : end + len(piece)] = piece
+    end += len(piece)
+    if end == 0:
+        raise BadMedia("is empty: its data: URL has no payload")
+    return data if end == len(data) else data[:end]
+
+
+def _plain(raw: memoryview) -> bytes | None:
+    """What usual writers make, decoded as it lies; None when there is anything but the plain alphabet."""
+    try:
+        piece = binascii.a2b_base64(raw, strict_mode=True)
+    except binascii.Error:
+        return None
+    return piece if len(piece) == len(raw) // 4 * 3 else None
+
+
+def _decoded(chars: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(chars, strict_mode=True)
+    except binascii.Error as error:
+        raise BadMedia(f"has a data: URL whose base64 is malformed: {error}") from None
+
+
+def _padded(chars: bytes) -> bytes:
+    """The last characters with their padding, whether they had it or not."""
+    bare = chars if len(chars) % 4 else chars.removesuffix(b"=").removesuffix(b"=")
+    if b"=" in bare or len(bare) % 4 == 1:
+        raise BadMedia("has a data: URL whose base64 is malformed: wrong padding, or characters are missing")
+    return bare + b"=" * (-len(bare) % 4)
+
+
+def _unescaped(chars: bytes) -> bytes:
+    """Percent-escapes undone, but for one that the end may have cut."""
+    cut = chars.rfind(b"%", -2)
+    whole = len(chars) if cut < 0 else cut
+    return unquote_to_bytes(chars[:whole]).translate(_ALPHABET, _SPACES) + chars[whole:]

@@ -18,6 +18,7 @@ from deployments.errors import StageTimeout
 from deployments.fetcher.addresses import AddressPolicy, not_public
 from deployments.fetcher.flights import Flights
 from deployments.fetcher.transient import TransientError
+from deployments.types import StageName
 
 Lookup = Callable[[str], Awaitable[list[str]]]
 """The addresses of a host name; raises `socket.gaierror`."""
@@ -84,7 +85,9 @@ class NameResolver:
             if known is not None:
                 return known
             try:
-                return await self._flights.join(host, lambda: self._ask(host), Deadline(self._timeout_s, "fetch"))
+                return await self._flights.join(
+                    host, lambda: self._ask(host), Deadline(self._timeout_s, StageName.FETCH)
+                )
             except StageTimeout:
                 raise TransientError(f"could not be fetched: looking up {host} took too long") from None
 

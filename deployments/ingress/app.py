@@ -16,13 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import (
+    BadRequest,
     InternalError,
     ModelNotFound,
+    NotFound,
     Overloaded,
     SluiceError,
     StageUnavailable,
@@ -33,18 +35,28 @@ from deployments.errors import (
     shown,
 )
 from deployments.ingress.admission.admission import Admission
+from deployments.ingress.anthropic.messages import CountTokens, Messages
+from deployments.ingress.generation import Generation
 from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
+from deployments.ingress.http.body import check_type
 from deployments.ingress.http.clients import Clients
-from deployments.ingress.http.exchange import ClientGone, Exchange, request_id
+from deployments.ingress.http.cors import with_cors
+from deployments.ingress.http.exchange import ClientGone, Exchange, request_deadline, request_id
 from deployments.ingress.http.gc_freeze import GcFreeze
 from deployments.ingress.http.json_responses import error_response, http_error_response, json_response
 from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.http.readiness import RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.openai.chat_completions import ChatCompletions
+from deployments.ingress.openai.completions import Completions
 from deployments.ingress.openai.limits import limits_document
+from deployments.ingress.openai.response_store import ResponseStore
+from deployments.ingress.openai.responses import Responses
+from deployments.ingress.openai.transcriptions import Transcriptions
+from deployments.ingress.openapi import docs_page, openapi_document, version
 from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
+from deployments.ingress.tokens import Tokenize, read_tokens
 from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.stages import Stages, TensorRef
@@ -92,7 +104,8 @@ class Api:
         self._refusals = Refusals(metrics)
         self._settling = GcFreeze()
         self._routes = self._build()
-        self._router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
+        router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
+        self._router: ASGIApp = with_cors(router, config.ingress.cors_origins)
         self._paths: dict[object, str] = {route.endpoint: route.path for route in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,6 +113,8 @@ class Api:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
+        if len(scope["path"]) > 1 and scope["path"].endswith("/"):
+            scope["path"] = scope["path"].rstrip("/") or "/"
         headers = Headers(scope=scope)
         exchange = Exchange(request_id(headers), scope, send, self._set_request_id, self._span(scope, headers))
         scope["sluice.exchange"] = exchange
@@ -151,7 +166,7 @@ class Api:
         elif isinstance(error, REFUSALS):
             self._metrics.count("sluice_refused", reason=error.code)
         if exchange.status is None:
-            await error_response(error)(exchange.scope, receive, exchange.send)
+            await error_response(error, exchange.error_document)(exchange.scope, receive, exchange.send)
 
     def _close(self, exchange: Exchange) -> None:
         route = self._paths.get(exchange.scope.get("endpoint"), "other")
@@ -171,14 +186,31 @@ class Api:
             log_exchange(exchange, route)
 
     def _build(self) -> list[Route]:
-        chat = ChatCompletions(self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness)
+        generation = Generation(
+            self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness
+        )
+        self._store = ResponseStore(
+            self._config.ingress.max_stored_responses, self._config.ingress.max_stored_response_bytes
+        )
         front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
         return [  # looked through in this order for each request
-            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route("/v1/chat/completions", generation.app(ChatCompletions(self._config)), methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             *front,
             Route("/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._metrics_page, methods=["GET"]),
+            Route("/v1/completions", generation.app(Completions(self._config)), methods=["POST"]),
+            Route("/v1/responses", generation.app(Responses(self._config, self._store)), methods=["POST"]),
+            Route("/v1/responses/{response_id}", self._response, methods=["GET", "DELETE"]),
+            Route("/v1/messages", generation.app(Messages(self._config)), methods=["POST"]),
+            Route("/v1/messages/count_tokens", generation.app(CountTokens(self._config)), methods=["POST"]),
+            Route("/v1/audio/transcriptions", generation.app(Transcriptions(self._config)), methods=["POST"]),
+            Route("/v1/embeddings", self._embeddings, methods=["POST"]),
+            Route("/tokenize", generation.app(Tokenize(self._config)), methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
+            Route("/version", self._version, methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"]),
+            Route("/docs/api", self._docs, methods=["GET"]),
             Route("/v1/models", self._models, methods=["GET"]),
             Route("/v1/limits", self._limits, methods=["GET"]),
             Route("/v1/models/{model:path}", self._model, methods=["GET"]),
@@ -224,6 +256,41 @@ class Api:
         self.clients.identify(request.scope)
         profile = await self.pipeline.profile(Deadline(LIMITS_TIMEOUT_S, StageName.PREPROCESS))
         return json_response(limits_document(self._config, profile))
+
+    async def _response(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        response_id = request.path_params["response_id"]
+        kept = self._store.response(response_id)
+        if kept is None:
+            raise NotFound(f"the response {shown(response_id)!r} is not kept here", param="response_id")
+        if request.method == "DELETE":
+            self._store.forget(response_id)
+            return json_response({"id": response_id, "object": "response", "deleted": True})
+        return Response(kept, media_type="application/json")
+
+    async def _detokenize(self, request: Request) -> Response:
+        self.clients.identify(request.scope)
+        check_type(request.headers, "application/json")
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._config.ingress.max_text_bytes:
+                raise TooLarge("the body is larger than a text may be")
+        deadline = request_deadline(request.headers, self._config.ingress)
+        tokens = read_tokens(body, self._config)
+        return json_response({"prompt": await self.pipeline.detokenize(tokens, deadline)})
+
+    async def _embeddings(self, request: Request) -> Response:
+        raise BadRequest("embeddings are not supported: this server answers conversations")
+
+    async def _version(self, request: Request) -> Response:
+        return json_response({"version": version()})
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(openapi_document(self._routes))
+
+    async def _docs(self, request: Request) -> Response:
+        return docs_page(self._routes)
 
     def _model_card(self) -> dict[str, Any]:
         return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}

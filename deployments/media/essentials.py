@@ -17,14 +17,21 @@ _MAX_PROFILE_BYTES = 64 * 1024
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _JPEG_KEPT = frozenset({0xE0, 0xE1, 0xEE})
 """JFIF, EXIF and Adobe's word on colours, of the segments for applications."""
+MAX_PIECES = 50_000
+"""Chunks or segments of one picture; real ones have hundreds, and thousands where pixels come in small pieces."""
 _SOS, _EOI, _TEM, _COMMENT = 0xDA, 0xD9, 0x01, 0xFE
 
 
 def essential_png(data: NDArray[np.uint8]) -> bytes:
-    """The PNG file `data`, uint8 of shape (size,), without text, profiles and ancillary chunks that are damaged."""
+    """The PNG file `data`, uint8 of shape (size,), without text, profiles and ancillary chunks that are damaged.
+
+    Raises `ValueError` for more than `MAX_PIECES`.
+    """
     kept = [data[: len(_PNG_MAGIC)].data]
     at = len(_PNG_MAGIC)
-    while at + 8 <= len(data):
+    for _ in _pieces():
+        if at + 8 > len(data):
+            break
         size, name = int.from_bytes(data[at : at + 4].tobytes(), "big"), data[at + 4 : at + 8].tobytes()
         end = at + 12 + size
         if not name[:1].islower() or _is_seen(name, data[at:end], size):
@@ -61,9 +68,14 @@ def jpeg_scans(data: NDArray[np.uint8], most: int) -> int:
 
 
 def jpeg_segments(data: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) up to the picture's end; a scan's segment includes its coded pixels."""
+    """(marker, start, end) up to the picture's end; a scan's segment includes its coded pixels.
+
+    Raises `ValueError` for more than `MAX_PIECES`.
+    """
     at = 2
-    while (found := _JPEG_MARKER.search(data.data, at)) is not None:
+    for _ in _pieces():
+        if (found := _JPEG_MARKER.search(data.data, at)) is None:
+            return
         marker, start = found[0][1], found.start()
         if marker in (_EOI, _TEM):
             at = start + 2
@@ -75,3 +87,8 @@ def jpeg_segments(data: NDArray[np.uint8]) -> Iterator[tuple[int, int, int]]:
         yield marker, start, min(at, len(data))
         if marker == _EOI:
             return
+
+
+def _pieces() -> Iterator[int]:
+    yield from range(MAX_PIECES)
+    raise ValueError(f"more than {MAX_PIECES} pieces")

@@ -18,7 +18,12 @@ MAX_SAMPLES = 1_500_000
 
 MAX_INDEX_BYTES = 128 * 2**20
 """Of boxes in a row that are no media; those of as many samples as are allowed take less."""
+MAX_BOXES = 1_000_000
+"""Outermost ones, and of one name: more would take longer to be looked at than to be decoded."""
 
+_MOST_TRACKS = 1000
+"""Boxes of a usual index; where there are more, nothing is made of its structure."""
+_COUNTING = (b"trak", b"stsz", b"stz2", b"trun", b"stts", b"hdlr", b"stco", b"co64", b"stsc")
 _NEVER_READ = frozenset({b"mdat", b"free", b"skip", b"wide"})
 _LONG_SIZE = b"\0\0\0\1"
 """Instead of a box's size: eight bytes after its name hold it."""
@@ -40,6 +45,8 @@ def check_sample_counts(data: NDArray[np.uint8], label: str) -> None:
     for index in _indices(data, label):
         if _COMPRESSED.search(index):
             raise BadMedia("the file's index is compressed, which is not read", param=label)
+        if max(index.count(name) for name in _COUNTING) > MAX_BOXES:
+            raise TooLarge(f"the file is too large: it has more than {MAX_BOXES} boxes of a kind", param=label)
         samples += sum(_samples(part) for part in _parts(index))
         if samples > len(data):
             raise BadMedia("the file is damaged: it counts more samples than its bytes can hold", param=label)
@@ -50,8 +57,8 @@ def check_sample_counts(data: NDArray[np.uint8], label: str) -> None:
 def _parts(index: bytes) -> list[bytes]:
     """`index` cut where its tracks begin; not at all when what looks like a track isn't one, or is somewhere else."""
     starts = []
-    for at, end, name in _children(index, 0, len(index)):
-        inside = _children(index, at + 8, end) if name == b"moov" else [(at, end, name)]
+    for at, end, name in itertools.islice(_children(index, 0, len(index)), MAX_BOXES):
+        inside = itertools.islice(_children(index, at + 8, end), _MOST_TRACKS) if name == b"moov" else [(at, end, name)]
         starts += [start for start, _, child in inside if child == b"trak"]
     if len(starts) != index.count(b"trak"):
         return [index]
@@ -106,8 +113,11 @@ def _number(index: bytes, at: int) -> int:
 
 def _indices(data: NDArray[np.uint8], label: str) -> Iterator[bytes]:
     """The file's outermost boxes that may be read as more than media; those in a row in one."""
-    at = start = 0
+    at = start = boxes = 0
     while at + 8 <= len(data):
+        boxes += 1
+        if boxes > MAX_BOXES:
+            raise TooLarge(f"the file is too large: it has more than {MAX_BOXES} boxes", param=label)
         size, name = struct.unpack(">I4s", data[at : at + 8].tobytes())
         if size == 1 and at + 16 <= len(data):
             size = int.from_bytes(data[at + 8 : at + 16].tobytes(), "big")

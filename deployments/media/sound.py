@@ -35,6 +35,7 @@ _MAX_PICTURE_PIXELS = 4096 * 4096
 _GUESSED_LENGTH = frozenset({"mp3", "aac", "mpegts", "flv"})
 """Containers that don't tell their length: FFmpeg makes one up from the first packets' bit rate."""
 _ID3_HEAD_BYTES = 10
+_MAX_PADDING_BYTES = 2**20
 _MAX_TAGS = 8
 """Before one sound; tools that add a tag without looking for one leave two or three."""
 
@@ -72,7 +73,7 @@ def _behind_tags(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
     """
     rest = data
     for _ in range(_MAX_TAGS):
-        rest = rest[int(np.argmax(rest != 0)) if rest.any() else 0 :]
+        rest = rest[int(np.argmax(rest[:_MAX_PADDING_BYTES] != 0)) :]
         if rest[:3].tobytes() != b"ID3":
             break
         size = functools.reduce(lambda size, byte: size << 7 | int(byte) & 0x7F, rest[6:_ID3_HEAD_BYTES], 0)

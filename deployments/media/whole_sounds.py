@@ -16,6 +16,8 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _SAMPLE_BYTES = {_PCM: (1, 2, 3, 4), _FLOAT: (4, 8)}
 _MAX_CHUNKS = 64
 """Of a WAV file before its samples; real ones have a handful."""
+_MAX_PAGES = 200_000
+"""Of one stream; real ones have four kilobytes and more a page."""
 _FIRST, _LAST = 2, 4
 """Flags of an Ogg page."""
 
@@ -85,7 +87,9 @@ def _whole_vorbis(data: NDArray[np.uint8]) -> WholeSound | None:
     if head[:7] != b"\x01vorbis" or not 1 <= head[11] <= MAX_CHANNELS:
         return None
     at, serial, flags, frames = 0, data[14:18].tobytes(), 0, 0
-    while at < len(data):
+    for _ in range(_MAX_PAGES):
+        if at >= len(data):
+            break
         page = data[at : at + 27].tobytes()
         if len(page) < 27 or page[:4] != b"OggS" or page[14:18] != serial or bool(page[5] & _FIRST) != (at == 0):
             return None

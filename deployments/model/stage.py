@@ -3,8 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
@@ -15,11 +18,13 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
-from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, plain_decode, times
+from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
+from deployments.model.output.vocabulary import Vocabulary
+from deployments.model.sampling.constraints import AfterThoughts, Free, Given, NewConstraint, WithoutWords
 from deployments.model.sampling.grammar import Grammars
-from deployments.model.sequence import EngineRequest
+from deployments.model.sequence import EngineRequest, Token, TokenConstraint
 from deployments.observability.metrics import MetricSink
-from deployments.types import GenerateChunk, Prepared, SamplingParams, StageName, TokenDelta
+from deployments.types import GenerateChunk, Prepared, SamplingParams, StageName, Thinking, TokenDelta
 
 STAGE = StageName.MODEL
 DRAIN_S = 15.0
@@ -37,7 +42,7 @@ class ModelStage:
         self._vocab_size = loaded.vocab_size
         self._metrics = metrics
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(config), **config.hub_options())
-        self._decode = plain_decode(tokenizer.decode)
+        self._vocabulary = Vocabulary(tokenizer)
         self._grammars = Grammars(tokenizer, loaded.vocab_size, loaded.eos_ids, config.engine)
         self.engine.start()
 
@@ -50,7 +55,8 @@ class ModelStage:
         tensors: dict[str, NDArray[Any]],
         clips: tuple[dict[str, NDArray[Any]], ...],
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """The answer in chunks: with `stream` the first token at once and later ones gathered, else one chunk in all.
+        """The answer in chunks: with `stream` or log-probabilities the first token at once and later ones gathered,
+        else one chunk in all.
 
         `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
@@ -58,13 +64,16 @@ class ModelStage:
         """
         _check_ids(prepared, params, self._vocab_size)
         deadline = Deadline(remaining_s, STAGE)
-        schema = params.json_schema
-        constraint = None if schema is None else await self._grammars.compile(schema, deadline)
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids)
+        prompt = prepared.token_ids
+        if params.score_prompt:
+            params, stop_ids = _scored(params, prompt, stop_ids)
+        constraint = await self._constraint(prepared, params, deadline)
         request = EngineRequest(
-            token_ids=prepared.token_ids,
+            token_ids=prompt[:1] if params.score_prompt else prompt,
             params=params,
             deadline=deadline,
-            stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids),
+            stop_ids=stop_ids,
             pixel_norm=prepared.pixel_norm,
             use_audio_in_video=prepared.use_audio_in_video,
             new_constraint=constraint,
@@ -73,14 +82,20 @@ class ModelStage:
         if clips:
             await asyncio.to_thread(add_clips, tensors, clips)
         sequence = self.engine.submit(request, tensors, mailbox)
-        answer = OutputAssembler(self._decode, params)
+        decode = self._vocabulary.decoder(
+            skip_special_tokens=params.skip_special_tokens, visible=(*params.visible_tokens, *_marks(prepared))
+        )
+        answer = OutputAssembler(decode, params, self._vocabulary.piece, prepared.thinking)
         deltas: tuple[TokenDelta, ...] = ()
+        if params.score_prompt:
+            deltas = answer.deltas([(i, Token(int(prompt[0])), None) for i in range(params.n)])
+        piecewise = stream or params.logprobs is not None  # which are too many to be worded all at once
         try:
             while not answer.finished:
                 # Stop strings are found here, not in the engine: every token must be looked at when it comes.
-                await mailbox.wait(for_end=not (stream or params.stop))
+                await mailbox.wait(for_end=not (piecewise or params.stop))
                 deltas += answer.deltas(mailbox.take())
-                if stream and deltas and not answer.finished:
+                if piecewise and deltas and not answer.finished:
                     yield GenerateChunk(deltas)
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
@@ -88,6 +103,25 @@ class ModelStage:
             yield GenerateChunk(deltas, times(timing))
         finally:
             self.engine.abort(sequence)
+
+    async def _constraint(self, prepared: Prepared, params: SamplingParams, deadline: Deadline) -> NewConstraint | None:
+        """What binds the answer's tokens, if anything. Raises `BadRequest` for a grammar that can't be followed."""
+        new: NewConstraint | None = None
+        if params.grammar is not None:
+            new = await self._grammars.compile(params.grammar, deadline)
+        thinking, most = prepared.thinking, params.max_reasoning_tokens
+        if thinking is not None and (new or most is not None):
+            new = partial(_after_thoughts, thinking, most, new or Free)
+        if params.bad_words:
+            new = partial(_without_words, self._spellings(params.bad_words), new or Free)
+        if params.score_prompt:
+            new = partial(_given, [int(i) for i in prepared.token_ids[1:]], new or Free)
+        return new
+
+    def _spellings(self, words: tuple[str, ...]) -> list[list[int]]:
+        """Tokens of words at the start of a text and within one."""
+        spelt = [self._vocabulary.encode(text) for word in words for text in (word, f" {word.lstrip()}")]
+        return [ids for ids in spelt if ids]
 
     @property
     def description(self) -> str:
@@ -124,3 +158,34 @@ def _check_ids(prepared: Prepared, params: SamplingParams, vocab_size: int) -> N
             raise BadRequest(said, param=field)
     if len(prepared.token_ids) and not 0 <= prepared.token_ids.min() <= prepared.token_ids.max() < vocab_size:
         raise InternalError("the tokenizer gives a token that the model does not have")
+
+
+def _marks(prepared: Prepared) -> tuple[str, ...]:
+    return (prepared.thinking.begin, prepared.thinking.end) if prepared.thinking else ()
+
+
+def _scored(
+    params: SamplingParams, prompt_T: NDArray[np.int32], stop_ids: frozenset[int]
+) -> tuple[SamplingParams, frozenset[int]]:
+    """For a prompt whose tokens after the first one are generated as given ones: how long that is, what may end it."""
+    given = len(prompt_T) - 1
+    if given < 1:
+        raise BadRequest("a prompt whose log-probabilities are asked for has two tokens or more", param="prompt")
+    if params.max_tokens == 0:
+        stop_ids = frozenset()
+    elif stop_ids.intersection(prompt_T[1:].tolist()):
+        raise BadRequest("a prompt that is echoed with log-probabilities holds a token that ends answers", param="echo")
+    longest = None if params.max_tokens is None else given + params.max_tokens
+    return replace(params, max_tokens=longest, min_tokens=given + params.min_tokens), stop_ids
+
+
+def _after_thoughts(thinking: Thinking, max_tokens: int | None, inner: NewConstraint) -> TokenConstraint:
+    return AfterThoughts(thinking, max_tokens, inner())
+
+
+def _without_words(words: list[list[int]], inner: NewConstraint) -> TokenConstraint:
+    return WithoutWords(words, inner())
+
+
+def _given(token_ids: list[int], inner: NewConstraint) -> TokenConstraint:
+    return Given(token_ids, inner())

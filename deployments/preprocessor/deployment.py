@@ -10,7 +10,7 @@ from deployments.config import AppConfig
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import replica_tracer, stage_method
 from deployments.stages import PreprocessorReplica
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared
+from deployments.types import Chat, MediaInput, MediaProfile, Payload, PlainPrompt, Prepared
 
 if TYPE_CHECKING:
     from deployments.preprocessor.preparation import Tensors
@@ -44,6 +44,16 @@ class Preprocessor(PreprocessorReplica):
         yield prepared
         if tensors is not None:
             yield tensors
+
+    @stage_method
+    async def continue_text(self, remaining_s: float, prompt: PlainPrompt) -> AsyncGenerator[Prepared, None]:
+        """Yields `Prepared`; see `Preparation.continue_text`."""
+        yield await self._stage.continue_text(remaining_s, prompt)
+
+    @stage_method
+    async def detokenize(self, remaining_s: float, token_ids: tuple[int, ...]) -> AsyncGenerator[str, None]:
+        """Yields the text of tokens."""
+        yield await self._stage.detokenize(remaining_s, token_ids)
 
     async def check_health(self) -> None:
         self._stage.check_health()

@@ -44,11 +44,6 @@ class HfProcessor:
     tokenizer: Any
     family: Family
 
-    def tokenize(self, prompt: Prompt) -> NDArray[np.int32]:
-        """Token ids of a prompt without media."""
-        ids = self.tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
-        return np.asarray(ids, np.int32)
-
     def expand(self, prompt: Prompt, media: Media, sizes: Sizes, raw_pixels: bool) -> Expanded:
         """Tensors of `media` and the prompt with their tokens in place of the placeholders; none of blank frames.
 
@@ -119,6 +114,11 @@ class HfProcessor:
             frames = self.processor.video_processor.temporal_patch_size
             seconds = [frames / sampled_fps(clip.video) for clip in media.clips]
             outputs["video_second_per_grid"] = torch.tensor(seconds, dtype=torch.float32)
+
+
+def tokenized(tokenizer: Any, prompt: Prompt) -> NDArray[np.int32]:
+    """Token ids of a prompt without media."""
+    return np.asarray(tokenizer(prompt.text, add_special_tokens=prompt.add_special_tokens)["input_ids"], np.int32)
 
 
 def _with_size(size: dict[str, int] | None) -> dict[str, Any]:

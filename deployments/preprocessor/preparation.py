@@ -5,24 +5,28 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import ContextTooLong
+from deployments.errors import BadRequest, ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
 from deployments.preprocessor.handoff import Handoff, find_handoff
-from deployments.preprocessor.hf_processor import Expanded, HfProcessor
+from deployments.preprocessor.hf_processor import Expanded, HfProcessor, tokenized
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
+from deployments.preprocessor.template import special_marks
+from deployments.preprocessor.text_bound import TextBound
 from deployments.types import (
     Chat,
     ChatMessage,
@@ -31,11 +35,13 @@ from deployments.types import (
     MediaKind,
     MediaProfile,
     Payload,
+    PlainPrompt,
     Prepared,
     TokenCounts,
 )
 
 Tensors = dict[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 class Preparation:
@@ -45,17 +51,62 @@ class Preparation:
         torch.set_num_threads(config.preprocessor.threads)
         processor, tokenizer = checkpoint.processor, checkpoint.tokenizer
         self._config = config.preprocessor
-        self._prompts = PromptRenderer(processor, tokenizer)
+        self._prompts = PromptRenderer(processor, tokenizer, config.tool_format)
         self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
         self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
+        self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(frozenset().union(*self._tokens.values()))))
+        self._bound = TextBound(tokenizer)
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
+        self._tokenizers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self._config.text_workers):
+            self._tokenizers.put(copy.deepcopy(tokenizer))
         for number in range(self._config.workers):
             own = copy.deepcopy(processor) if number else processor
             self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
         patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
         self._reader = MediaReader(self._config, self._family, patches)
-        self.profile: MediaProfile = media_profile(checkpoint, self._family, patches, config)
+        self.profile: MediaProfile = replace(
+            media_profile(checkpoint, self._family, patches, config),
+            tool_format=self._prompts.abilities.tool_format,
+            special_marks=special_marks(tokenizer),
+        )
+        self._tokenizer = tokenizer
+
+    def continue_text(self, deadline: Deadline, prompt: PlainPrompt) -> Prepared:
+        """What `Model.generate` takes of a text without a conversation. Raises `ContextTooLong`, `BadRequest`."""
+        started = time.monotonic()
+        deadline.check()
+        ids = self._token_ids(prompt)
+        self._check_context(len(ids), prompt.max_new_tokens, "prompt")
+        counts = TokenCounts(text=len(ids))
+        return Prepared(ids, counts, None, use_audio_in_video=False, prepare_s=time.monotonic() - started)
+
+    def detokenize(self, token_ids: tuple[int, ...]) -> str:
+        """Raises `BadRequest` for a number that is no token."""
+        self._check_ids(token_ids, "tokens")
+        with _borrowed(self._tokenizers) as tokenizer:
+            return str(tokenizer.decode(list(token_ids)))
+
+    def _token_ids(self, prompt: PlainPrompt) -> NDArray[np.int32]:
+        if prompt.token_ids is not None:
+            self._check_ids(prompt.token_ids, "prompt")
+            ids = np.array(prompt.token_ids, np.int32)
+        else:
+            least = self._bound.least_tokens(prompt.text)
+            self._check_context(least, prompt.max_new_tokens, "prompt", "at least ")
+            with _borrowed(self._tokenizers) as tokenizer:
+                ids = tokenized(tokenizer, self._prompts.plain(prompt.text))
+        if not len(ids):
+            raise BadRequest("the prompt has no tokens", param="prompt")
+        if any((ids == token_id).any() for token_id in self._media_ids):
+            raise BadRequest("the prompt holds a placeholder of a media item", param="prompt")
+        return ids
+
+    def _check_ids(self, token_ids: tuple[int, ...], param: str) -> None:
+        size = len(self._tokenizer)
+        if not all(0 <= token_id < size for token_id in token_ids):
+            raise BadRequest(f"`{param}` holds a number that is no token; the vocabulary has {size}", param=param)
 
     def prepare(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
@@ -72,20 +123,24 @@ class Preparation:
         sizes = request_sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
         media = self._reader.read(chat, inputs, payloads, sizes, deadline)
         prompt = self._prompts.render(chat, inputs)
+        least = self._bound.least_tokens(prompt.text)
+        self._check_context(least, chat.max_new_tokens, "messages", "at least ")
         deadline.check()
         norm = self._handoff.norm_of(media)
-        with self._borrowed() as processor:
-            if inputs:
+        if inputs:
+            with _borrowed(self._copies) as processor:
                 expanded = processor.expand(prompt, media, sizes, raw_pixels=norm is not None)
-            else:
-                expanded = Expanded(processor.tokenize(prompt), {}, ())
-        self._check_context(len(expanded.token_ids), chat)
+        else:
+            with _borrowed(self._tokenizers) as tokenizer:
+                expanded = Expanded(tokenized(tokenizer, prompt), {}, ())
+        self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
             pixel_norm=norm,
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
+            thinking=prompt.thinking,
         )
         return prepared, expanded.tensors if inputs else None
 
@@ -93,26 +148,28 @@ class Preparation:
         """What the processor makes of one clip and no text, its pixels left as uint8."""
         item = MediaInput(MediaKind.VIDEO, "", "", media.clips[0].video)
         prompt = self._prompts.render(Chat((ChatMessage("user", (ChatPart(None, 0),)),)), (item,))
-        with self._borrowed() as processor:
+        with _borrowed(self._copies) as processor:
             return processor.expand(prompt, media, Sizes(None, self._family.video_size), raw_pixels=True)
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[HfProcessor]:
-        """One of the copies; there is one for each worker, so that none waits."""
-        processor = self._copies.get()
-        try:
-            yield processor
-        finally:
-            self._copies.put(processor)
 
     def _counts(self, expanded: Expanded) -> TokenCounts:
         return count_tokens(len(expanded.token_ids), expanded.replacements, self._tokens)
 
-    def _check_context(self, prompt_tokens: int, chat: Chat) -> None:
-        limit, answer = self.profile.context_length, chat.max_new_tokens or 1
+    def _check_context(self, prompt_tokens: int, max_new_tokens: int | None, param: str, about: str = "") -> None:
+        """The words are those by which clients recognise that they must shorten the conversation."""
+        limit, answer = self.profile.context_length, 1 if max_new_tokens is None else max_new_tokens
         if prompt_tokens + answer > limit:
             raise ContextTooLong(
-                f"the prompt has {prompt_tokens} tokens and the answer at least needs room for {answer}: "
-                f"{prompt_tokens + answer} in all, the model's context holds {limit}",
-                param="messages",
+                f"this model's maximum context length is {limit} tokens, however you requested "
+                f"{about}{prompt_tokens + answer}: {prompt_tokens} in the {param} and {answer} for the answer",
+                param=param if prompt_tokens >= limit else "max_tokens",
             )
+
+
+@contextmanager
+def _borrowed(copies: "queue.SimpleQueue[T]") -> Iterator[T]:
+    """One of the copies; there is one for each worker, so that none waits."""
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)

@@ -12,46 +12,67 @@ from deployments.core.executor import StageExecutor
 from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, Prepared, StageName
+from deployments.types import Chat, MediaInput, MediaProfile, Payload, PlainPrompt, Prepared, StageName
 
 STAGE = StageName.PREPROCESS
 
 
 class PreprocessStage:
-    """At most `config.preprocessor.workers` requests at once; a cancelled one keeps its thread to the next step."""
+    """So many requests at once as there are workers; a cancelled one keeps its thread to the next step.
+
+    Text has threads of its own: it never waits behind pictures.
+    """
 
     def __init__(self, checkpoint: Checkpoint, config: AppConfig, metrics: MetricSink) -> None:
         self._timeout_s = config.preprocessor.timeout_s
         self._preparation = Preparation(checkpoint, config)
         self._executor = StageExecutor(STAGE, config.preprocessor.workers)
+        self._text_executor = StageExecutor(STAGE, config.preprocessor.text_workers)
         self._metrics = metrics
 
     @property
     def profile(self) -> MediaProfile:
         return self._preparation.profile
 
+    @property
+    def _busy(self) -> int:
+        return self._executor.running + self._text_executor.running
+
     async def prepare(
         self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
     ) -> tuple[Prepared, Tensors | None]:
         """Within `remaining_s`; otherwise as `Preparation.prepare`."""
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        executor = self._executor if inputs else self._text_executor
         try:
-            prepared, tensors = await self._executor.run(deadline, self._work, deadline, chat, inputs, payloads)
+            prepared, tensors = await executor.run(deadline, self._work, deadline, chat, inputs, payloads)
         finally:
-            self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+            self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
         return prepared, tensors
+
+    async def continue_text(self, remaining_s: float, prompt: PlainPrompt) -> Prepared:
+        """Within `remaining_s`; otherwise as `Preparation.continue_text`."""
+        deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        return await self._text_executor.run(deadline, self._preparation.continue_text, deadline, prompt)
+
+    async def detokenize(self, remaining_s: float, token_ids: tuple[int, ...]) -> str:
+        """Within `remaining_s`; otherwise as `Preparation.detokenize`."""
+        deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
+        return await self._text_executor.run(deadline, self._preparation.detokenize, token_ids)
 
     def check_health(self) -> None:
         """Raise `InternalError` when a thread doesn't stop although it had to."""
         self._executor.check_health()
+        self._text_executor.check_health()
 
     def close(self) -> None:
         """Tell running work to stop, take no more."""
         self._executor.close()
+        self._text_executor.close()
 
     def _work(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
     ) -> tuple[Prepared, Tensors | None]:
-        self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+        self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         return self._preparation.prepare(deadline, chat, inputs, payloads)

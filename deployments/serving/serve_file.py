@@ -45,6 +45,11 @@ class ServeFile:
 
 def read_serve_file(path: Path) -> ServeFile:
     """Read and check the file at `path`. Raises `WrongSetting`."""
+    return check_tree(read_tree(path))
+
+
+def read_tree(path: Path) -> Tree:
+    """What the file at `path` holds, unchecked but for being a mapping. Raises `WrongSetting`."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -53,13 +58,13 @@ def read_serve_file(path: Path) -> ServeFile:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" near line {mark.line + 1}"
         raise WrongSetting(f"the config file {str(path)!r} is no YAML{where}") from None
-    return check_tree(tree)
-
-
-def check_tree(tree: object) -> ServeFile:
-    """Check what a file holds. Raises `WrongSetting` for the first thing that would not do what it says."""
     if not isinstance(tree, dict):
-        raise WrongSetting("the config file is no mapping of keys to values")
+        raise WrongSetting(f"the config file {str(path)!r} is no mapping of keys to values")
+    return tree
+
+
+def check_tree(tree: Tree) -> ServeFile:
+    """Check what a file holds. Raises `WrongSetting` for the first thing that would not do what it says."""
     for where, level, known in _levels(tree):
         if not isinstance(level, Mapping):
             raise WrongSetting(f"{where or 'the file'} must be a mapping of keys to values")

@@ -123,4 +123,5 @@ async def test_the_documents_are_shown_with_the_servers_own_address(blank: Page,
     shown = await blank.text("#document")
     assert f"{server.url}v1" in shown
     assert "localhost:8000" not in shown
+    assert await blank.evaluate("document.querySelectorAll('#document p br').length") == 0
     assert blank.complaints == []

@@ -2,9 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from deployments.config import AppConfig, IngressConfig, MediaConfig
 from deployments.types import GenerateChunk, MediaKind, TokenDelta
@@ -194,7 +198,8 @@ async def test_what_options_say_reaches_the_model(page: Page, server: FakeServer
     params = server.app.params
     told = (params.max_tokens, params.temperature, params.top_p, params.top_k, params.seed, params.stop)
     assert told == (12, 0.5, 0.9, 40, 7, (".",))
-    assert orjson.loads(params.json_schema or "") == schema
+    assert params.grammar is not None
+    assert orjson.loads(params.grammar.text) == schema
     first = server.app.conversation.messages[0]
     assert (first.role, [part.text for part in first.parts]) == ("system", ["Be brief."])
 
@@ -205,6 +210,45 @@ async def test_a_box_that_holds_no_json_is_named_and_nothing_is_sent(page: Page,
     await page.until(f"!!document.querySelector('{LAST} .fault')?.textContent")
     assert "JSON schema" in await page.text(f"{LAST} .fault")
     assert server.app.model.calls == []
+
+
+class Caller:
+    """In place of the model: thinks and calls a tool, then says what it was told."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.bodies.append(await Request(scope, receive).json())
+        start = {"id": "call-1", "function": {"name": "look_up", "arguments": '{"what": '}}
+        deltas = [
+            {"reasoning_content": "I should look that up."},
+            {"tool_calls": [{"index": 0, "type": "function", **start}]},
+            {"tool_calls": [{"index": 0, "function": {"arguments": '"circle"}'}}]},
+        ]
+        if len(self.bodies) > 1:
+            deltas = [{"content": "Round, then."}]
+        events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        lines = b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
+        await Response(lines + b"data: [DONE]\n\n", media_type="text/event-stream")(scope, receive, send)
+
+
+async def test_a_tool_is_called_and_what_is_written_next_is_its_result(page: Page, server: FakeServer) -> None:
+    caller = server.instead["/v1/chat/completions"] = Caller()
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
+    await page.fill("#tools", orjson.dumps(tools).decode())
+    assert await ask(page, [], "What is a circle?") == ""
+    assert await page.texts(f"{LAST} .calls pre") == ['look_up({"what": "circle"})']
+    assert "I should look that up." in await page.evaluate(f"document.querySelector('{LAST} .thoughts').textContent")
+    assert await ask(page, [], "round") == "Round, then."
+    first, second = caller.bodies
+    assert first["tools"] == tools
+    roles = [(message["role"], message["content"]) for message in second["messages"]]
+    assert roles == [("user", "What is a circle?"), ("assistant", ""), ("tool", "round")]
+    (call,) = second["messages"][1]["tool_calls"]
+    assert (call["id"], call["function"]["arguments"]) == ("call-1", '{"what": "circle"}')
+    assert second["messages"][2]["tool_call_id"] == "call-1"
+    assert page.complaints == []
 
 
 class TestLimits:

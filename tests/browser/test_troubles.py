@@ -73,9 +73,10 @@ async def test_a_busy_server_says_when_to_come_back(page: Page, server: FakeServ
 
 
 async def test_a_server_that_still_starts_says_what_it_waits_for(blank: Page, server: FakeServer) -> None:
-    server.instead["/ready"] = JSONResponse({"status": "starting", "waiting_for": ["Model"]}, 503)
+    starting = {"status": "starting", "waiting_for": ["Model"], "reasons": {"Model": "it needs a GPU"}}
+    server.instead["/ready"] = JSONResponse(starting, 503)
     await blank.open(server.url)
-    await blank.until("document.getElementById('model').textContent.includes('waiting for Model')")
+    await blank.until("document.getElementById('model').textContent.includes('waiting for Model (it needs a GPU)')")
     del server.instead["/ready"]
     await blank.until("document.getElementById('model').textContent === 'demo'")
     assert await ask(blank, [], "What is it?") == "Hello"

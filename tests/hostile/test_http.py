@@ -45,7 +45,7 @@ def test_mutated_bodies_are_answered_or_refused(unharmed: httpx.Client) -> None:
     files = media_corpus("pictures")
     for number in range(BODIES):
         body = mutated_body(files, f"http {number}")
-        response = unharmed.post("/v1/chat/completions", content=body)
+        response = unharmed.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
         if b"media.example" not in body:  # whose name can't be resolved, and that is nobody's fault here
             check_answer(response)
 

@@ -14,9 +14,9 @@ from deployments.errors import Overloaded
 from deployments.ingress.admission.admission import Admission, media_share
 from deployments.ingress.admission.lane import AdmissionQueue, Lease
 from deployments.ingress.http.loop_lag import watch_loop_lag
-from deployments.ingress.openai.content_parts import ItemPlan, Source
-from deployments.ingress.openai.schema import FrameOptions
 from deployments.ingress.pipeline.costs import CHANNELS, COPIES, item_bytes
+from deployments.ingress.request import ItemPlan, Source
+from deployments.ingress.wire import FrameOptions
 from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaItem, MediaKind, MediaProfile, PatchRule, ResizeRule
 from tests.support.fakes import PROFILE, FakeApplication
@@ -61,22 +61,6 @@ def test_no_more_frames_are_counted_than_the_server_takes() -> None:
 def test_a_data_url_is_counted_by_its_length() -> None:
     source = Source(MediaItem(MediaKind.AUDIO, "item", None), bytearray(700))
     assert item_bytes(ItemPlan(MediaKind.AUDIO, "item", (source,)), CONFIG, PROFILE) == 1400
-
-
-async def test_large_bodies_wait_for_room_before_they_are_read_and_small_ones_do_not() -> None:
-    limits = IngressConfig(max_text_bytes=100, max_body_bytes=1000, max_body_bytes_in_flight=1000)
-    admission = Admission(limits, 10**6, RecordingSink())
-    deadline = Deadline(60, "ingress")
-    assert await admission.admit_body("a", 100, deadline) is None
-    first = await admission.admit_body("a", 600, deadline)
-    assert first is not None
-    undeclared = asyncio.create_task(admission.admit_body("b", None, deadline))
-    await asyncio.sleep(0.01)
-    assert not undeclared.done()
-    first.release()
-    lease = await undeclared
-    assert lease is not None
-    assert lease.size_bytes == 1000
 
 
 async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_shared() -> None:

@@ -1,5 +1,6 @@
 """Routes, and what every answer has in common."""
 
+import asyncio
 import logging
 
 import httpx
@@ -8,7 +9,6 @@ import pytest
 from pydantic import SecretStr
 
 from deployments.config import AppConfig, IngressConfig
-from deployments.errors import StageUnavailable
 from deployments.ingress.http.access_log import JsonLines
 from deployments.ingress.http.clients import Clients
 from tests.support.fakes import FakeApplication
@@ -28,24 +28,56 @@ async def test_models_are_listed_and_found_by_name() -> None:
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_health_says_nothing_of_the_stages_and_ready_asks_once() -> None:
-    app = FakeApplication()
+async def test_ready_knows_of_every_stage_and_health_of_none() -> None:
+    missing: dict[str, str | None] = {"Model": "no card", "VideoDecoder": None}
+    app = FakeApplication(missing=missing)
     assert (await get(app, "/health")).status_code == 200
-    assert app.preprocessor.calls == []
-    assert (await get(app, "/ready")).status_code == 200
-    assert (await get(app, "/ready")).status_code == 200
-    assert [call.method for call in app.preprocessor.calls] == ["profile"]
+    starting = await get(app, "/ready")
+    assert (starting.status_code, "retry-after" in starting.headers) == (503, True)
+    assert starting.json() == {
+        "status": "starting",
+        "waiting_for": ["Model", "VideoDecoder"],
+        "reasons": {"Model": "no card"},
+    }
+    missing.clear()
+    await app.api.readiness.look()
+    ready = await get(app, "/ready")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 
 
-async def test_not_ready_while_a_stage_is_missing() -> None:
+async def test_requests_are_told_to_come_back_while_a_stage_that_they_need_starts() -> None:
+    app = FakeApplication(missing={"VideoDecoder": None})
+    assert (await app.chat("hi")).status_code == 200
+    video = [{"type": "video_url", "video_url": {"url": "http://media/x.mp4"}}]
+    for refused in (await app.chat(video), await FakeApplication(missing={"Model": "no card"}).chat("hi")):
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "stage_unavailable"
+        assert int(refused.headers["retry-after"]) > 0
+    assert app.fetcher.calls == []
+
+
+async def test_a_cluster_that_does_not_answer_changes_nothing() -> None:
     app = FakeApplication()
+    assert (await get(app, "/ready")).status_code == 200
+    app.missing = None
+    await app.api.readiness.look()
+    assert (await get(app, "/ready")).status_code == 200
 
-    def missing() -> tuple[object, object]:
-        raise StageUnavailable("no replica of the preprocessor stage is alive")
 
-    app.preprocessor.answers["profile"] = missing
-    assert (await get(app, "/ready")).status_code == 503
-    assert (await get(app, "/health")).status_code == 200
+async def test_a_stopping_server_takes_nothing_new_and_counts_what_runs() -> None:
+    app = FakeApplication()
+    app.model.gate = asyncio.Event()
+    running = asyncio.create_task(app.chat("hi"))
+    while not app.model.inside:
+        await asyncio.sleep(0)
+    assert app.api.drain() == 1
+    refused = await app.chat("hi")
+    assert (refused.status_code, refused.json()["error"]["message"]) == (503, "the server is shutting down")
+    for probe in ("/health", "/ready"):
+        assert ((await get(app, probe)).status_code, (await get(app, probe)).json()) == (503, {"status": "draining"})
+    app.model.gate.set()
+    assert (await running).status_code == 200
+    assert app.api.drain() == 0
 
 
 async def test_the_front_page_is_the_playground_or_the_servers_name() -> None:
@@ -68,7 +100,7 @@ async def test_metrics_are_prometheus_text() -> None:
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
-        ("GET", "/health/", 404, "not_found"),
+        ("GET", "/healthy", 404, "not_found"),
     ],
 )
 async def test_unknown_routes_and_methods_answer_in_the_same_shape(
@@ -108,14 +140,18 @@ async def test_a_body_that_declares_nothing_is_counted() -> None:
             yield b"x" * 100
 
     async with app.client() as client:
-        response = await client.post("/v1/chat/completions", content=endless())
+        response = await client.post(
+            "/v1/chat/completions", content=endless(), headers={"content-type": "application/json"}
+        )
     assert response.status_code == 413
 
 
 async def test_broken_json_is_refused() -> None:
     async with FakeApplication().client() as client:
         for raw in (b"{", b"[]", b'"x"', b""):
-            response = await client.post("/v1/chat/completions", content=raw)
+            response = await client.post(
+                "/v1/chat/completions", content=raw, headers={"content-type": "application/json"}
+            )
             assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
@@ -139,9 +175,13 @@ def test_clients_are_told_apart_by_key_or_address_and_no_key_shows() -> None:
 
 def test_a_forwarded_address_counts_only_where_it_is_configured() -> None:
     scope = {"type": "http", "headers": [(b"x-forwarded-for", b"1.2.3.4, 5.6.7.8")], "client": ("10.1.2.3", 5)}
-    trusting = IngressConfig(client_address_header="x-forwarded-for")
-    assert Clients(trusting).identify(scope) == "address:1.2.3.4"
+    trusting = {"client_address_header": "x-forwarded-for"}
     assert Clients(IngressConfig()).identify(scope) == "address:10.1.2.3"
+    assert Clients(IngressConfig(**trusting)).identify(scope) == "address:5.6.7.8"  # before it stands what anyone says
+    assert Clients(IngressConfig(**trusting, trusted_proxies=2)).identify(scope) == "address:1.2.3.4"
+    assert Clients(IngressConfig(**trusting, trusted_proxies=9)).identify(scope) == "address:1.2.3.4"
+    scope["headers"].append((b"x-forwarded-for", b"9.9.9.9"))
+    assert Clients(IngressConfig(**trusting)).identify(scope) == "address:9.9.9.9"
 
 
 async def test_one_line_a_request_tells_what_happened_and_no_payload(caplog: pytest.LogCaptureFixture) -> None:

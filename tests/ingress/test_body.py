@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deployments.errors import BadRequest, TooLarge
 from deployments.ingress.http.body import (
-    AUDIO_PREFIX,
     CUT_CHARS,
+    DATA_PREFIX,
     MAX_DATA_STRINGS,
     MAX_VALUES,
     Body,
@@ -75,15 +75,22 @@ def test_long_media_never_meet_the_parser_and_texts_do() -> None:
     assert body.document["a"][4] == {"url": "data:,short"}
 
 
+def test_the_scheme_of_a_data_url_may_be_in_capitals() -> None:
+    loud = LONG.replace("data:", "DATA:")
+    body = scan(json.dumps({"url": loud, "data": loud}).encode())
+    assert [bytes(cut).decode() for cut in body.cuts.values()] == [loud, loud]
+
+
 def test_bare_base64_of_input_audio_becomes_a_data_url() -> None:
     sound = "QUJD" * CUT_CHARS
     body = scan(json.dumps({"input_audio": {"data": sound, "format": "wav"}}).encode())
-    assert [bytes(cut) for cut in body.cuts.values()] == [AUDIO_PREFIX + sound.encode()]
+    assert [bytes(cut) for cut in body.cuts.values()] == [DATA_PREFIX + sound.encode()]
 
 
 @pytest.mark.parametrize("pieces", [[1], [7], [10**6]])
 @pytest.mark.parametrize(
-    ("escaped", "plain"), [(r"\/", "/"), (r"\u002B", "+"), (r"\u002b", "+"), (r"\u003d", "="), (r"\n", "\n")]
+    ("escaped", "plain"),
+    [(r"\/", "/"), (r"\u002B", "+"), (r"\u002b", "+"), (r"\u003d", "="), (r"\n", "\n"), (r"\t", "\t")],
 )
 def test_escapes_of_other_json_writers_are_undone(pieces: list[int], escaped: str, plain: str) -> None:
     raw = '{"url": "data:image/png;base64,' + ("A" * 99 + escaped) * 100 + '"}'
@@ -93,7 +100,7 @@ def test_escapes_of_other_json_writers_are_undone(pieces: list[int], escaped: st
 
 def test_escapes_that_no_data_url_needs_are_refused() -> None:
     with pytest.raises(BadRequest, match="escaped"):
-        scan(b'{"url": "data:image/png;base64,' + rb"\t" * CUT_CHARS + b'"}')
+        scan(b'{"url": "data:image/png;base64,' + rb"\b" * CUT_CHARS + b'"}')
 
 
 @pytest.mark.parametrize(

@@ -298,12 +298,18 @@ async def test_a_model_without_ears_refuses_sounds_by_name() -> None:
 
 async def test_logprobs_are_worded_as_openai_does() -> None:
     app = FakeApplication()
-    token = TokenLogprob(5, "é", -0.5, ((5, "é", -0.5), (6, "a", -1.5)))
-    app.model.chunks = [GenerateChunk((TokenDelta(0, "é", 1, (token,), "stop"),), TIMES)]
+    best = (TokenLogprob(5, "\ufffd", b"\xc3", -0.5), TokenLogprob(6, "a", b"a", -1.5))
+    tokens = (
+        TokenLogprob(5, "\ufffd", b"\xc3", -0.5, best),
+        TokenLogprob(7, "\ufffd", b"\xa9", -0.1),
+        TokenLogprob(2, "<|im_end|>", b"<|im_end|>", -0.2),
+    )
+    app.model.chunks = [GenerateChunk((TokenDelta(0, "é", 3, tokens, "stop"),), TIMES)]
     response = await app.chat("hi", logprobs=True, top_logprobs=2)
-    (entry,) = response.json()["choices"][0]["logprobs"]["content"]
-    assert entry["bytes"] == [0xC3, 0xA9]
-    assert [top["token"] for top in entry["top_logprobs"]] == ["é", "a"]
+    content = response.json()["choices"][0]["logprobs"]["content"]
+    assert bytes(byte for entry in content[:2] for byte in entry["bytes"]).decode() == "é"
+    assert [top["token"] for top in content[0]["top_logprobs"]] == ["\ufffd", "a"]
+    assert content[2]["token"] == "<|im_end|>"
     assert app.params.logprobs == 2
 
 
@@ -341,3 +347,14 @@ def _raiser(error: Exception) -> Callable[..., Any]:
         raise error
 
     return fail
+
+
+@pytest.mark.parametrize("field", ["mm_processor_kwargs", "response_format", "messages", "unknown"])
+@pytest.mark.parametrize("depth", [200, 480, 1000])
+async def test_bodies_that_are_nested_deeply_are_refused(field: str, depth: int) -> None:
+    deep = '{"a":' * depth + "1" + "}" * depth
+    body = '{"model": "demo", "messages": [{"role": "user", "content": "hi"}], "' + field + '": ' + deep + "}"
+    async with FakeApplication().client() as client:
+        response = await client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert "nested deeper" in response.json()["error"]["message"] or "JSON" in response.json()["error"]["message"]

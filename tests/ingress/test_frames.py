@@ -7,9 +7,9 @@ import pytest
 
 from deployments.config import DecoderConfig
 from deployments.errors import BadRequest
-from deployments.ingress.openai.content_parts import ItemPlan, Source
-from deployments.ingress.openai.schema import NO_FRAME_OPTIONS, FrameOptions
 from deployments.ingress.pipeline.frames import frame_sampling
+from deployments.ingress.request import ItemPlan, Source
+from deployments.ingress.wire import NO_FRAME_OPTIONS, FrameOptions
 from deployments.types import FrameSampling, MediaItem, MediaKind
 from tests.support.fakes import PROFILE
 

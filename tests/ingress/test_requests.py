@@ -7,8 +7,9 @@ import pytest
 from deployments.config import AppConfig, DecoderConfig, IngressConfig, PreprocessorConfig
 from deployments.errors import BadRequest, ModelNotFound, SluiceError, TooManyItems
 from deployments.ingress.http.body import Body
-from deployments.ingress.openai.chat_request import GenerationRequest, read_request
-from deployments.types import ChatMessage, ChatPart, MediaKind, SamplingParams
+from deployments.ingress.openai.chat_request import read_request
+from deployments.ingress.request import GenerationRequest
+from deployments.types import ChatMessage, ChatPart, Grammar, MediaKind, SamplingParams
 
 URL = "https://media.example/x"
 CONFIG = AppConfig(ingress=IngressConfig(max_images=2, max_tokens=100, max_list_frames=3))
@@ -67,9 +68,9 @@ def test_parameters_reach_the_model_as_they_were_said() -> None:
         ignore_eos=True,
         logprobs=3,
         logit_bias=((5, -100.0),),
-        json_schema="{}",
+        grammar=Grammar("json_schema", "{}"),
     )
-    assert job.chat.max_new_tokens == 7
+    assert job.prompt.max_new_tokens == 7
 
 
 def test_null_equals_absent_everywhere() -> None:
@@ -80,12 +81,13 @@ def test_null_equals_absent_everywhere() -> None:
 def test_a_schema_is_handed_on_as_json_text() -> None:
     schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
     job = read(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
-    assert job.params.json_schema == '{"type":"object","properties":{"colour":{"type":"string"}}}'
+    text = '{"type":"object","properties":{"colour":{"type":"string"}},"additionalProperties":false}'
+    assert job.params.grammar == Grammar("json_schema", text)
 
 
 @pytest.mark.parametrize(
     "field",
-    ["tools", "functions", "audio", "prediction", "web_search_options", "reasoning_effort", "chat_template", "best_of"],
+    ["functions", "audio", "web_search_options", "chat_template", "best_of", "prompt_logprobs", "length_penalty"],
 )
 def test_fields_that_would_change_the_answer_are_refused_by_name(field: str) -> None:
     error = refusal(**{field: [{"x": 1}]})
@@ -94,8 +96,11 @@ def test_fields_that_would_change_the_answer_are_refused_by_name(field: str) -> 
 
 def test_unsupported_fields_that_ask_for_nothing_are_accepted() -> None:
     read(tools=[], tool_choice="none", modalities=["text"], audio=None, functions=[], reasoning_effort=None)
+    read(
+        best_of=1, length_penalty=1.0, add_generation_prompt=True, skip_special_tokens=True, priority=0, verbosity="low"
+    )
     assert refusal(modalities=["text", "audio"]).param == "modalities"
-    assert refusal(tool_choice="auto").param == "tool_choice"
+    assert refusal(best_of=2).param == "best_of"
 
 
 def test_harmless_fields_are_accepted() -> None:
@@ -128,12 +133,13 @@ def test_harmless_fields_are_accepted() -> None:
         ({"mm_processor_kwargs": {"do_sample_frames": True}}, "mm_processor_kwargs.do_sample_frames"),
         ({"mm_processor_kwargs": {"fps": "fast"}}, "mm_processor_kwargs.fps"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x"}] * 3000}, "messages"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages[0].tool_calls[0].function"),
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], param: str) -> None:
@@ -166,7 +172,7 @@ def test_a_wrong_part_is_named(part: object, param: str) -> None:
 def test_messages_of_a_client_that_echoes_an_answer_are_understood() -> None:
     echoed = {"role": "assistant", "content": "red", "refusal": None, "annotations": [], "tool_calls": None}
     job = read(messages=[{"role": "developer", "content": "be short"}, echoed, {"role": "user", "content": "so?"}])
-    assert job.chat.messages == (
+    assert job.prompt.messages == (
         ChatMessage("system", (ChatPart("be short"),)),
         ChatMessage("assistant", (ChatPart("red"),)),
         ChatMessage("user", (ChatPart("so?"),)),
@@ -215,8 +221,8 @@ def test_processor_options_are_taken_apart() -> None:
     options = {"fps": 1.5, "max_pixels": 50_000, "use_audio_in_video": True}
     job = read(mm_processor_kwargs=options)
     assert job.frames.fps == 1.5
-    assert job.chat.processor_kwargs == (("max_pixels", 50_000),)
-    assert job.chat.use_audio_in_video
+    assert job.prompt.processor_kwargs == (("max_pixels", 50_000),)
+    assert job.prompt.use_audio_in_video
 
 
 def test_processor_options_are_those_that_the_server_allows() -> None:

@@ -3,12 +3,15 @@
 import tomllib
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from deployments.ingress.http.keys import ApiKeys
 from tests.k8s import manifests
-from tests.k8s.manifests import ALL, BUILDS, K8S, ROOT, Tree
+from tests.k8s.manifests import ALL, BUILDS, K8S, PLAIN_BASE, ROOT, Tree, quantity, ray_container
+from tests.k8s.test_schemas import KUBERNETES
 from tests.support import serve_files
 
 RAY_PIN = "ray[serve]=="
@@ -98,7 +101,11 @@ def test_both_images_come_from_one_base_and_run_as_uid_1000_with_what_probes_nee
     assert stages["gpu"][0] == "FROM base AS gpu"
     for target in ("cpu", "gpu"):
         assert [line for line in stages[target] if line.startswith("USER")] == ["USER 1000:1000"]
-        assert "RUN pip install -r /dist/requirements.txt" in stages[target]  # pins Ray for both
+        installs = [line for line in stages[target] if line.startswith("RUN pip install") and "--no-deps" not in line]
+        assert len(installs) == 2
+        assert all("-c /dist/constraints.txt" in line for line in installs)  # the same versions in both
+        assert installs[1].endswith("-r /dist/requirements.txt")
+    assert list(stages)[-1] == "cpu"  # what is built when no target is named
     base = " ".join(stages["base"])
     assert all(f" {package} " in base for package in ("bash", "wget", "libgl1", "libglib2.0-0", "libxcb1"))
     assert "--uid 1000" in base
@@ -150,3 +157,40 @@ def test_clients_keys_come_from_a_secret_that_only_the_entry_workers_see(name: s
 
 def test_the_images_have_what_traces_need() -> None:
     assert "['optional-dependencies']['tracing']" in (K8S / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_images_install_versions_that_the_project_allows() -> None:
+    lines = (K8S / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for entry in [*project["dependencies"], *project["optional-dependencies"]["tracing"]]:
+        requirement = Requirement(entry)
+        assert requirement.specifier.contains(pins[requirement.name]), entry
+
+
+def test_the_example_quota_holds_the_base_and_the_cluster_beside_it_in_an_upgrade() -> None:
+    quota, limits = yaml.safe_load_all((K8S / "base/quota.example.yaml").read_text(encoding="utf-8"))
+    cluster = manifests.cluster(PLAIN_BASE)
+    needed = dict.fromkeys(("cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"), 0.0)
+    most = dict(needed)
+
+    def count(resources: Tree, times: int) -> None:
+        for resource in needed:
+            amount = quantity(resources["limits"].get(resource, 0))
+            needed[resource] += times * amount
+            most[resource] = max(most[resource], amount)
+
+    count(cluster["autoscalerOptions"]["resources"], 2)
+    count(ray_container(cluster["headGroupSpec"]["template"])["resources"], 2)
+    for group in cluster["workerGroupSpecs"]:
+        count(ray_container(group["template"])["resources"], 2 * group["maxReplicas"])
+    for name in ("sluice-redis", "sluice-model-download"):
+        count(ray_container(manifests.pod_templates(PLAIN_BASE)[name])["resources"], 1)
+    hard = quota["spec"]["hard"]
+    for resource, amount in needed.items():
+        assert amount <= quantity(hard[f"requests.{resource}"]) <= 1.1 * amount, resource
+        if resource != "nvidia.com/gpu":
+            assert hard[f"limits.{resource}"] == hard[f"requests.{resource}"]
+            assert most[resource] <= quantity(limits["spec"]["limits"][0]["max"][resource])
+    for document in (quota, limits):
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)

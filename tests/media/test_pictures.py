@@ -14,7 +14,9 @@ from PIL import Image, ImageOps
 
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
-from deployments.media.essentials import jpeg_segments
+from deployments.media.essentials import MAX_PIECES, jpeg_segments
+from deployments.media.geometry import target_size
+from deployments.media.picture_pixels import MAX_KEPT_PIXELS
 from deployments.media.pictures import decode_picture
 from deployments.types import ResizeRule
 
@@ -297,7 +299,7 @@ def many_scans(count: int) -> NDArray[np.uint8]:
 
 def test_a_progressive_jpeg_has_few_scans() -> None:
     assert decoded(many_scans(20)).shape == (64, 64, 3)
-    with pytest.raises(BadMedia, match="more than 100 scans"):
+    with pytest.raises(BadMedia, match="too many scans: 100"):
         decoded(many_scans(100))
 
 
@@ -337,6 +339,22 @@ def test_libtiff_says_nothing_of_damaged_rows(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().err == ""
 
 
+def test_pictures_in_too_many_pieces_are_not_taken_apart() -> None:
+    with pytest.raises(BadMedia):
+        decoded(png_with(chunk(b"tEXt", b"") * MAX_PIECES))
+    data = encoded(two_halves(), "JPEG").tobytes()
+    with pytest.raises(BadMedia):
+        decoded(np.frombuffer(data[:2] + b"\xff\xfe\0\2" * MAX_PIECES + data[2:], np.uint8))
+
+
+def test_formats_that_take_more_memory_have_a_limit_of_their_own() -> None:
+    webp = encoded(Image.new("RGB", (8, 8)), "WEBP", lossless=True).tobytes()
+    at = webp.index(b"VP8L") + 9
+    large = webp[:at] + struct.pack("<I", 7999 << 14 | 7999) + webp[at + 4 :]
+    with pytest.raises(TooLarge, match="8000 x 8000 pixels, the limit of WEBP is 35294117"):
+        decoded(np.frombuffer(large, np.uint8), max_pixels=64_000_000)
+
+
 @pytest.mark.parametrize("size", [(70_000, 1), (1, 70_000)])
 def test_a_side_has_a_limit_of_its_own(size: tuple[int, int]) -> None:
     with pytest.raises(TooLarge, match="65535 a side"):
@@ -349,6 +367,18 @@ def test_a_large_picture_comes_at_a_fraction_of_its_size(mode: str) -> None:
     assert pixels.shape == (800, 1000, 3)
     expected = np.asarray(smooth(1600, 2000).convert(mode).convert("RGB").reduce(2))
     assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("resize", [None, ResizeRule("frame", factor=28, min_pixels=28 * 28, max_pixels=16_000_000)])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP"])
+def test_no_picture_is_kept_larger_than_a_model_looks_at(format: str, resize: ResizeRule | None) -> None:
+    image = Image.new("RGB", (5003, 4001), RED)
+    pixels = decoded(encoded(image, format), max_pixels=64_000_000, resize=resize)
+    assert pixels.shape[0] * pixels.shape[1] <= MAX_KEPT_PIXELS
+    assert is_colour(pixels[-1, -1], RED)
+    if resize is not None:
+        wanted = target_size(resize, 1, 4001, 5003)
+        assert target_size(resize, 1, *pixels.shape[:2]) == wanted
 
 
 BUDGET = ResizeRule("frame", factor=28, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 256)

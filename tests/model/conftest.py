@@ -1,5 +1,6 @@
 """What the engine's tests share: a listener that remembers, and transformers' own answer to compare with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -110,6 +111,29 @@ class Counting:
 
     def __exit__(self, *args: object) -> None:
         delattr(self._model.base_model, self._name)
+
+
+class FailingPass:
+    """While open, forwards whose arguments `when` says yes to fail, after their layers have run."""
+
+    def __init__(
+        self,
+        model: Any,
+        when: Callable[[dict[str, Any]], bool],
+        error: Callable[[str], Exception] = RuntimeError,
+    ) -> None:
+        self._model, self._when, self._error = model, when, error
+
+    def __enter__(self) -> Self:
+        def fail(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if self._when(kwargs):
+                raise self._error("a pass that fails")
+
+        self._hook = self._model.register_forward_hook(fail, with_kwargs=True)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._hook.remove()
 
 
 def greedy(max_tokens: int = 8, **kwargs: Any) -> SamplingParams:

@@ -11,7 +11,7 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.errors import BadRequest, ContextTooLong, StageTimeout
 from deployments.model.deployment import Model
 from deployments.serving.replica import StageFailure
-from deployments.types import Prepared, SamplingParams, TokenCounts
+from deployments.types import Grammar, Prepared, SamplingParams, TokenCounts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # as a replica has one loop for its life
 PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), None, False, 0.0)
@@ -81,7 +81,7 @@ async def test_time_that_runs_out_is_told_naming_the_stage(model):
 async def test_errors_of_the_request_come_as_values(model):
     (failure,) = await _chunks(model, SamplingParams(max_tokens=5000))
     assert isinstance(failure.error, ContextTooLong)
-    (failure,) = await _chunks(model, SamplingParams(json_schema='{"type": "nonsense"}'))
+    (failure,) = await _chunks(model, SamplingParams(grammar=Grammar("json_schema", '{"type": "nonsense"}')))
     assert isinstance(failure.error, BadRequest)
 
 
@@ -104,7 +104,7 @@ async def test_ids_outside_the_vocabulary_are_refused_by_field_id_and_size(model
 
 async def test_json_object_is_one(model):
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
-    chunks = await _chunks(model, SamplingParams(max_tokens=60, json_schema=json.dumps(schema)))
+    chunks = await _chunks(model, SamplingParams(max_tokens=60, grammar=Grammar("json_schema", json.dumps(schema))))
     assert json.loads(_text(chunks)) in ({"n": 1}, {"n": 2})
 
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.model.output.assembler import Answer
-from deployments.model.output.detokenizer import Detokenizer, StopStrings
+from deployments.model.output.assembler import OutputAssembler
+from deployments.model.output.detokenizer import MAX_HELD, Detokenizer, StopStrings
 from deployments.model.sequence import Token
 from deployments.types import SamplingParams
 
@@ -12,6 +12,10 @@ from deployments.types import SamplingParams
 def _bytes_decode(ids):
     """A byte-level tokenizer: one token a byte."""
     return bytes(ids).decode("utf-8", errors="replace")
+
+
+def _piece(token_id):
+    return bytes([token_id]).decode("utf-8", errors="replace"), bytes([token_id])
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\ufffd")))
@@ -53,7 +57,7 @@ def _tokens(text, finish="length"):
 
 
 def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
-    answer = Answer(_bytes_decode, SamplingParams(stop=("END",)))
+    answer = OutputAssembler(_bytes_decode, SamplingParams(stop=("END",)), _piece)
     first = answer.deltas(_tokens("one E", finish=None))
     second = answer.deltas(_tokens("ND and more"))
     assert [delta.text for delta in (*first, *second)] == ["one ", ""]
@@ -63,13 +67,40 @@ def test_answer_ends_at_a_stop_string_and_ignores_what_follows():
 
 
 def test_stop_token_is_counted_but_has_no_text():
-    answer = Answer(_bytes_decode, SamplingParams())
+    answer = OutputAssembler(_bytes_decode, SamplingParams(), _piece)
     (delta,) = answer.deltas(_tokens("ab", finish="stop"))
     assert (delta.text, delta.num_tokens, delta.finish_reason) == ("a", 2, "stop")
 
 
 def test_choices_are_told_apart():
-    answer = Answer(_bytes_decode, SamplingParams(n=2))
+    answer = OutputAssembler(_bytes_decode, SamplingParams(n=2), _piece)
     deltas = answer.deltas([(0, Token(97), None), (1, Token(98), "length"), (0, Token(99), None)])
     assert [(delta.index, delta.text, delta.finish_reason) for delta in deltas] == [(0, "ac", None), (1, "b", "length")]
     assert not answer.finished
+
+
+@given(st.lists(st.integers(0x80, 0xFF), min_size=30, max_size=60), st.text("aé€𝄞", min_size=1, max_size=5))
+def test_half_characters_without_end_are_let_go_and_what_follows_is_whole(halves, text):
+    longest = 0
+
+    def decode(ids):
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return _bytes_decode(ids)
+
+    detokenizer = Detokenizer(decode)
+    out = "".join(detokenizer.push(byte) for byte in [*halves, 0x20, *text.encode()]) + detokenizer.rest()
+    assert out.endswith(" " + text)
+    assert longest <= 4 * MAX_HELD
+
+
+def test_tokens_without_text_are_let_go_too():
+    lengths = []
+
+    def decode(ids):
+        lengths.append(len(ids))
+        return "".join(chr(i) for i in ids if i)
+
+    detokenizer = Detokenizer(decode)
+    assert "".join(detokenizer.push(i) for i in [65, *[0] * 500, 66]) == "AB"
+    assert max(lengths) <= 4 * MAX_HELD

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
@@ -45,7 +46,7 @@ def _counted(stepped: SteppedEngine, what: str) -> float:
 
 
 def _cached_bytes(stepped: SteppedEngine) -> int:
-    return stepped.engine._ledger.cached_bytes
+    return stepped.state.encoder_cache_bytes
 
 
 @pytest.mark.parametrize(("name", "kinds"), CASES)
@@ -55,7 +56,7 @@ def test_a_later_turn_encodes_nothing_and_answers_as_generate(name, kinds):
     rng = np.random.default_rng(2)
     first, other = family.prompt(rng, kinds), family.prompt(rng, kinds)
     turns = [first, _later(first, rng), other, _later(_later(first, rng), rng)]
-    stepped = SteppedEngine(model, reuse_cache_mib=1.0, prefill_chunk_tokens=9)
+    stepped = SteppedEngine(model, reuse_cache_mib=1.0, prefix_cache=False, prefill_chunk_tokens=9)
     answers, misses = [], []
     for prompt in turns:
         _, listener = stepped.submit(prompt, greedy())
@@ -74,7 +75,7 @@ def test_eviction_changes_no_answer(name, kinds):
     model = family.build()
     rng = np.random.default_rng(3)
     prompts = [family.prompt(rng, kinds) for _ in range(3)]
-    stepped = SteppedEngine(model, reuse_cache_mib=0.002, max_running=2)
+    stepped = SteppedEngine(model, reuse_cache_mib=0.002, prefix_cache=False, max_running=2)
     asked = [prompts[i] for i in (0, 1, 0, 2, 2, 1, 0)]
     listeners = [stepped.submit(prompt, greedy())[1] for prompt in asked]
     while stepped.engine.busy:
@@ -88,7 +89,7 @@ def test_the_same_picture_twice_in_a_prompt_is_encoded_once(name):
     family = FAMILIES[name]
     model = family.build()
     prompt = _twice(family.prompt(np.random.default_rng(4), ["image"]))
-    stepped = SteppedEngine(model, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(model, reuse_cache_mib=1.0, prefix_cache=False)
     _, listener = stepped.submit(prompt, greedy())
     stepped.run()
     assert (_counted(stepped, "misses"), _counted(stepped, "hits")) == (1, 1)
@@ -97,7 +98,7 @@ def test_the_same_picture_twice_in_a_prompt_is_encoded_once(name):
 
 def test_the_same_picture_of_two_requests_at_once_is_encoded_once(qwen3_vl, rng):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
-    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefix_cache=False)
     listeners = [stepped.submit(prompt, greedy())[1] for _ in range(2)]
     stepped.run()
     assert _counted(stepped, "misses") == 1
@@ -107,12 +108,12 @@ def test_the_same_picture_of_two_requests_at_once_is_encoded_once(qwen3_vl, rng)
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_outputs_outlive_an_abort_of_the_request_that_brought_them(qwen3_vl, rng, steps):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["video", "image"])
-    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefill_chunk_tokens=4)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefix_cache=False, prefill_chunk_tokens=4)
     sequence, _ = stepped.submit(prompt, greedy())
     stepped.step(steps)
     stepped.engine.abort(sequence)
     stepped.run()
-    assert stepped.engine._ledger.alive == {"host": 0, "device": 0}
+    assert (stepped.state.media_host_bytes, stepped.state.media_device_bytes) == (0, 0)
     with Counting(qwen3_vl) as pictures, Counting(qwen3_vl, "get_video_features") as clips:
         _, listener = stepped.submit(prompt, greedy())
         stepped.run()
@@ -123,7 +124,7 @@ def test_outputs_outlive_an_abort_of_the_request_that_brought_them(qwen3_vl, rng
 def test_an_abort_between_its_parts_leaves_only_whole_items_behind(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
     prompt = family.prompt(rng, ["video", "video"])
-    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0, prefix_cache=False)
     _, running = stepped.submit(family.prompt(rng, []), greedy(400))
     stepped.step(2)
     sequence, _ = stepped.submit(prompt, greedy())
@@ -143,7 +144,7 @@ def test_kept_outputs_cost_nothing_of_a_step_beside_running_answers(qwen3_vl, rn
     """One item at a time would be encoded here; kept ones all come in one step, however many there are."""
     family = FAMILIES["qwen3_vl"]
     prompt = family.prompt(rng, ["video", "video", "image"])
-    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0, prefix_cache=False)
     stepped.submit(prompt, greedy())
     stepped.run()
     stepped.submit(family.prompt(rng, []), greedy(400))
@@ -160,46 +161,54 @@ def test_kept_outputs_cost_nothing_of_a_step_beside_running_answers(qwen3_vl, rn
 
 def test_a_running_answer_does_not_wait_for_a_digest(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
-    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0)
+    go_on = threading.Event()
+    stepped = SteppedEngine(qwen3_vl, creeping=True, reuse_cache_mib=1.0, prefix_cache=False)
     _, running = stepped.submit(family.prompt(rng, []), greedy(400))
     stepped.step(2)
     prompt = family.prompt(rng, ["image"])
-    go_on = threading.Event()
-    stepped.engine._runner._encoder._cache._digests.submit(go_on.wait)  # digests take long
-    _, listener = stepped.submit(prompt, greedy())
-    for _ in range(5):
-        heard = len(running.ids())
-        stepped.step()
-        assert len(running.ids()) == heard + 1
-    assert not listener.ids()
-    go_on.set()
+    digest = Item.digest
+
+    def slow(item):
+        go_on.wait()
+        return digest(item)
+
+    Item.digest = slow
+    try:
+        _, listener = stepped.submit(prompt, greedy())
+        for _ in range(5):
+            heard = len(running.ids())
+            stepped.step()
+            assert len(running.ids()) == heard + 1
+        assert not listener.ids()
+    finally:
+        go_on.set()
+        Item.digest = digest
     while listener.timing is None:
         stepped.step()
     assert listener.ids() == generate(qwen3_vl, prompt)
 
 
 def test_what_decodes_holds_no_media_while_the_cache_does(qwen3_vl, rng):
-    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefix_cache=False)
     for _ in range(2):
         stepped.submit(FAMILIES["qwen3_vl"].prompt(rng, ["video", "image"]), greedy(30))
     stepped.step(4)
-    assert stepped.engine._scheduler.decoding
-    assert stepped.engine._ledger.alive == {"host": 0, "device": 0}
-    assert stepped.engine._ledger.reserved_bytes == 0
+    state = stepped.state
+    assert state.running == 2
+    assert (state.media_host_bytes, state.media_device_bytes, state.media_reserved_bytes) == (0, 0, 0)
     assert _cached_bytes(stepped) > 0
-    stepped.engine._gauges.report(now=True)
+    stepped.run()
     assert stepped.sink.values["sluice_encoder_cache_bytes", ()] == _cached_bytes(stepped)
 
 
 def test_nothing_is_kept_or_digested_unless_there_is_a_size(qwen3_vl, rng):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
-    stepped = SteppedEngine(qwen3_vl)
+    stepped = SteppedEngine(qwen3_vl, prefix_cache=False)
     with Counting(qwen3_vl) as counting:
         for _ in range(2):
             stepped.submit(prompt, greedy())
             stepped.run()
     assert counting.calls == 2
-    assert stepped.engine._runner._encoder._cache is None
     assert _cached_bytes(stepped) == _counted(stepped, "misses") == 0
 
 
@@ -207,7 +216,7 @@ def test_wrong_media_fail_alone_and_are_not_kept(qwen3_vl, rng):
     family = FAMILIES["qwen3_vl"]
     good, bad = family.prompt(rng, ["image"]), family.prompt(rng, ["image"])
     bad.tensors["image_grid_thw"] = bad.tensors["image_grid_thw"] * 2
-    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0)
+    stepped = SteppedEngine(qwen3_vl, reuse_cache_mib=1.0, prefix_cache=False)
     listeners = [stepped.submit(prompt, greedy())[1] for prompt in (bad, good, bad, good)]
     stepped.run()
     assert all(listener.error is not None for listener in listeners[::2])
@@ -215,11 +224,12 @@ def test_wrong_media_fail_alone_and_are_not_kept(qwen3_vl, rng):
 
 
 def test_the_least_recently_used_leaves_first_and_the_bytes_are_known():
-    ledger = MediaMemory(0)
-    cache = EncoderCache(2048, ledger)
+    memory = MediaMemory(0)
+    cache = EncoderCache(2048, memory)
     items = [Item(MediaKind.IMAGE, {"pixel_values": torch.full((1, 2), float(i))}) for i in range(4)]
     rows = [EncodedRows(torch.full((64, 4), float(i))) for i in range(3)]  # 1024 bytes each
-    cache.expect(items)
+    digests = Digests()
+    digests.expect(items)
     cache.put(items[0], rows[0])
     cache.put(items[1], rows[1])
     assert cache.get(items[0]) is not None
@@ -227,5 +237,5 @@ def test_the_least_recently_used_leaves_first_and_the_bytes_are_known():
     cache.put(items[3], EncodedRows(torch.zeros(1024, 4)))  # larger than the whole cache
     assert [cache.holds(item, wait=True) for item in items] == [True, False, True, False]
     assert torch.equal(cache.get(items[0]).rows_ND, rows[0].rows_ND)
-    assert ledger.cached_bytes == 2048
-    cache.close()
+    assert memory.cached_bytes == 2048
+    digests.close()

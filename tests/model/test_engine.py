@@ -16,9 +16,10 @@ from deployments.errors import (
     TooLarge,
     WorkCancelled,
 )
+from deployments.model.families.family import Family
 from deployments.model.sequence import EngineRequest
 from deployments.types import PixelNorm, SamplingParams
-from tests.model.conftest import RecordingListener, SteppedEngine, generate, greedy
+from tests.model.conftest import FailingPass, RecordingListener, SteppedEngine, generate, greedy
 from tests.support.tiny_configs import IMAGE
 from tests.support.tiny_families import FAMILIES, Prompt
 
@@ -29,18 +30,14 @@ def _text(length, seed=0):
     return Prompt(np.random.default_rng(seed).integers(10, 140, size=length).astype(np.int32), {})
 
 
-def _running(stepped):
-    return len(stepped.engine._scheduler.slots)
-
-
 def test_aborted_request_frees_its_slot_by_the_next_step(qwen3_vl, rng):
     stepped = SteppedEngine(qwen3_vl)
     sequence, listener = stepped.submit(QWEN3.prompt(rng, ["image"]), greedy(50))
     stepped.step(3)
-    assert _running(stepped) == 1
+    assert stepped.state.running == 1
     stepped.engine.abort(sequence)
     stepped.step()
-    assert _running(stepped) == 0
+    assert stepped.state.running == 0
     assert isinstance(listener.error, WorkCancelled)
 
 
@@ -53,16 +50,17 @@ def test_expired_request_is_stopped_naming_the_stage(qwen3_vl):
 
 
 def test_decoding_requests_hold_no_multimodal_bytes(qwen3_vl, rng):
-    stepped = SteppedEngine(qwen3_vl)
-    alive = stepped.engine._ledger.alive
+    stepped = SteppedEngine(qwen3_vl, prefill_chunk_tokens=64)
     for _ in range(3):
         stepped.submit(QWEN3.prompt(rng, ["video", "image"]), greedy(30))
-    stepped.engine._take_in()
-    assert alive["host"] > 0
-    stepped.step(4)
-    assert _running(stepped) == 3
-    assert alive == {"host": 0, "device": 0}
-    assert stepped.engine._ledger.reserved_bytes == 0
+    held = []
+    for _ in range(4):
+        stepped.step()
+        held.append(stepped.state.media_device_bytes)
+    state = stepped.state
+    assert max(held) > 0
+    assert state.running == 3
+    assert (state.media_host_bytes, state.media_device_bytes, state.media_reserved_bytes) == (0, 0, 0)
 
 
 def test_encoder_outputs_live_until_their_last_chunk(qwen3_vl, rng):
@@ -72,7 +70,7 @@ def test_encoder_outputs_live_until_their_last_chunk(qwen3_vl, rng):
     seen = []
     while stepped.engine.busy:
         stepped.step()
-        seen.append(stepped.engine._ledger.alive["device"])
+        seen.append(stepped.state.media_device_bytes)
     assert max(seen) > 0
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] == 0
@@ -80,19 +78,18 @@ def test_encoder_outputs_live_until_their_last_chunk(qwen3_vl, rng):
 
 def test_requests_wait_for_the_encoder_budget(qwen3_vl, rng):
     prompts = [QWEN3.prompt(rng, ["video"]) for _ in range(4)]
-    stepped = SteppedEngine(qwen3_vl)
-    need = [stepped.engine.family.device_bytes(torch.tensor(p.token_ids), p.tensors) for p in prompts]
-    stepped.engine._ledger.budget_bytes = max(need)
+    family = Family(qwen3_vl)
+    need = [family.device_bytes(torch.tensor(p.token_ids), p.tensors) for p in prompts]
+    stepped = SteppedEngine(qwen3_vl, encoder_budget_mib=max(need) / 2**20)
     listeners = [stepped.submit(prompt, greedy(4))[1] for prompt in prompts]
     while stepped.engine.busy:
         stepped.step()
-        assert stepped.engine._ledger.reserved_bytes <= max(need)
+        assert stepped.state.media_reserved_bytes <= max(need)
     assert [listener.ids() for listener in listeners] == [generate(qwen3_vl, prompt, 4) for prompt in prompts]
 
 
 def test_media_beyond_the_whole_budget_are_refused_with_the_limit(qwen3_vl, rng):
-    stepped = SteppedEngine(qwen3_vl)
-    stepped.engine._ledger.budget_bytes = 100
+    stepped = SteppedEngine(qwen3_vl, encoder_budget_mib=1e-4)
     with pytest.raises(TooLarge, match="0 MiB are allowed"):
         stepped.submit(QWEN3.prompt(rng, ["video"]), greedy())
 
@@ -148,16 +145,15 @@ def test_wrong_grid_fails_its_request_alone(qwen3_vl, rng):
     assert listeners[0].ids() == listeners[2].ids() == generate(qwen3_vl, good)
 
 
-def test_token_beyond_the_vocabulary_fails_its_request_alone(qwen3_vl):
-    good, bad = _text(9), _text(9)
-    bad.token_ids[4] = 1_000_000
-    stepped = SteppedEngine(qwen3_vl)
-    running = stepped.submit(good, greedy())[1]
-    stepped.step(2)
-    listeners = [stepped.submit(prompt, greedy())[1] for prompt in (bad, good)]
-    stepped.run()
-    assert isinstance(listeners[0].error, InternalError)
-    assert running.ids() == listeners[1].ids() == generate(qwen3_vl, good)
+@pytest.mark.parametrize("field", ["prompt", "logit_bias", "stop_token_ids"])
+def test_token_beyond_the_vocabulary_is_refused_naming_field_and_size(qwen3_vl, field):
+    prompt, params = _text(9), greedy()
+    if field == "prompt":
+        prompt.token_ids[4] = 1_000_000
+    else:
+        params = greedy(**{field: ((1_000_000, 1.0),) if field == "logit_bias" else (1_000_000,)})
+    with pytest.raises(BadRequest, match=rf"{field}.*1000000.*160 tokens"):
+        SteppedEngine(qwen3_vl).submit(prompt, params)
 
 
 def test_answer_that_spells_a_placeholder_takes_no_one_elses_picture(qwen3_vl, rng):
@@ -246,25 +242,88 @@ def test_threaded_engine_answers_and_drains_at_close(qwen3_vl):
     assert listener.ids() == generate(qwen3_vl, prompt, 20)
 
 
-def test_dead_engine_is_unhealthy_and_tells_its_requests(qwen3_vl):
+@pytest.mark.parametrize("when", ["on_token", "on_end"])
+def test_listener_that_raises_ends_its_request_alone(qwen3_vl, when):
+    class Raising(RecordingListener):
+        def on_token(self, choice, token, finish):
+            super().on_token(choice, token, finish)
+            if when == "on_token" and len(self.ids()) == 2:
+                raise RuntimeError("a listener that breaks its promise in the middle of a batch")
+
+        def on_end(self, timing):
+            super().on_end(timing)
+            if when == "on_end":
+                raise RuntimeError("a listener that breaks its promise at the end")
+
+    stepped = SteppedEngine(qwen3_vl)
+    good = stepped.submit(_text(6), greedy())[1]
+    bad = Raising()
+    stepped.engine.submit(EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model")), {}, bad)
+    stepped.run()
+    assert good.ids() == generate(qwen3_vl, _text(6))
+    assert len(bad.ids()) == (2 if when == "on_token" else 8)
+    assert stepped.state.pages_used == 0
+
+
+def test_grammar_that_fails_ends_its_request_alone(qwen3_vl):
+    class Broken:
+        def allow(self, mask_V):
+            raise RuntimeError("a grammar at its end")
+
+        def accept(self, token_id):
+            raise AssertionError("nothing was chosen")
+
+    stepped = SteppedEngine(qwen3_vl)
+    bad = stepped.submit(_text(4), greedy(), new_constraint=Broken)[1]
+    good = stepped.submit(_text(6), greedy())[1]
+    stepped.run()
+    assert isinstance(bad.error, InternalError)
+    assert good.ids() == generate(qwen3_vl, _text(6))
+
+
+def test_pass_that_fails_for_one_prompt_is_repeated_without_it(qwen3_vl, rng):
+    """Also where recurrent layers have moved on before it failed."""
+    for name in ("qwen3_vl", "qwen3_5"):
+        model = qwen3_vl if name == "qwen3_vl" else FAMILIES[name].build()
+        stepped = SteppedEngine(model)
+        good = [stepped.submit(_text(5 + n, n), greedy())[1] for n in range(2)]
+        stepped.step(3)
+        bad = stepped.submit(_text(30, 9), greedy())[1]
+        with FailingPass(model, lambda inputs: inputs["input_ids"].shape[1] >= 30):
+            stepped.step()
+        stepped.run()
+        assert isinstance(bad.error, InternalError)
+        assert [listener.ids() for listener in good] == [generate(model, _text(5 + n, n)) for n in range(2)]
+
+
+def test_out_of_memory_ends_the_youngest_answer_alone(qwen3_vl):
+    stepped = SteppedEngine(qwen3_vl)
+    listeners = [stepped.submit(_text(5 + n, n), greedy())[1] for n in range(3)]
+    stepped.step(2)
+    with FailingPass(qwen3_vl, lambda inputs: inputs["input_ids"].shape[1] >= 3, torch.OutOfMemoryError):
+        stepped.step()
+    stepped.run()
+    assert isinstance(listeners[2].error, InternalError)
+    assert "memory" in str(listeners[2].error)
+    assert [listener.ids() for listener in listeners[:2]] == [generate(qwen3_vl, _text(5 + n, n)) for n in range(2)]
+
+
+def test_lost_device_is_unhealthy_at_once_and_tells_its_requests(qwen3_vl):
     stepped = SteppedEngine(qwen3_vl)
     failed = threading.Event()
 
-    class Deaf(RecordingListener):
-        def on_token(self, choice, token, finish):
-            super().on_token(choice, token, finish)
-            if len(self.ids()) == 2:
-                raise RuntimeError("a listener that breaks its promise in the middle of a batch")
-
+    class Waiting(RecordingListener):
         def on_error(self, error):
             super().on_error(error)
             failed.set()
 
     threading.excepthook, hook = (lambda args: None), threading.excepthook
     try:
-        stepped.engine.submit(EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model")), {}, Deaf())
-        stepped.engine.start()
-        assert failed.wait(30)
+        with FailingPass(qwen3_vl, lambda inputs: True, lambda _: RuntimeError("device-side assert triggered")):
+            request = EngineRequest(_text(4).token_ids, greedy(), Deadline(60.0, "model"))
+            stepped.engine.submit(request, {}, Waiting())
+            stepped.engine.start()
+            assert failed.wait(30)
         with pytest.raises(InternalError):
             stepped.engine.check_health()
     finally:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deployments.model.engine.load import RECENT, Demand
+from deployments.model.engine.load import RECENT, EngineLoad
 from tests.model.conftest import SteppedEngine, greedy
 from tests.support.tiny_families import Prompt
 
@@ -20,93 +20,93 @@ def stepped(qwen3_vl):
 
 
 @pytest.fixture
-def demand(stepped):
-    """Of the stepped's requests, at a pace that does not depend on this machine: 100 tokens a second, one its target."""
-    demand = Demand(stepped.engine._scheduler, SLOTS, target_backlog_s=1.0, target_kv_usage=0.5)
-    demand.stepped(1.0, prompts=1, prefilled=100)
-    return demand
+def load(stepped):
+    """Of an engine that computes 100 tokens a second, whatever the machine; a second of them is its target."""
+    load = EngineLoad(stepped.engine._scheduler, stepped.engine._cache, target_backlog_s=1.0, target_kv_usage=0.5)
+    load.record_step(1.0, prompts=1, prefilled=100)
+    return load
 
 
-def _submit(stepped, demand, prompt, params):
+def _submit(stepped, load, prompt, params):
     sequence, _ = stepped.submit(prompt, params)
     stepped.engine._take_in()
-    demand.took(sequence)
+    load.record_arrival(sequence)
     return sequence
 
 
-def _load(demand):
-    demand.update()
-    return demand.load
+def _load(load):
+    load.update()
+    return load.load
 
 
-def test_nothing_is_said_before_the_first_request(demand):
-    assert _load(demand) is None
+def test_nothing_is_said_before_the_first_request(load):
+    assert _load(load) is None
 
 
-def test_long_prompts_weigh_by_the_time_that_their_prefill_will_take(stepped, demand):
-    sequence = _submit(stepped, demand, _text(80), greedy(2))
-    assert _load(demand).in_hand == pytest.approx(0.8)
+def test_long_prompts_weigh_by_the_time_that_their_prefill_will_take(stepped, load):
+    sequence = _submit(stepped, load, _text(80), greedy(2))
+    assert _load(load).in_hand == pytest.approx(0.8)
     stepped.step()
     left = sequence.num_prompt - sequence.num_prefilled
     assert 0 < left < 80
-    assert _load(demand).in_hand == pytest.approx(max(left / 100, 0.5))
-    assert _load(demand).of_next == pytest.approx(0.8)
+    assert _load(load).in_hand == pytest.approx(max(left / 100, 0.5))
+    assert _load(load).of_next == pytest.approx(0.8)
 
 
-def test_a_slower_prefill_weighs_more(stepped, demand):
-    _submit(stepped, demand, _text(20), greedy(2))
-    _submit(stepped, demand, _text(20), greedy(2))
-    _submit(stepped, demand, _text(40), greedy(2))
-    before = _load(demand).of_next
+def test_a_slower_prefill_weighs_more(stepped, load):
+    _submit(stepped, load, _text(20), greedy(2))
+    _submit(stepped, load, _text(20), greedy(2))
+    _submit(stepped, load, _text(40), greedy(2))
+    before = _load(load).of_next
     for _ in range(50):
-        demand.stepped(0.2, prompts=1, prefilled=10)  # half the pace
+        load.record_step(0.2, prompts=1, prefilled=10)  # half the pace
     assert before == pytest.approx(0.5)  # a slot
-    assert _load(demand).of_next == pytest.approx((0.4 + 0.4 + 0.8) / 3, rel=0.1)
+    assert _load(load).of_next == pytest.approx((0.4 + 0.4 + 0.8) / 3, rel=0.1)
 
 
-def test_steps_without_prompts_say_nothing_of_the_pace(stepped, demand):
-    _submit(stepped, demand, _text(80), greedy(2))
+def test_steps_without_prompts_say_nothing_of_the_pace(stepped, load):
+    _submit(stepped, load, _text(80), greedy(2))
     for _ in range(50):
-        demand.stepped(1.0, prompts=0, prefilled=0)
-    assert _load(demand).in_hand == pytest.approx(0.8)
+        load.record_step(1.0, prompts=0, prefilled=0)
+    assert _load(load).in_hand == pytest.approx(0.8)
 
 
-def test_one_prompt_counts_one_replica_at_most(stepped, demand):
-    _submit(stepped, demand, _text(200), greedy(2))
-    assert _load(demand).in_hand == 1
-    assert _load(demand).of_next == 1
+def test_one_prompt_counts_one_replica_at_most(stepped, load):
+    _submit(stepped, load, _text(200), greedy(2))
+    assert _load(load).in_hand == 1
+    assert _load(load).of_next == 1
 
 
-def test_short_prompts_weigh_by_the_slots_taken_and_waited_for(stepped, demand):
+def test_short_prompts_weigh_by_the_slots_taken_and_waited_for(stepped, load):
     for seed in range(6):
-        _submit(stepped, demand, _text(3, seed), greedy(20))
+        _submit(stepped, load, _text(3, seed), greedy(20))
     stepped.step(3)
-    assert len(stepped.engine._scheduler.slots) == SLOTS
-    assert _load(demand).in_hand == pytest.approx(6 / (SLOTS * 0.5))
-    assert _load(demand).of_next == pytest.approx(1 / (SLOTS * 0.5))
+    assert stepped.state.running == SLOTS
+    assert _load(load).in_hand == pytest.approx(6 / (SLOTS * 0.5))
+    assert _load(load).of_next == pytest.approx(1 / (SLOTS * 0.5))
 
 
-def test_answers_of_one_request_take_a_slot_each(stepped, demand):
-    _submit(stepped, demand, _text(3), greedy(20, n=3))
+def test_answers_of_one_request_take_a_slot_each(stepped, load):
+    _submit(stepped, load, _text(3), greedy(20, n=3))
     stepped.step(2)
-    assert _load(demand).in_hand == pytest.approx(3 / (SLOTS * 0.5))
+    assert _load(load).in_hand == pytest.approx(3 / (SLOTS * 0.5))
 
 
-def test_the_next_request_is_judged_by_the_last_ones(stepped, demand):
+def test_the_next_request_is_judged_by_the_last_ones(stepped, load):
     for length in [90] * RECENT + [60] * RECENT:
-        _submit(stepped, demand, _text(length), greedy(1))
+        _submit(stepped, load, _text(length), greedy(1))
         stepped.run()
-    assert _load(demand).of_next == pytest.approx(0.6)
+    assert _load(load).of_next == pytest.approx(0.6)
 
 
 def test_the_engine_tells_its_own_load_and_nothing_of_what_has_ended(stepped):
     for seed in range(3):
         stepped.submit(_text(30, seed), greedy(3))
     stepped.step()
-    stepped.engine._demand.update()
+    stepped.engine._load.update()
     assert stepped.engine.load.in_hand > 0
     stepped.run()
-    stepped.engine._demand.update()
+    stepped.engine._load.update()
     assert stepped.engine.load.in_hand == 0
     assert stepped.engine.load.of_next > 0
-    assert stepped.engine._demand._prefill(30) > 0  # it knows its pace
+    assert stepped.engine._load._prefill(30) > 0  # it knows its pace

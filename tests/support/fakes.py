@@ -26,6 +26,7 @@ from deployments.types import (
     MediaItem,
     MediaKind,
     MediaProfile,
+    PlainPrompt,
     Prepared,
     SamplingParams,
     TokenCounts,
@@ -137,6 +138,11 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
 
 
+def continued(prompt: PlainPrompt) -> tuple[Prepared, None]:
+    length = len(prompt.text) if prompt.token_ids is None else len(prompt.token_ids)
+    return Prepared(np.arange(length, dtype=np.int32), TokenCounts(length), None, False, 0.001), None
+
+
 def hello() -> list[GenerateChunk | Exception]:
     return [
         GenerateChunk((TokenDelta(0, "Hel", 1),)),
@@ -148,19 +154,38 @@ class FakeApplication:
     """An `Api` over fake stages, with what they were asked."""
 
     def __init__(
-        self, config: AppConfig | None = None, *, media_bytes: int = 2**30, tracer: Tracer = NO_TRACER
+        self,
+        config: AppConfig | None = None,
+        *,
+        media_bytes: int = 2**30,
+        tracer: Tracer = NO_TRACER,
+        missing: dict[str, str | None] | None = None,
     ) -> None:
+        """`missing`: stages without a replica, by name, and why; may be changed."""
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
         self.decoder = FakeStage(
             {"decode": lambda task: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
         )
-        self.preprocessor = FakeStage({"profile": lambda: (PROFILE, None), "prepare": prepared})
+        self.preprocessor = FakeStage(
+            {"profile": lambda: (PROFILE, None), "prepare": prepared, "continue_text": continued}
+        )
         self.model = FakeModel(chunks=hello())
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
         stages = Stages.over(self.fetcher, self.decoder, self.preprocessor, self.model)
-        self.api = Api(self.config, stages, self._put, self.metrics, self._metrics_text, media_bytes, tracer=tracer)
+        self.missing: dict[str, str | None] | None = {} if missing is None else missing
+        """None: nobody can tell."""
+        self.api = Api(
+            self.config,
+            stages,
+            self._put,
+            self.metrics,
+            self._metrics_text,
+            media_bytes,
+            missing=self._missing,
+            tracer=tracer,
+        )
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
@@ -195,6 +220,11 @@ class FakeApplication:
         task = self.decoder.calls[-1].args[0]
         assert isinstance(task, VideoTask)
         return task
+
+    async def _missing(self) -> dict[str, str | None]:
+        if self.missing is None:
+            raise ConnectionError("nobody can tell")
+        return dict(self.missing)
 
     def _put(self, array: Any) -> TensorRef:
         self.shared.append(array.tobytes())

@@ -1,7 +1,6 @@
 """Which requests may start, before any work on them: by their number, their bytes, and a share of the object store.
 
-Text-only requests and requests with media have lanes of their own, so that text never waits behind media. A large body
-needs a lease before it is read, because media in it pass through this process's memory.
+Text-only requests and requests with media have lanes of their own, so that text never waits behind media.
 """
 
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.ingress.admission.lane import AdmissionQueue, Lease, QueueLimits
+from deployments.ingress.http.upload import Uploads
 from deployments.observability.metrics import MetricSink
 
 
@@ -22,7 +22,7 @@ def media_share(config: IngressConfig, store_bytes: float, replicas: int) -> int
 
 
 class Admission:
-    """The three lanes of one ingress replica."""
+    """The two lanes of one ingress replica."""
 
     def __init__(
         self,
@@ -35,9 +35,8 @@ class Admission:
         self._config = config
         self._metrics = metrics
         self.text = AdmissionQueue("text", self._limits(config.max_running_text), 1, clock, self._running)
+        self.bodies = Uploads(config)
         self.media = AdmissionQueue("media", self._limits(config.max_running_media), media_bytes, clock, self._running)
-        bodies = QueueLimits(config.max_waiting, config.max_waiting, config.max_wait_s, config.max_burst_wait_s)
-        self.bodies = AdmissionQueue("large", bodies, config.max_body_bytes_in_flight, clock)
 
     def check(self, client: str, declared_bytes: int | None, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""
@@ -54,13 +53,6 @@ class Admission:
         lane = self.media if media_bytes else self.text
         return await lane.acquire(client, media_bytes, deadline)
 
-    async def admit_body(self, client: str, declared_bytes: int | None, deadline: Deadline) -> Lease | None:
-        """A lease for a body that is about to be read, None for a small one; undeclared ones count as the largest."""
-        size_bytes = self._config.max_body_bytes if declared_bytes is None else declared_bytes
-        if size_bytes <= self._config.max_text_bytes:
-            return None
-        return await self.bodies.acquire(client, size_bytes, deadline)
-
     @property
     def admitted(self) -> int:
         """Requests under way."""
@@ -71,7 +63,7 @@ class Admission:
         self._metrics.gauge("sluice_requests_running", self.admitted)
         for lane in (self.text, self.media):
             self._metrics.gauge("sluice_requests_allowed", lane.max_running, kind=lane.name)
-        self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting + self.bodies.waiting)
+        self._metrics.gauge("sluice_requests_waiting", self.text.waiting + self.media.waiting)
         self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)
 
     def _running(self) -> int:

@@ -11,13 +11,14 @@ not the value of a key `text` or `content`. In valid JSON an unescaped quote bef
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from starlette.datastructures import Headers
 
-from deployments.errors import BadRequest, TooLarge
+from deployments.errors import BadRequest, TooLarge, UnsupportedMediaType, shown
 
 CUT_CHARS = 4096
 BYTES_BETWEEN_YIELDS = 512 * 1024
@@ -26,10 +27,12 @@ MAX_DATA_STRINGS = 2048
 MAX_VALUES = 20_000
 """Values outside strings that are parsed in one go; what few bytes a value takes, its object takes many."""
 VALUES_BETWEEN_YIELDS = 2000
-AUDIO_PREFIX = b"data:;base64,"
+MAX_DEPTH = 128
+"""Arrays and objects within each other: whoever goes through a document later does so by recursion."""
+DATA_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
-_START = re.compile(rb'"data(?::|"\s{0,8}:\s{0,8}")')
+_START = re.compile(rb'"(?:[dD][aA][tT][aA]:|data"\s{0,8}:\s{0,8}")')
 _START_MAX_BYTES = 32
 _STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _TEXT_KEY = re.compile(rb'"(?:text|content)"\s*:\s*\Z')
@@ -38,6 +41,7 @@ _ESCAPES = (
     (rb"\/", b"/"),
     (rb"\n", b"\n"),
     (rb"\r", b"\r"),
+    (rb"\t", b"\t"),
     (rb"\u002B", b"+"),
     (rb"\u002b", b"+"),
     (rb"\u002F", b"/"),
@@ -118,6 +122,7 @@ class BodyScanner:
             document = orjson.loads(self._text)
         except orjson.JSONDecodeError as error:
             raise BadRequest(f"the body is not valid JSON: {error.msg}") from error
+        _check_depth(document)
         return Body(document, self._cuts, self._size_bytes)
 
     def _read_text(self, data: bytes, position: int) -> int:
@@ -173,13 +178,27 @@ class BodyScanner:
     def _move_to_cut(self, length: int) -> None:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
-            bare = self._is_key_data and not self._string.startswith(b"data:")
-            self._cut = bytearray(AUDIO_PREFIX if bare else b"")
+            bare = self._is_key_data and self._string[:5].lower() != b"data:"
+            self._cut = bytearray(DATA_PREFIX if bare else b"")
         if self._string.find(b"\\", 0, length) < 0:
             self._cut += memoryview(self._string)[:length]
         else:
             self._cut += _unescaped(bytes(self._string[:length]))
         del self._string[:length]
+
+
+def _check_depth(document: object) -> None:
+    level, depth = [document], 0
+    while level := [inner for value in level for inner in _within(value)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise BadRequest(f"the body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 async def read_body(chunks: AsyncIterator[bytes], scanner: BodyScanner) -> Body:
@@ -195,6 +214,17 @@ async def read_body(chunks: AsyncIterator[bytes], scanner: BodyScanner) -> Body:
                 await asyncio.sleep(0)
     await scanner.check_values()
     return scanner.finish()
+
+
+def check_type(headers: Headers, body_type: str) -> None:
+    """A web page may send other types anywhere without asking; it must not have a local server work for it."""
+    declared = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared != body_type:
+        said = f"the body must be declared as {body_type}, not as {shown(declared) or 'nothing'}"
+        raise UnsupportedMediaType(f"{said}, by the header content-type")
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"bodies with content-encoding {shown(encoding)} are not read; send it as it is")
 
 
 def _odd_backslashes(text: bytearray) -> bool:

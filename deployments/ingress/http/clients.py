@@ -16,6 +16,7 @@ class Clients:
     def __init__(self, config: IngressConfig) -> None:
         self.keys = ApiKeys(config)
         self._address_header = config.client_address_header
+        self._trusted_hops = config.trusted_proxies
 
     def identify(self, scope: Scope) -> str:
         """A name for the client: of its key, else its address. Raises `Unauthorized`."""
@@ -26,6 +27,8 @@ class Clients:
 
     def _checked_key(self, headers: Headers) -> bytes:
         scheme, _, given = headers.get("authorization", "").partition(" ")
+        if not scheme:  # as clients of Anthropic's API send it
+            scheme, given = "bearer", headers.get("x-api-key", "")
         key = given.strip().encode()
         if scheme.lower() != "bearer" or not self.keys.know(key):
             raise Unauthorized("an API key of this server is needed: `Authorization: Bearer <key>`")
@@ -33,6 +36,8 @@ class Clients:
 
     def _address(self, scope: Scope, headers: Headers) -> str:
         if self._address_header and self._address_header in headers:
-            return headers[self._address_header].split(",")[0].strip()[:MAX_ADDRESS_CHARS]
+            hops = [hop.strip() for value in headers.getlist(self._address_header) for hop in value.split(",")]
+            # Each proxy appends whom it sees: what stands before the trusted ones' words, anyone may have written.
+            return hops[-min(self._trusted_hops, len(hops))][:MAX_ADDRESS_CHARS]
         peer = scope.get("client")
         return str(peer[0]) if peer else "unknown"

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ from starlette.types import Message, Scope, Send
 
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import BadRequest, WorkCancelled
-from deployments.ingress.pipeline.timing import Timings
+from deployments.errors import BadRequest, SluiceError, WorkCancelled
+from deployments.ingress.http.json_responses import error_document
+from deployments.ingress.http.timing import Timings
 from deployments.observability.spans import NO_SPAN, Span
 from deployments.types import StageName
 
@@ -45,6 +46,8 @@ class Exchange:
     refused: bool = False
     """Whether it was sent away for want of room."""
     facts: dict[str, Any] = field(default_factory=dict)
+    error_document: Callable[[SluiceError], dict[str, Any]] = error_document
+    """How the API that was asked words errors."""
 
     async def send(self, message: Message) -> None:
         """Pass on what the application sends, with the headers that every answer carries."""

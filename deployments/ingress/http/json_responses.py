@@ -1,7 +1,7 @@
 """Answers that are one piece of JSON: results, and errors in OpenAI's shape. The status of an error is decided here."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -28,13 +28,13 @@ def error_document(error: SluiceError) -> dict[str, Any]:
     }
 
 
-def error_response(error: SluiceError) -> Response:
+def error_response(error: SluiceError, worded: Callable[[SluiceError], dict[str, Any]] = error_document) -> Response:
     headers = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return json_response(error_document(error), error.status, headers)
+    return json_response(worded(error), error.status, headers)
 
 
 def http_error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

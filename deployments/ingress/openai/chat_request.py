@@ -1,139 +1,132 @@
-"""From a validated request to what the stages work with: the conversation, its media items, the sampling parameters."""
+"""From the body of a chat completion to what the stages work with: conversation, media items, sampling parameters."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import orjson
-
-from deployments.config import AppConfig, IngressConfig
-from deployments.errors import BadRequest, ModelNotFound, TooManyItems, shown
+from deployments.config import AppConfig
+from deployments.errors import BadRequest, ModelNotFound, shown
 from deployments.ingress.http.body import Body
-from deployments.ingress.openai.content_parts import ItemPlan, PartReader
-from deployments.ingress.openai.schema import (
-    MAX_STOP_CHARS,
-    MAX_STOPS,
-    ChatRequest,
-    FrameOptions,
-    ResponseFormat,
-    merged,
-    parse_message,
-    parse_request,
-    validated,
-)
-from deployments.types import Chat, ChatMessage, ChatPart, MediaKind, SamplingParams
+from deployments.ingress.openai.content_parts import PartReader
+from deployments.ingress.openai.conversation import check_counts, check_size, read_message
+from deployments.ingress.openai.sampling import limited, sampling_params
+from deployments.ingress.openai.schema import ChatRequest, parse_request
+from deployments.ingress.openai.tool_choice import read_tool_use
+from deployments.ingress.request import GenerationRequest
+from deployments.ingress.wire import FrameOptions, merged, validated
+from deployments.types import Chat, ChatMessage, SamplingParams
 
-MAX_MESSAGES = 1024
-MAX_PARTS = 1024
-
-Role = Literal["system", "user", "assistant"]
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """One request, checked against everything that can be checked before any work."""
-
-    chat: Chat
-    items: tuple[ItemPlan, ...]
-    frames: FrameOptions
-    """The request's own; an item's override them."""
-    params: SamplingParams
-    stream: bool
-    include_usage: bool
-    """Whether a stream ends with a usage chunk."""
+MAX_KWARG_CHARS = 64
 
 
 def read_request(body: Body, config: AppConfig) -> GenerationRequest:
     """Raises `BadRequest`, `ModelNotFound` or `TooManyItems`, each naming the field at fault."""
-    _check_size(body.document)
-    request = parse_request(body.document)
-    if request.model != config.model_name:
-        said = f"the model {shown(request.model)!r} does not exist; this server has {config.model_name!r}"
-        raise ModelNotFound(said, param="model")
+    document = body.document
+    messages = document.get("messages") if isinstance(document, dict) else None
+    check_size(messages, "messages")
+    labels = [f"messages[{i}]" for i in range(len(messages))] if isinstance(messages, list) else []
+    return read_chat(parse_request(document), labels, body, config)
+
+
+def read_chat(request: ChatRequest, labels: list[str], body: Body, config: AppConfig) -> GenerationRequest:
+    """The same of a chat request whose messages stand at the places `labels` of a body, of whichever API."""
+    check_model(request.model, config)
     reader = PartReader(body.cuts, config.ingress.max_list_frames)
-    messages = tuple(_message(document, i, reader) for i, document in enumerate(request.messages))
-    _check_counts(reader.items, config.ingress)
-    frames, use_audio, processor_kwargs = _media_options(request, config.preprocessor.allowed_processor_kwargs)
-    params = sampling_params(request, config.ingress)
-    chat = Chat(messages, processor_kwargs, use_audio, params.max_tokens)
-    include_usage = request.stream_options is not None and request.stream_options.include_usage
-    return GenerationRequest(chat, tuple(reader.items), frames, params, request.stream, include_usage)
+    messages = [read_message(entry, at, reader) for entry, at in zip(request.messages, labels, strict=True)]
+    check_counts(reader.items, config.ingress)
+    frames, use_audio, processor_kwargs = _media_options(
+        request, reader.processor_kwargs, config.preprocessor.allowed_processor_kwargs
+    )
+    params = _params(request, config)
+    tool_use = read_tool_use(request)
+    options = request.stream_options
+    chat = Chat(
+        tuple(messages),
+        processor_kwargs,
+        use_audio,
+        params.max_tokens,
+        tool_use.tools if tool_use else (),
+        _template_kwargs(request.chat_template_kwargs),
+        request.reasoning_effort,
+        _continues(request, messages),
+    )
+    return GenerationRequest(
+        chat,
+        tuple(reader.items),
+        frames,
+        params,
+        request.stream,
+        include_usage=options is not None and options.include_usage,
+        continuous_usage=options is not None and options.continuous_usage_stats,
+        tool_use=tool_use,
+        show_reasoning=request.include_reasoning,
+        echo=_echo(messages) if request.echo else "",
+    )
 
 
-def sampling_params(request: ChatRequest, config: IngressConfig) -> SamplingParams:
-    """Raises `BadRequest` for what single fields can't tell: values that contradict others or the server's limits."""
-    if request.n > config.max_choices:
-        raise BadRequest(f"`n` is {request.n}; at most {config.max_choices} choices are allowed", param="n")
+def check_model(name: str, config: AppConfig) -> None:
+    """Raises `ModelNotFound`."""
+    if name != config.model_name:
+        said = f"the model {shown(name)!r} does not exist; this server has {config.model_name!r}"
+        raise ModelNotFound(said, param="model")
+
+
+def _params(request: ChatRequest, config: AppConfig) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
-    max_tokens = _max_tokens(request, config)
-    if request.min_tokens > (max_tokens or config.max_tokens):
-        raise BadRequest("`min_tokens` is larger than the answer may be", param="min_tokens")
-    return SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=request.min_tokens,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=max(request.top_k, 0),
-        min_p=request.min_p,
-        repetition_penalty=request.repetition_penalty,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        seed=request.seed,
-        n=request.n,
-        stop=_stops(request.stop),
-        stop_token_ids=tuple(request.stop_token_ids),
-        ignore_eos=request.ignore_eos,
+    if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
+        raise BadRequest("`max_tokens` and `max_completion_tokens` contradict each other", param="max_tokens")
+    name = "max_tokens" if request.max_tokens else "max_completion_tokens"
+    params = sampling_params(
+        request,
+        config.ingress,
+        max_tokens=limited(request.max_tokens or request.max_completion_tokens, name, config.ingress),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        logit_bias=_logit_bias(request.logit_bias),
-        json_schema=_json_schema(request.response_format),
     )
+    return replace(params, max_reasoning_tokens=request.max_reasoning_tokens)
 
 
-def _check_size(document: object) -> None:
-    """Bounds what validation may cost."""
-    messages = document.get("messages") if isinstance(document, dict) else None
-    if not isinstance(messages, list):
-        return
-    if len(messages) > MAX_MESSAGES:
-        raise BadRequest(f"there are {len(messages)} messages; at most {MAX_MESSAGES} are allowed", param="messages")
-    contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    parts = sum(len(content) for content in contents if isinstance(content, list))
-    if parts > MAX_PARTS:
-        raise BadRequest(f"the messages have {parts} parts; at most {MAX_PARTS} are allowed", param="messages")
+def _continues(request: ChatRequest, messages: list[ChatMessage]) -> bool:
+    """Whether the answer carries on with the last message. Raises `BadRequest` where that is half said."""
+    if request.continue_final_message == request.add_generation_prompt:
+        param = "continue_final_message" if request.continue_final_message else "add_generation_prompt"
+        if param == "continue_final_message":
+            raise BadRequest(f"`{param}` needs `add_generation_prompt: false`", param=param)
+        raise BadRequest(f"`{param}: false` needs `continue_final_message: true`", param=param)
+    if request.continue_final_message and (messages[-1].role != "assistant" or not messages[-1].parts):
+        param = "continue_final_message"
+        raise BadRequest(f"`{param}` needs an assistant's text as the last message", param=param)
+    return request.continue_final_message
 
 
-def _message(document: object, number: int, reader: PartReader) -> ChatMessage:
-    label = f"messages[{number}]"
-    message = parse_message(document, label)
-    parts = reader.read(message, label)
-    return ChatMessage(
-        _ROLES[message.role],
-        tuple(ChatPart(part) if isinstance(part, str) else ChatPart(None, part) for part in parts),
-    )
+def _echo(messages: list[ChatMessage]) -> str:
+    last = messages[-1]
+    return "".join(part.text or "" for part in last.parts) if last.role == "assistant" else ""
 
 
-def _check_counts(items: list[ItemPlan], config: IngressConfig) -> None:
-    limits = {
-        MediaKind.IMAGE: config.max_images,
-        MediaKind.VIDEO: config.max_videos,
-        MediaKind.AUDIO: config.max_audios,
-    }
-    for kind, limit in limits.items():
-        named = [item for item in items if item.kind == kind]
-        if len(named) > limit:
-            said = f"the request has {len(named)} {kind} items; at most {limit} are allowed"
-            raise TooManyItems(said, param=named[limit].label)
+def _template_kwargs(kwargs: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Plain values only; which names there may be, the template decides."""
+    for name, value in kwargs.items():
+        plain = isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= MAX_KWARG_CHARS)
+        if value is not None and not plain:
+            param = f"chat_template_kwargs.{shown(name)}"
+            said = f"`{param}` must be true, false, a number or a text of up to {MAX_KWARG_CHARS} characters"
+            raise BadRequest(said, param=param)
+    return tuple(sorted((name, value) for name, value in kwargs.items() if value is not None))
 
 
 def _media_options(
-    request: ChatRequest, allowed: tuple[str, ...]
+    request: ChatRequest, of_parts: dict[str, int], allowed: tuple[str, ...]
 ) -> tuple[FrameOptions, bool, tuple[tuple[str, Any], ...]]:
     """Frame options, `use_audio_in_video`, and what of `mm_processor_kwargs` goes to the processor.
 
     Frame options and `use_audio_in_video` may stand in `mm_processor_kwargs` too; at the top level they win.
     """
-    extra = {key: value for key, value in request.mm_processor_kwargs.items() if value is not None}
+    extra = of_parts | {key: value for key, value in request.mm_processor_kwargs.items() if value is not None}
+    for kind, options in request.media_io_kwargs.items():
+        if kind != "video" and options:
+            param = f"media_io_kwargs.{shown(kind)}"
+            raise BadRequest(f"`{param}` is not supported by this server", param=param)
+    in_io = validated(FrameOptions, request.media_io_kwargs.get("video", {}), "media_io_kwargs.video")
     own = {key: extra.pop(key) for key in list(extra) if key in FrameOptions.model_fields}
     use_audio = extra.pop("use_audio_in_video", False)
     if not isinstance(use_audio, bool):
@@ -144,45 +137,9 @@ def _media_options(
             known = ", ".join((*allowed, *FrameOptions.model_fields, "use_audio_in_video"))
             param = f"mm_processor_kwargs.{shown(key)}"
             raise BadRequest(f"`{param}` is not allowed; allowed are {known}", param=param)
-    frames = merged(validated(FrameOptions, own, "mm_processor_kwargs"), _frame_options(request))
+    frames = merged(in_io, validated(FrameOptions, own, "mm_processor_kwargs"), _frame_options(request))
     return frames, use_audio or request.use_audio_in_video, tuple(sorted(extra.items()))
 
 
 def _frame_options(request: ChatRequest) -> FrameOptions:
     return FrameOptions(**{name: getattr(request, name) for name in FrameOptions.model_fields})
-
-
-def _max_tokens(request: ChatRequest, config: IngressConfig) -> int | None:
-    if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
-        raise BadRequest("`max_tokens` and `max_completion_tokens` contradict each other", param="max_tokens")
-    name = "max_tokens" if request.max_tokens else "max_completion_tokens"
-    asked = request.max_tokens or request.max_completion_tokens or config.default_max_tokens
-    if asked is not None and asked > config.max_tokens:
-        raise BadRequest(f"`{name}` is {asked}; at most {config.max_tokens} are allowed", param=name)
-    return asked
-
-
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS or any(not 0 < len(text) <= MAX_STOP_CHARS for text in stops):
-        said = f"`stop` takes up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARS} characters"
-        raise BadRequest(said, param="stop")
-    return stops
-
-
-def _logit_bias(biases: dict[str, float]) -> tuple[tuple[int, float], ...]:
-    if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in biases):
-        raise BadRequest("the keys of `logit_bias` are token ids", param="logit_bias")
-    return tuple((int(key), value) for key, value in biases.items())
-
-
-def _json_schema(response_format: ResponseFormat | None) -> str | None:
-    if response_format is None or response_format.type == "text":
-        return None
-    if response_format.type == "json_object":
-        return "{}"
-    schema = response_format.json_schema and response_format.json_schema.schema_
-    if schema is None:
-        param = "response_format.json_schema.schema"
-        raise BadRequest(f"`{param}` is missing", param=param)
-    return orjson.dumps(schema).decode()

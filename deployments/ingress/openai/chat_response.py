@@ -1,132 +1,120 @@
-"""From the model's chunks to OpenAI's objects: `chat.completion`, `chat.completion.chunk`, usage."""
+"""An answer in the words of chat completions: `chat.completion`, `chat.completion.chunk`, usage."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from deployments.ingress.pipeline.pipeline import ReadyPrompt
-from deployments.ingress.pipeline.timing import Timings
-from deployments.types import DecodedVideo, GenerateChunk, GenerateTimes, TokenDelta, TokenLogprob
+from starlette.responses import Response
+
+from deployments.errors import SluiceError
+from deployments.ingress.http.json_responses import error_document, json_response
+from deployments.ingress.http.timing import Timings
+from deployments.ingress.openai import sse
+from deployments.ingress.output.answer import Answer, Call, CallDelta, Choice, ChoiceDelta
+from deployments.ingress.output.usage import usage
+from deployments.ingress.request import GenerationRequest
+from deployments.types import TokenLogprob
 
 
 class ChatResponse:
-    """Gathers one request's answer, and words each chunk of it."""
+    """A `Writer`."""
 
-    def __init__(self, answer_id: str, created_s: int, model: str, num_choices: int, prompt: ReadyPrompt) -> None:
-        self._head = {"id": answer_id, "created": created_s, "model": model}
-        self._counts = prompt.prepared.counts
-        self._videos = prompt.videos
-        self._choices = [_Choice(index) for index in range(num_choices)]
-        self.times: GenerateTimes | None = None
+    def __init__(self, request: GenerationRequest, answer: Answer, answer_id: str, created_s: int, model: str) -> None:
+        self._request = request
+        self._answer = answer
+        self._head = {"id": f"chatcmpl-{answer_id}", "created": created_s, "model": model}
+        self._begun: set[int] = set()
 
-    @property
-    def completion_tokens(self) -> int:
-        return sum(choice.num_tokens for choice in self._choices)
+    def whole(self, timings: Timings) -> Response:
+        choices = [self._worded(choice) for choice in self._answer.choices]
+        used = usage([self._answer], timings)
+        document = {**self._head, "object": "chat.completion", "choices": choices, "usage": used}
+        if self._request.params.return_token_ids:
+            document["prompt_token_ids"] = self._answer.prompt.prepared.token_ids.tolist()
+        return json_response(document)
 
-    def add(self, chunk: GenerateChunk) -> None:
-        for delta in chunk.deltas:
-            self._choices[delta.index].add(delta)
-        self.times = chunk.times or self.times
+    def opening(self) -> bytes:
+        return b""
 
-    def completion(self, timings: Timings) -> dict[str, Any]:
-        """The whole answer at once."""
-        choices = [choice.worded() for choice in self._choices]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self.usage(timings)}
+    def pieces(self, deltas: Sequence[ChoiceDelta]) -> bytes:
+        return b"".join(sse.event(self._event([self._worded_delta(delta)])) for delta in deltas)
 
-    def delta_events(self, chunk: GenerateChunk, *, with_usage: bool) -> list[dict[str, Any]]:
-        """What a stream says of `chunk`; `with_usage`: a usage follows at the stream's end."""
-        return [
-            self._event([self._choices[delta.index].worded_delta(delta)], with_usage)
-            for delta in chunk.deltas
-            if delta.text or delta.finish_reason or delta.logprobs
-        ]
+    def closing(self, timings: Timings) -> bytes:
+        if not self._request.include_usage:
+            return sse.DONE
+        event = {**self._event([]), "usage": usage([self._answer], timings)}
+        return sse.event(event) + sse.DONE
 
-    def usage_event(self, timings: Timings) -> dict[str, Any]:
-        return {**self._event([], with_usage=True), "usage": self.usage(timings)}
+    def failure(self, error: SluiceError) -> bytes:
+        return sse.event(error_document(error)) + sse.DONE
 
-    def usage(self, timings: Timings) -> dict[str, Any]:
-        """OpenAI's usage; extensions: tokens of all modalities, `sluice_timing_ms` by stage, `sluice_videos`."""
-        counts = self._counts
-        usage: dict[str, Any] = {
-            "prompt_tokens": counts.total,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": counts.total + self.completion_tokens,
-            "prompt_tokens_details": {
-                "cached_tokens": 0,
-                "text_tokens": counts.text,
-                "image_tokens": counts.image,
-                "video_tokens": counts.video,
-                "audio_tokens": counts.audio,
-            },
-            "sluice_timing_ms": timings.milliseconds(),
+    def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        event: dict[str, Any] = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        if self._request.continuous_usage:
+            event["usage"] = usage([self._answer], None)
+        elif self._request.include_usage:
+            event["usage"] = None
+        return event
+
+    def _worded(self, choice: Choice) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.content, "refusal": None}
+        if choice.thoughts:
+            message["reasoning_content"] = message["reasoning"] = choice.thoughts
+        if choice.calls:
+            message["content"] = choice.content or None
+            message["tool_calls"] = [_worded_call(call) for call in choice.calls]
+        worded = {
+            "index": choice.index,
+            "message": message,
+            "logprobs": worded_logprobs(choice.logprobs) if choice.logprobs else None,
+            "finish_reason": choice.finish_reason,
         }
-        if self._videos:
-            usage["sluice_videos"] = {label: _worded_video(video) for label, video in self._videos.items()}
-        return usage
+        if choice.stop_reason is not None:
+            worded["stop_reason"] = choice.stop_reason
+        if self._request.params.return_token_ids:
+            worded["token_ids"] = choice.token_ids
+        return worded
 
-    def _event(self, choices: list[dict[str, Any]], with_usage: bool) -> dict[str, Any]:
-        event = {**self._head, "object": "chat.completion.chunk", "choices": choices}
-        return {**event, "usage": None} if with_usage else event
-
-
-class _Choice:
-    """One of the `n` answers."""
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-        self._texts: list[str] = []
-        self._logprobs: list[TokenLogprob] | None = None
-        self._finish_reason: str | None = None
-        self._said_role = False
-        self.num_tokens = 0
-
-    def add(self, delta: TokenDelta) -> None:
-        self._texts.append(delta.text)
-        self.num_tokens += delta.num_tokens
-        self._finish_reason = delta.finish_reason or self._finish_reason
-        if delta.logprobs:
-            self._logprobs = [*(self._logprobs or ()), *delta.logprobs]
-
-    def worded(self) -> dict[str, Any]:
-        return {
-            "index": self._index,
-            "message": {"role": "assistant", "content": "".join(self._texts), "refusal": None},
-            "logprobs": None if self._logprobs is None else _worded_logprobs(self._logprobs),
-            "finish_reason": self._finish_reason,
-        }
-
-    def worded_delta(self, delta: TokenDelta) -> dict[str, Any]:
-        words: dict[str, Any] = {} if self._said_role else {"role": "assistant", "content": ""}
-        self._said_role = True
-        if delta.text:
-            words["content"] = delta.text
-        return {
-            "index": self._index,
+    def _worded_delta(self, delta: ChoiceDelta) -> dict[str, Any]:
+        words: dict[str, Any] = {}
+        content = delta.content
+        if delta.index not in self._begun:
+            self._begun.add(delta.index)
+            words |= {"role": "assistant", "content": ""}
+            content = self._request.echo + content
+        if delta.thoughts:
+            words["reasoning_content"] = words["reasoning"] = delta.thoughts
+        if content:
+            words["content"] = content
+        if delta.calls:
+            words["tool_calls"] = [_worded_call_delta(call) for call in delta.calls]
+        worded: dict[str, Any] = {
+            "index": delta.index,
             "delta": words,
-            "logprobs": _worded_logprobs(delta.logprobs) if delta.logprobs else None,
+            "logprobs": worded_logprobs(delta.logprobs) if delta.logprobs else None,
             "finish_reason": delta.finish_reason,
         }
+        if self._request.params.return_token_ids:
+            worded["token_ids"] = delta.token_ids
+        return worded
 
 
-def _worded_logprobs(logprobs: list[TokenLogprob] | tuple[TokenLogprob, ...]) -> dict[str, Any]:
+def _worded_call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _worded_call_delta(call: CallDelta) -> dict[str, Any]:
+    if call.id is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
+def worded_logprobs(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
     content = [
-        {
-            **_worded_token(entry.token, entry.logprob),
-            "top_logprobs": [_worded_token(token, logprob) for _, token, logprob in entry.top],
-        }
-        for entry in logprobs
+        {**_worded_token(entry), "top_logprobs": [_worded_token(top) for top in entry.top]} for entry in logprobs
     ]
     return {"content": content, "refusal": None}
 
 
-def _worded_token(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "bytes": list(token.encode("utf-8", "replace")), "logprob": logprob}
-
-
-def _worded_video(video: DecodedVideo) -> dict[str, Any]:
-    return {
-        "frame_indices": video.indices,
-        "frame_timestamps_s": [round(timestamp, 3) for timestamp in video.timestamps_s],
-        "total_frames": video.total_frames,
-        "source_fps": round(video.source_fps, 3),
-        "duration_s": round(video.duration_s, 3),
-        "lost_frames": video.lost_frames,
-    }
+def _worded_token(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.token, "bytes": list(entry.raw), "logprob": entry.logprob}

@@ -1,13 +1,15 @@
 """The parts of a message's content: texts, and the media items of a request in the order in which they stand there."""
 
-from dataclasses import dataclass
+import mimetypes
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from deployments.errors import BadRequest, TooManyItems, shown
-from deployments.ingress.http.body import AUDIO_PREFIX
-from deployments.ingress.openai.schema import NO_FRAME_OPTIONS, FrameOptions, Message, Wire, merged, validated
+from deployments.ingress.http.body import DATA_PREFIX
+from deployments.ingress.openai.schema import Message
+from deployments.ingress.request import ItemPlan, Source
+from deployments.ingress.wire import NO_FRAME_OPTIONS, FrameOptions, PositiveInt, Wire, merged, validated
 from deployments.types import MediaItem, MediaKind
 
 MAX_URL_CHARS = 8192
@@ -40,12 +42,19 @@ class InputAudio(Wire):
     """A hint: what the sound is, its bytes say."""
 
 
-class ImagePart(Wire):
+class PixelLimits(Wire):
+    """Sizes within which the model's processor resizes; of the whole request, as the processor takes them."""
+
+    min_pixels: PositiveInt | None = None
+    max_pixels: PositiveInt | None = None
+
+
+class ImagePart(PixelLimits):
     image_url: ImageUrl
     detail: Detail = "auto"
 
 
-class VideoPart(FrameOptions):
+class VideoPart(FrameOptions, PixelLimits):
     video_url: VideoUrl
 
 
@@ -57,40 +66,36 @@ class InputAudioPart(Wire):
     input_audio: InputAudio
 
 
-class FramesPart(FrameOptions):
+class FramesPart(FrameOptions, PixelLimits):
     video: Annotated[list[Url], Field(min_length=1)]
 
 
-PART_TYPES = ("text", "image_url", "video_url", "audio_url", "input_audio", "video")
-_HARMLESS = frozenset({"cache_control", "uuid"})
-_ALIASES = {"input_text": "text", "input_image": "image_url", "image": "image_url", "audio": "audio_url"}
+class RefusalPart(Wire):
+    refusal: str
+
+
+class File(Wire):
+    file_data: Url
+    """A `data:` URL, or base64 whose kind the file's name tells."""
+    filename: str | None = None
+
+
+class FilePart(Wire):
+    file: File
+
+
+PART_TYPES = ("text", "image_url", "video_url", "audio_url", "input_audio", "video", "file", "refusal")
+_HARMLESS = frozenset({"annotations", "cache_control", "logprobs", "uuid"})
+_ALIASES = {
+    "audio": "audio_url",
+    "image": "image_url",
+    "input_file": "file",
+    "input_image": "image_url",
+    "input_text": "text",
+    "input_video": "video_url",
+    "output_text": "text",
+}
 _ALIAS_KEYS = {"image": "image_url", "audio": "audio_url"}
-
-
-@dataclass(slots=True)
-class Source:
-    """Where the bytes of an item, or of one picture of a list, come from."""
-
-    item: MediaItem
-    data: bytearray | None
-    """The text of a `data:` URL, until it has been put into shared memory."""
-
-    def take(self) -> bytearray | None:
-        """`data`, which this source then no longer holds."""
-        data, self.data = self.data, None
-        return data
-
-
-@dataclass(frozen=True, slots=True)
-class ItemPlan:
-    """One media item of a request."""
-
-    kind: MediaKind
-    label: str
-    sources: tuple[Source, ...]
-    is_list: bool = False
-    """A video given as a list of pictures, one source each."""
-    frames: FrameOptions = NO_FRAME_OPTIONS
 
 
 class PartReader:
@@ -100,11 +105,13 @@ class PartReader:
         self._cuts = cuts
         self._max_list_frames = max_list_frames
         self.items: list[ItemPlan] = []
+        self.processor_kwargs: dict[str, int] = {}
+        """What the parts say of the pixels of all."""
 
     def read(self, message: Message, label: str) -> list[str | int]:
         """Texts, and numbers of items. Raises `BadRequest` or `TooManyItems` naming the part."""
         if message.content is None:
-            if message.role != "assistant":
+            if message.role != "assistant" and message.role != "tool":
                 raise BadRequest(f"`{label}.content` is missing", param=f"{label}.content")
             return []
         if isinstance(message.content, str):
@@ -119,10 +126,12 @@ class PartReader:
             case "text":
                 return validated(TextPart, fields, label).text
             case "image_url":
-                image = validated(ImagePart, fields, label).image_url
-                return self._add(MediaKind.IMAGE, label, [image.url])
+                picture = validated(ImagePart, fields, label)
+                self._limit(picture, label)
+                return self._add(MediaKind.IMAGE, label, [picture.image_url.url])
             case "video_url":
                 video = validated(VideoPart, fields, label)
+                self._limit(video, label)
                 return self._add(MediaKind.VIDEO, label, [video.video_url.url], merged(video.video_url, video))
             case "audio_url":
                 sound = validated(AudioPart, fields, label).audio_url
@@ -131,14 +140,39 @@ class PartReader:
                 return self._input_audio(validated(InputAudioPart, fields, label).input_audio, label)
             case "video":
                 return self._frames(fields, label)
+            case "file":
+                return self._file(validated(FilePart, fields, label).file, label)
+            case "refusal":
+                return validated(RefusalPart, fields, label).refusal
         said = f"unknown part type {shown(str(kind))!r}" if "type" in document else "a part needs a `type`"
         raise BadRequest(f"{label}: {said}: one of {', '.join(PART_TYPES)}", param=f"{label}.type")
 
+    def _limit(self, part: PixelLimits, label: str) -> None:
+        for name in PixelLimits.model_fields:
+            value = getattr(part, name)
+            if value is not None and self.processor_kwargs.setdefault(name, value) != value:
+                said = f"{label}: `{name}` holds for the whole request; another part says {self.processor_kwargs[name]}"
+                raise BadRequest(said, param=f"{label}.{name}")
+
     def _input_audio(self, sound: InputAudio, label: str) -> int:
-        url = sound.data
-        if url not in self._cuts and url[:5].lower() != "data:":
-            url = AUDIO_PREFIX.decode() + url
-        return self._add(MediaKind.AUDIO, label, [url])
+        return self._add(MediaKind.AUDIO, label, [self.as_data_url(sound.data)])
+
+    def as_data_url(self, data: str) -> str:
+        """`data` itself if it is one or stands for one, else the URL of this base64."""
+        return data if data in self._cuts or data[:5].lower() == "data:" else DATA_PREFIX.decode() + data
+
+    def _file(self, file: File, label: str) -> int:
+        """Its kind by the type in the URL, or by its name."""
+        head = (
+            bytes(self._cuts[file.file_data][:64]).decode("latin-1") if file.file_data in self._cuts else file.file_data
+        )
+        said = head[5:64].partition(";")[0] if head[:5].lower() == "data:" else ""
+        said = said or mimetypes.guess_type(file.filename or "")[0] or ""
+        kind = said.partition("/")[0].lower()
+        if kind not in tuple(MediaKind):
+            what = f"of type {shown(said)}" if said else "of an unknown type"
+            raise BadRequest(f"{label}: a file {what}; only pictures, videos and sounds are read", param=label)
+        return self._add(MediaKind(kind), label, [self.as_data_url(file.file_data)])
 
     def _frames(self, fields: dict[str, Any], label: str) -> int:
         urls = fields.get("video")
@@ -146,6 +180,7 @@ class PartReader:
             said = f"{label} lists {len(urls)} pictures; at most {self._max_list_frames} are allowed"
             raise TooManyItems(said, param=f"{label}.video")
         part = validated(FramesPart, fields, label)
+        self._limit(part, label)
         return self._add(MediaKind.VIDEO, label, part.video, part, is_list=True)
 
     def _add(
@@ -180,6 +215,8 @@ def _normalised(document: dict[str, Any]) -> tuple[object, dict[str, Any]]:
         return "input_audio", {"input_audio": fields.pop("audio_url"), **fields}
     if kind == "video" and isinstance(fields.get("video"), str):
         kind, fields["video_url"] = "video_url", fields.pop("video")
+    if kind == "input_file":
+        fields = {"file": fields}
     kind = _ALIASES.get(kind, kind) if isinstance(kind, str) else kind
     if kind in ("image_url", "video_url", "audio_url") and isinstance(fields.get(kind), str):
         fields[kind] = {"url": fields[kind]}

@@ -3,7 +3,7 @@
 import math
 
 from deployments.config import AppConfig
-from deployments.ingress.openai.content_parts import ItemPlan, Source
+from deployments.ingress.request import ItemPlan, Source
 from deployments.types import MediaKind, MediaProfile
 
 DEFAULT_FRAME_PIXELS = 1280 * 720

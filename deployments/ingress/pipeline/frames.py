@@ -2,8 +2,8 @@
 
 from deployments.config import DecoderConfig
 from deployments.errors import BadRequest
-from deployments.ingress.openai.content_parts import ItemPlan
-from deployments.ingress.openai.schema import FrameOptions, merged
+from deployments.ingress.request import ItemPlan
+from deployments.ingress.wire import FrameOptions, merged
 from deployments.types import FrameSampling, MediaProfile
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,9 +14,9 @@ from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
-from deployments.ingress.openai.content_parts import ItemPlan, Source
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.costs import source_bytes
-from deployments.ingress.pipeline.timing import Timings
+from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, StageName, VideoTask
 
@@ -85,7 +85,8 @@ class ItemLoader:
         data_url = await self._shared(source, limited) if source.data is not None else None
         started = time.monotonic()
         try:
-            result = await self._fetcher.fetch(limited, source.item, data_url)
+            item = replace(source.item, client=progress.lease.client)
+            result = await self._fetcher.fetch(limited, item, data_url)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
         progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)

@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest
-from deployments.ingress.openai.chat_request import GenerationRequest
-from deployments.ingress.openai.content_parts import ItemPlan
 from deployments.ingress.pipeline.costs import item_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
+from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import Stages, TensorRef
 from deployments.types import (
+    Chat,
     DecodedVideo,
     GenerateChunk,
     MediaInput,
     MediaKind,
     MediaProfile,
+    PlainPrompt,
     Prepared,
     StageName,
     VideoTask,
@@ -82,7 +83,10 @@ class Pipeline:
         clips = [ref for media, ref in loaded if media.label in at_model]
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
-        result = await self._stages.preprocessor.prepare(limited, request.chat, inputs, payloads)
+        if isinstance(request.prompt, PlainPrompt):
+            result = await self._stages.preprocessor.continue_text(limited, request.prompt)
+        else:
+            result = await self._stages.preprocessor.prepare(limited, request.prompt, inputs, payloads)
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
@@ -95,6 +99,11 @@ class Pipeline:
         limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
         return self._stages.model.generate(limited, prompt.prepared, request.params, request.stream, prompt.tensors)
 
+    async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
+        """The text of tokens. Raises `BadRequest` for a number that is none."""
+        limited = deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
+        return await self._stages.preprocessor.detokenize(limited, token_ids)
+
     def check_health(self) -> None:
         self._loader.check_health()
 
@@ -106,11 +115,12 @@ class Pipeline:
             raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
         if item.kind != MediaKind.VIDEO:
             return ItemTask(item, None)
-        hears = request.chat.use_audio_in_video and not item.is_list
+        assert isinstance(request.prompt, Chat), "plain prompts have no items"
+        hears = request.prompt.use_audio_in_video and not item.is_list
         if hears and not profile.audio_in_video:
             raise BadRequest("this model does not listen to videos", param="use_audio_in_video")
         # A request's own pixel limits replace the rule that the profile was derived from.
-        resize = profile.resize if self._config.decoder.resize and not request.chat.processor_kwargs else None
+        resize = profile.resize if self._config.decoder.resize and not request.prompt.processor_kwargs else None
         patches = profile.patches if resize is not None and not hears else None
         sampling = frame_sampling(item, request.frames, self._config.decoder, profile)
         rate_hz = profile.audio_rate_hz if hears else None

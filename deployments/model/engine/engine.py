@@ -1,7 +1,7 @@
 """The engine: one thread that owns model and cache. Takes token ids and tensors, tells listeners token ids.
 
-A step: let go of what nobody waits for, admit, encode a part of the media or choose chunks of the prompts, compute these
-and one more token of every answer in one pass, choose the tokens. It knows no tokenizer, no HTTP and no Ray.
+A step: let go of what nobody waits for, admit, encode a part of the media or choose chunks of the prompts, compute
+these and one more token of every answer in one pass, choose the tokens. It knows no tokenizer, no HTTP and no Ray.
 """
 
 import logging
@@ -77,9 +77,9 @@ class Engine:
 
     @property
     def description(self) -> str:
-        """The device and what its cache holds, such as `on cpu, 16 x 8192 tokens`."""
-        cache = self._runner.cache
-        return f"on {self._runner.device.type}, {cache.num_slots} x {cache.max_length} tokens"
+        """The device and what its cache holds: `on cpu, 131072 tokens of KV cache, 8192 a request`."""
+        held = self._cache.pool.num_pages * self._cache.page_size
+        return f"on {self._runner.device.type}, {held} tokens of KV cache, {self._cache.max_length} a request"
 
     @property
     def max_length(self) -> int:

@@ -1,9 +1,9 @@
 """Attention of a ragged batch over the store: the only layer of a model that knows of sequences.
 
-transformers looks attention functions up by a name in the configuration; for the time of a pass ours is there, and since
-no mask function has that name, no masks are made. Two backends: on a CPU piece by piece by `scaled_dot_product_attention`,
-on views where a sequence's pages are consecutive; on a card the decode rows by a kernel that reads through the page
-tables, the chunks by FlashAttention for pieces of unequal length.
+transformers looks attention functions up by a name in the configuration; for the time of a pass ours is there, and
+since no mask function has that name, no masks are made. Two backends: on a CPU piece by piece by
+`scaled_dot_product_attention`, on views where a sequence's pages are consecutive; on a card the decode rows by a kernel
+that reads through the page tables, the chunks by FlashAttention for pieces of unequal length.
 
 Shape legend: H heads, K key/value heads, N tokens of the batch, R decode rows, Q tokens of a piece, L keys of its
 sequence, D head dimension, T places of the store, M keys of all chunks.
@@ -92,7 +92,8 @@ class KernelAttention:
         query_NHD = query_HND.transpose(0, 1)
         outs = []
         if batch.num_rows:
-            assert batch.tables_RP is not None and batch.lengths_R is not None
+            assert batch.tables_RP is not None
+            assert batch.lengths_R is not None
             outs.append(
                 self._paged_decode(
                     query_NHD[: batch.num_rows],

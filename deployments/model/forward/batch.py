@@ -1,7 +1,7 @@
 """One ragged pass: a row of N tokens of several sequences, decode rows first, then chunks of prompts.
 
-Shape legend: N tokens, R decode rows, C chunks, Q tokens of a chunk, L keys of a sequence, M keys of all chunks, A rotary
-axes, P pages of the longest table.
+Shape legend: N tokens, R decode rows, C chunks, Q tokens of a chunk, L keys of a sequence, M keys of all chunks, A
+rotary axes, P pages of the longest table.
 """
 
 from collections.abc import Sequence

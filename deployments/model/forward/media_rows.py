@@ -1,7 +1,7 @@
 """Encoder outputs put where a batch's placeholders stand, by the prompts' own counts of places.
 
-Not by token id: an answer's token may spell a placeholder, and families mark pictures and videos by one id. Rows go over
-the token embeddings. Families that add further rows inside their first layers (deepstack) take theirs through the
+Not by token id: an answer's token may spell a placeholder, and families mark pictures and videos by one id. Rows go
+over the token embeddings. Families that add further rows inside their first layers (deepstack) take theirs through the
 forward's own parameter, which does look for ids: there, whatever merely looks like a place is hidden from it.
 
 Shape legend: N tokens of the batch, D width.

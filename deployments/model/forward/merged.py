@@ -27,7 +27,7 @@ class MergedLinear(nn.Module):
         return functional.linear(x, self.weight, self.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, *self._kept = self.whole(x).split(self.sizes, dim=-1)
+        first, *self._kept = torch.split(self.whole(x), self.sizes, dim=-1)
         return first
 
     def take(self) -> torch.Tensor:

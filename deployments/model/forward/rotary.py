@@ -57,7 +57,7 @@ def _rotary(turned: Callable[..., Any], norms: tuple[Any, ...]) -> Callable[...,
     """As `turned`, of normed heads where there are norms: by a kernel for one row of tokens."""
     from deployments.model.forward.kernels import pointwise
 
-    settings = tuple((norm.weight, norm.variance_epsilon) for norm in norms) or None
+    settings: Any = tuple((norm.weight, norm.variance_epsilon) for norm in norms) or None
 
     def rotary(query: torch.Tensor, keys: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Any:
         if len(query) == 1 and cos.dtype is query.dtype and cos.shape == (1, *query.shape[2:]):

@@ -1,9 +1,9 @@
 """Before a model is served: does the engine's way through it give what its plain forward gives? And a warm-up.
 
 Random ids go through a prefill in two chunks and decode steps, two sequences side by side; the logits are held against
-plain forwards over the whole. A family whose caches, masks or positions the engine does not understand is found here, at
-start, and refused by name. Media can not be made up without the model's processor: `VERIFIED` lists the families whose
-media the tests hold against `model.generate`.
+plain forwards over the whole. A family whose caches, masks or positions the engine does not understand is found here,
+at start, and refused by name. Media can not be made up without the model's processor: `VERIFIED` lists the families
+whose media the tests hold against `model.generate`.
 """
 
 import logging
@@ -39,8 +39,8 @@ VERIFIED = frozenset(
 _PROMPT_TOKENS, _STEPS = 12, 4
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
 _LOW_PRECISION_TOLERANCE = 0.25
-"""Root mean square, in standard deviations of the logits. Rounding depends on shapes, and some layers compute in less than the model's
-own precision; a wrong mask or position moves logits by whole deviations."""
+"""Root mean square, in standard deviations of the logits. Rounding depends on shapes, and some layers compute in less
+than the model's own precision; a wrong mask or position moves logits by whole deviations."""
 
 logger = logging.getLogger(__name__)
 

@@ -49,9 +49,9 @@ def varlen(
         count = len(list(group))
         outs_NHD.append(
             _pieces(
-                query_NHD[q : q + count * num_q].unflatten(0, (count, num_q)),
-                keys_MKD[k : k + count * num_k].unflatten(0, (count, num_k)),
-                values_MKD[k : k + count * num_k].unflatten(0, (count, num_k)),
+                torch.unflatten(query_NHD[q : q + count * num_q], 0, (count, num_q)),
+                torch.unflatten(keys_MKD[k : k + count * num_k], 0, (count, num_k)),
+                torch.unflatten(values_MKD[k : k + count * num_k], 0, (count, num_k)),
                 scale,
                 causal=causal,
                 window=window,

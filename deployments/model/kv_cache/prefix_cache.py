@@ -1,9 +1,10 @@
 """Beginnings of prompts whose keys and values are still in memory (automatic prefix caching), found page by page.
 
-A tree: each node is a page, its children are the pages that followed it. What a page holds is known by its tokens, their
-rotary positions and, where media stand, the digest of the item: pages are compared, never assumed equal. Reuse goes to
-the token: of the page where two prompts part the common tokens are copied, else a clip whose last places lie there would
-have to be encoded whole again. Pages that nobody else uses leave when memory is wanted, the least recently used first.
+A tree: each node is a page, its children are the pages that followed it. What a page holds is known by its tokens,
+their rotary positions and, where media stand, the digest of the item: pages are compared, never assumed equal. Reuse
+goes to the token: of the page where two prompts part the common tokens are copied, else a clip whose last places lie
+there would have to be encoded whole again. Pages that nobody else uses leave when memory is wanted, the least recently
+used first.
 
 Shape legend: T tokens, C columns that make a token's identity.
 """
@@ -128,7 +129,7 @@ class PrefixCache:
             pass
 
     def _follow(self, node: _Node, piece: Content, page: int) -> _Node | None:
-        """The node that holds `piece` after `node`: one that is there, or one of `page` where that stands nowhere else."""
+        """The node that holds `piece` after `node`: one that is there, or one of `page` if that stands nowhere else."""
         key = _key(piece)
         known = node.full.get(key)
         if known is not None:

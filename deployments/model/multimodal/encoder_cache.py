@@ -1,6 +1,7 @@
 """Encoder outputs of media that may be seen again, by a digest of what they were made of, within a bound of bytes.
 
-What is kept belongs to the cache alone: a request's end, abort or error takes nothing out of it and leaves nothing in it.
+What is kept belongs to the cache alone: a request's end, abort or error takes nothing out of it and leaves nothing in
+it.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,8 @@
 """A request's multimodal tensors from arrival to the end of its prefill, and how many bytes of them are alive.
 
 processor tensors (host) -> items, encoded one part after the other -> encoder outputs (device) -> gone with the prefill
-chunk that used them. A sequence that decodes holds nothing of this. `MediaMemory` counts what is alive; the scheduler asks
-it before it lets a request's media be encoded.
+chunk that used them. A sequence that decodes holds nothing of this. `MediaMemory` counts what is alive; the scheduler
+asks it before it lets a request's media be encoded.
 
 Shape legend: N placeholder tokens of one modality in a prompt, D hidden size.
 """

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from deployments.errors import SluiceError
 from deployments.model.output.detokenizer import Decode, Detokenizer, StopStrings
 from deployments.model.sequence import Timing, Token
-from deployments.types import FinishReason, GenerateTimes, SamplingParams, TokenDelta, TokenLogprob
+from deployments.model.thoughts import Thoughts
+from deployments.types import FinishReason, GenerateTimes, SamplingParams, Thinking, TokenDelta, TokenLogprob
+
+Piece = Callable[[int], tuple[str, bytes]]
 
 MOST_GATHERED = 4
 """Pieces of a stream become so many times as large where requests wait for their first token."""
@@ -79,22 +82,27 @@ class Mailbox:
 class ChoiceText:
     """One choice's text in the making."""
 
-    def __init__(self, decode: Decode, params: SamplingParams) -> None:
-        self._decode = decode
+    def __init__(self, decode: Decode, params: SamplingParams, piece: Piece, thinking: Thinking | None) -> None:
+        self._piece = piece
         self._params = params
+        self._thoughts = Thoughts(thinking) if thinking else None
         self._detokenizer = Detokenizer(decode)
         self._stops = StopStrings(params.stop)
         self._num_tokens = 0
+        self._stop_reason: str | int | None = None
         self.finish: FinishReason | None = None
 
-    def push(self, tokens: list[tuple[Token, FinishReason | None]]) -> tuple[str, int, tuple[TokenLogprob, ...]]:
-        """Text, number of tokens and log-probabilities that these tokens add; what follows a stop string is ignored."""
-        text, logprobs, before = "", [], self._num_tokens
+    def push(self, index: int, tokens: list[tuple[Token, FinishReason | None]]) -> TokenDelta:
+        """What these tokens add to choice `index`; what follows a stop string is ignored."""
+        text, logprobs, ids, thoughts = "", [], [], 0
         for token, finish in tokens:
             if self.finish is not None:
                 break
             self._num_tokens += 1
-            if token.logprob is not None:
+            ids.append(token.token_id)
+            if self._thoughts is not None and self._thoughts.accept(token.token_id):
+                thoughts += 1
+            if self._params.logprobs is not None:
                 logprobs.append(self._logprob(token))
             # A stop token ends the answer and is no part of its text.
             piece = "" if finish == "stop" else self._detokenizer.push(token.token_id)
@@ -102,20 +110,33 @@ class ChoiceText:
                 piece += self._detokenizer.rest()
             out, stopped = self._stops.push(piece) if self._num_tokens > self._params.min_tokens else (piece, False)
             self.finish = "stop" if stopped else finish
+            if stopped:
+                self._stop_reason = self._stops.found
+            elif finish == "stop" and token.token_id in self._params.stop_token_ids:
+                self._stop_reason = token.token_id
             text += out if stopped or finish is None else out + self._stops.rest()
-        return text, self._num_tokens - before, tuple(logprobs)
+        return TokenDelta(
+            index,
+            text,
+            len(ids),
+            tuple(logprobs),
+            self.finish,
+            num_reasoning_tokens=thoughts,
+            token_ids=tuple(ids) if self._params.return_token_ids else (),
+            stop_reason=self._stop_reason,
+        )
 
     def _logprob(self, token: Token) -> TokenLogprob:
-        assert token.logprob is not None
-        top = tuple((token_id, self._decode([token_id]), logprob) for token_id, logprob in token.top)
-        return TokenLogprob(token.token_id, self._decode([token.token_id]), token.logprob, top)
+        top = tuple(TokenLogprob(token_id, *self._piece(token_id), logprob) for token_id, logprob in token.top)
+        return TokenLogprob(token.token_id, *self._piece(token.token_id), token.logprob, top)
 
 
 class OutputAssembler:
     """All choices of one request."""
 
-    def __init__(self, decode: Decode, params: SamplingParams) -> None:
-        self._choices = [ChoiceText(decode, params) for _ in range(params.n)]
+    def __init__(self, decode: Decode, params: SamplingParams, piece: Piece, thinking: Thinking | None = None) -> None:
+        """`piece`: name and bytes of a token; `thinking`: which of them are thoughts."""
+        self._choices = [ChoiceText(decode, params, piece, thinking) for _ in range(params.n)]
 
     @property
     def finished(self) -> bool:
@@ -127,8 +148,7 @@ class OutputAssembler:
         for index, choice in enumerate(self._choices):
             mine = [(token, finish) for number, token, finish in tokens if number == index]
             if mine and choice.finish is None:
-                text, num_tokens, logprobs = choice.push(mine)
-                deltas.append(TokenDelta(index, text, num_tokens, logprobs, choice.finish))
+                deltas.append(choice.push(index, mine))
         return tuple(deltas)
 
 
@@ -143,8 +163,3 @@ def gather_s(interval_s: float, awaiting: int) -> float:
 
 def times(timing: Timing) -> GenerateTimes:
     return GenerateTimes(timing.queue_s, timing.encode_s, timing.prefill_s, timing.decode_s)
-
-
-def plain_decode(tokenizer: Callable[..., str]) -> Decode:
-    """A tokenizer's `decode` without special tokens and without beautified spaces."""
-    return lambda ids: tokenizer(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -8,6 +8,11 @@ from collections.abc import Callable, Sequence
 INCOMPLETE = "�"
 """What tokenizers decode the bytes of half a character to."""
 
+CHARACTER_BYTES = 4
+"""Of the longest character in UTF-8."""
+MAX_HELD = 8
+"""Tokens without text of their own so far; a character has at most four, of a byte each."""
+
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -28,8 +33,22 @@ class Detokenizer:
         before = self._decode(self._token_ids[self._context : self._emitted])
         now = self._decode(self._token_ids[self._context :])
         if now.endswith(INCOMPLETE) or len(now) <= len(before):
-            return ""
+            return "" if len(self._token_ids) - self._emitted < MAX_HELD else self._give_up(now, before)
         self._context, self._emitted = self._emitted, len(self._token_ids)
+        return now[len(before) :]
+
+    def _give_up(self, now: str, before: str) -> str:
+        """Text of tokens that will never be whole characters, but for those which may still begin one.
+
+        Otherwise they would be held, and decoded again with each further token, to the end of the answer.
+        """
+        size = len(self._token_ids)
+        for kept in range(1, CHARACTER_BYTES):
+            head = self._decode(self._token_ids[self._context : size - kept])
+            if head + self._decode(self._token_ids[size - kept :]) == now:
+                self._context = self._emitted = size - kept
+                return head[len(before) :]
+        self._context, self._emitted = self._emitted, size
         return now[len(before) :]
 
     def rest(self) -> str:
@@ -46,16 +65,19 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
+        self.found: str | None = None
+        """The stop string that has ended the text."""
 
     def push(self, text: str) -> tuple[str, bool]:
         """Text that may go out, and whether a stop string has ended it."""
         if not self._stops:
             return text, False
         text = self._held + text
-        found = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if found:
+            place, self.found = min(found)
             self._held = ""
-            return text[: min(found)], True
+            return text[:place], True
         keep = max(self._overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False

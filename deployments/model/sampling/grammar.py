@@ -1,4 +1,4 @@
-"""Answers that follow a JSON schema: llguidance says, token by token, what may come next."""
+"""Answers that follow a schema or a grammar: llguidance says, token by token, what may come next."""
 
 import asyncio
 import hashlib
@@ -17,16 +17,18 @@ from deployments.errors import BadRequest, InternalError, shown
 from deployments.model.sampling.grammar_trials import GrammarTrials
 from deployments.model.sampling.trial_process import parser_limits
 from deployments.model.sequence import TokenConstraint
+from deployments.types import Grammar
 
 # Free white space would let a model indent for ever.
 _STYLE: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_OBJECT = '{"type": "object"}'
+_WORDS = {"json_schema": "JSON schema", "regex": "regular expression", "lark": "grammar"}
 _KEPT = 64
 """Grammars that have been compiled, or refused, lately: most clients ask for the same one again and again."""
 
 
 class Grammars:
-    """Turns schemas into constraints over one tokenizer's vocabulary. Used on one event loop."""
+    """Turns grammars into constraints over one tokenizer's vocabulary. Used on one event loop."""
 
     def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int], config: EngineConfig) -> None:
         self._hf_tokenizer = tokenizer
@@ -44,16 +46,16 @@ class Grammars:
         """Grammars that are being tried."""
         return 0 if self._trials is None else self._trials.running
 
-    async def compile(self, json_schema: str, deadline: Deadline) -> Callable[[], TokenConstraint]:
-        """A factory of constraints, one a choice. Raises `BadRequest` for schemas that can't be followed.
+    async def compile(self, grammar: Grammar, deadline: Deadline) -> Callable[[], TokenConstraint]:
+        """A factory of constraints, one a choice. Raises `BadRequest` for grammars that can't be followed.
 
         What is compiled here has been compiled before where it could do no harm: its cost is known to be bounded.
         """
-        key = hashlib.sha256(json_schema.encode()).digest()
+        key = hashlib.sha256(f"{grammar.kind}:{grammar.text}".encode()).digest()
         kept = self._kept.get(key)
         if kept is None:
             try:
-                kept = await self._compiled(json_schema, deadline)
+                kept = await self._compiled(grammar, deadline)
             except BadRequest as refusal:
                 kept = refusal
             self._kept[key] = kept
@@ -62,7 +64,7 @@ class Grammars:
         else:
             self._kept.move_to_end(key)
         if isinstance(kept, BadRequest):
-            raise BadRequest(f"the JSON schema {kept.message}", param="response_format")
+            raise BadRequest(f"the {_WORDS[grammar.kind]} {kept.message}", param=grammar.param)
         matcher = kept
         return lambda: GrammarConstraint(matcher.deep_copy())
 
@@ -74,15 +76,11 @@ class Grammars:
         if self._trials is not None:
             self._trials.close()
 
-    async def _compiled(self, json_schema: str, deadline: Deadline) -> LLMatcher:
-        schema = _ANY_OBJECT if json_schema.strip() == "{}" else json_schema
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE)
-        except ValueError as error:
-            raise BadRequest(f"can not be read: {shown(str(error))}") from error
+    async def _compiled(self, grammar: Grammar, deadline: Deadline) -> LLMatcher:
+        source = _source(grammar)
         tokenizer, trials = await self._ready()
-        await trials.check(grammar, deadline)
-        matcher = await asyncio.to_thread(LLMatcher, tokenizer, grammar, log_level=0, limits=parser_limits())
+        await trials.check(source, deadline)
+        matcher = await asyncio.to_thread(LLMatcher, tokenizer, source, log_level=0, limits=parser_limits())
         if matcher.is_error():
             raise BadRequest(f"can not be followed: {shown(matcher.get_error())}")
         return matcher
@@ -120,9 +118,23 @@ class GrammarConstraint:
         """True for tokens that the grammar takes here, the end-of-answer tokens among them where it is complete."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            raise BadRequest("the JSON schema is too complex to be followed here", param="response_format")
+            raise BadRequest("the grammar is too complex to be followed here", param="response_format")
         mask_V.copy_(torch.from_numpy(np.unpackbits(bits, count=mask_V.shape[0], bitorder="little")).bool())
 
     def accept(self, token_id: int) -> None:
         if not self._matcher.is_stopped() and not self._matcher.consume_token(token_id):
             raise InternalError("a token was chosen that the grammar does not take")
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar as llguidance takes it. Raises `BadRequest` for what it can't even read."""
+    text = grammar.text
+    try:
+        if grammar.kind == "regex":
+            return str(LLMatcher.grammar_from_regex(text))
+        if grammar.kind == "lark":
+            return str(LLMatcher.grammar_from_lark(text))
+        schema = _ANY_OBJECT if text.strip() == "{}" else text
+        return str(LLMatcher.grammar_from_json_schema(schema, overrides=_STYLE))
+    except ValueError as exc:
+        raise BadRequest(f"can not be read: {shown(str(exc))}") from exc

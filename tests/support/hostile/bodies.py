@@ -65,6 +65,30 @@ def mutated_body(files: Mapping[str, bytes], seed: str) -> bytes:
     return raw
 
 
+def _attacks(chance: random.Random) -> list[Json]:
+    """What one small request may ask for to cost everybody else: ids, grammars, nesting, numbers, answers."""
+
+    def schema(of: Json) -> Json:
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": of}}}
+
+    deep: Json = {"type": "integer"}
+    for _ in range(chance.choice((60, 130, 300))):
+        deep = {"type": "array", "items": deep}
+    optional = {f"p{i}": {"type": "string"} for i in range(chance.choice((40, 400)))}
+    return [
+        {"logit_bias": {str(chance.choice((-1, 512, 10**9 - 1, 2**31))): 100}},
+        {"stop_token_ids": [chance.choice((512, 2**31 - 1, 2**31))], "min_tokens": 2},
+        schema({"type": "integer", "multipleOf": chance.choice((7, 997, 15_485_863))}),
+        schema({"const": "ab" * chance.choice((10, 10_000, 100_000))}) | {"min_tokens": 3},
+        schema({"type": "object", "properties": optional}),
+        schema({"const": "e\u0301"}),
+        schema(deep),
+        {"mm_processor_kwargs": {"min_pixels": deep}},
+        {"temperature": 1e-38, "top_p": 1e-38, "repetition_penalty": 1e-38},
+        {"n": 8, "logprobs": True, "top_logprobs": 20, "max_tokens": 16_384, "ignore_eos": True},
+    ]
+
+
 def _documents(files: Mapping[str, bytes], chance: random.Random) -> list[Json]:
     def data(kind: str) -> str:
         return f"data:{kind}/x;base64," + base64.b64encode(chance.choice(list(files.values()))).decode()
@@ -81,7 +105,9 @@ def _documents(files: Mapping[str, bytes], chance: random.Random) -> list[Json]:
     schema = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object", "properties": {}}}}
     head = {"model": "demo", "max_tokens": 3}
     pictures = [{"type": "image_url", "image_url": {"url": data("image"), "detail": "low"}} for _ in range(2)]
+    hello = {"messages": [{"role": "user", "content": "hi"}]}
     return [
+        *(head | hello | attack for attack in _attacks(chance)),
         head | {"messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]} | options,
         head | {"messages": user(*pictures), "stream": True, "stream_options": {"include_usage": True}},
         head | {"messages": user({"type": "image_url", "image_url": url}, {"type": "input_image", "image_url": url})},

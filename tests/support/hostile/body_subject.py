@@ -64,11 +64,13 @@ class BodySubject:
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(fakes.api), base_url="http://sluice")
 
     async def _post(self, data: bytes) -> str:
-        response = await self._client.post("/v1/chat/completions", content=data)
+        response = await self._client.post(
+            "/v1/chat/completions", content=data, headers={"content-type": "application/json"}
+        )
         check_answer(response)
         admission = self._fakes.api.admission
         assert admission.media.held_bytes == admission.media.running == 0
-        assert admission.text.running == admission.bodies.running == 0
+        assert admission.text.running == admission.bodies.held_bytes == 0
         for stage in (self._fakes.decoder, self._fakes.preprocessor, self._fakes.model):
             stage.calls.clear()
         self._fakes.shared.clear()

@@ -2,7 +2,7 @@
 
 import functools
 
-from tests.support.media_files import make_picture, make_sound, make_video
+from tests.support.media_files import make_picture, make_sound, make_track, make_video
 
 _SMALL = {"frames": 16, "width": 64, "height": 64}
 
@@ -69,4 +69,11 @@ def _sounds() -> dict[str, bytes]:
         "m4a": make_sound("m4a", **short),
         "ogg opus": make_sound("opus", seconds=0.3, rate=48_000),
         "webm opus": make_sound("webm", seconds=0.3, rate=48_000),
+        "wav adpcm": make_track("wav", "adpcm_ima_wav", **short),
+        "wav mp3": make_track("wav", "libmp3lame", **short),
+        "ogg flac": make_track("ogg", "flac", **short),
+        "ts mp3": make_track("mpegts", "libmp3lame", **short),
+        "avi mp3": make_track("avi", "libmp3lame", **short),
+        "flv mp3": make_track("flv", "libmp3lame", seconds=0.3, rate=22_050),
+        "aac behind a tag": b"ID3\x04\0\0\0\0\0\x20" + bytes(32) + make_sound("aac", **short),
     }

@@ -49,7 +49,7 @@ async function answer(exchange) {
     const { messages, items } = await conversation.upTo(exchange, systemPrompt());
     const stream = { stream: true, stream_options: { include_usage: true } };
     const body = { model: server.model.id, ...options(), ...stream, messages };
-    const said = await ask(body, apiKey(), running.signal, (text) => exchange.add(text));
+    const said = await ask(body, apiKey(), running.signal, (delta) => exchange.add(delta));
     exchange.finish(said, body, items, apiKey() !== "");
   } catch (error) {
     if (error.name === "AbortError") exchange.stopped();

@@ -12,8 +12,8 @@ export class Fault extends Error {
 
 export function authorization(key) { return key ? { authorization: `Bearer ${key}` } : {}; }
 
-// Streams the answer's text to `onText`; resolves to {usage, finishReason}. Raises Fault, or AbortError when stopped.
-export async function ask(body, key, signal, onText) {
+// Streams the answer's deltas (OpenAI's own: content, reasoning_content, tool_calls) to `onDelta`; resolves to {usage, finishReason}. Raises Fault, or AbortError when stopped.
+export async function ask(body, key, signal, onDelta) {
   const headers = { "content-type": "application/json", ...authorization(key) };
   const answer = await reached(PATH, { method: "POST", headers, body: JSON.stringify(body), signal });
   if (!answer.ok) throw await faultOf(answer);
@@ -26,7 +26,7 @@ export async function ask(body, key, signal, onText) {
       const chunk = JSON.parse(data);
       if (chunk.error) throw new Fault("refused", chunk.error.message);
       for (const choice of chunk.choices) {
-        if (choice.delta.content) onText(choice.delta.content);
+        onDelta(choice.delta);
         said.finishReason = choice.finish_reason ?? said.finishReason;
       }
       said.usage = chunk.usage ?? said.usage;

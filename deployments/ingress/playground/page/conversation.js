@@ -31,14 +31,21 @@ export class Conversation {
 
   // What stands before `exchange` and was answered, then its question. `items`: the media of it all, in order.
   async upTo(exchange, system) {
-    const before = this.exchanges.slice(0, this.exchanges.indexOf(exchange)).filter((earlier) => earlier.text);
+    const before = this.exchanges.slice(0, this.exchanges.indexOf(exchange)).filter(({ text, calls }) => text || calls.length);
     const messages = system ? [{ role: "system", content: system }] : [];
-    for (const { items, question, text } of before) {
-      messages.push(await asked(question, items), { role: "assistant", content: text });
+    let open = []; // calls that wait for their result: the words that come next
+    for (const turn of [...before, exchange]) {
+      messages.push(...open.map(({ id }) => ({ role: "tool", tool_call_id: id, content: turn.question })));
+      if (open.length === 0 || turn.items.length) messages.push(await asked(turn.question, turn.items));
+      if (turn !== exchange) messages.push(said(turn));
+      open = turn.calls;
     }
-    messages.push(await asked(exchange.question, exchange.items));
     return { messages, items: [...before, exchange].flatMap(({ items }) => items) };
   }
+}
+
+function said({ text, calls }) {
+  return { role: "assistant", content: text, ...(calls.length ? { tool_calls: calls } : {}) };
 }
 
 async function asked(question, items) {

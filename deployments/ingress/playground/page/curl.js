@@ -14,8 +14,9 @@ ${head}
 JSON`;
 }
 
-function worded({ role, content }, names) {
-  if (typeof content === "string") return masked({ role, content });
+function worded(message, names) {
+  const { role, content } = message;
+  if (typeof content === "string") return masked(message);
   const parts = content.map((part) => (part.type === "text" ? masked(part) : withFile(part, names.shift())));
   return `{"role":"${role}","content":[\n    ${parts.join(",\n    ")}]}`;
 }

@@ -6,4 +6,4 @@ import { showMarkdown } from "./markdown.js";
 const WRITTEN_FOR = "http://localhost:8000";
 
 const answer = await fetch("/page/docs.md");
-showMarkdown(at("document"), (await answer.text()).replaceAll(WRITTEN_FOR, location.origin));
+showMarkdown(at("document"), (await answer.text()).replaceAll(WRITTEN_FOR, location.origin), { breaks: false });

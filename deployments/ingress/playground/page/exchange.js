@@ -7,6 +7,11 @@ import { showMarkdown } from "./markdown.js";
 
 export class Exchange {
   text = "";
+  calls = [];
+  #thoughts = "";
+  #thinking = element("p");
+  #thinks = element("details", "thoughts", [element("summary", "", "Thoughts"), this.#thinking], { hidden: true });
+  #calling = element("div", "calls");
   #answer = element("div", "answer", [], { "aria-live": "polite" });
   #note = element("p", "note");
   #fault = element("p", "fault", [], { role: "alert" });
@@ -18,7 +23,7 @@ export class Exchange {
   constructor(question, items, actions) {
     Object.assign(this, { question, items, actions });
     const media = element("ul", "media", items.map((item) => element("li", "", item.figure())), { "aria-label": "Media of this question" });
-    const reply = [this.#answer, this.#note, this.#fault, this.#actions, this.#cost];
+    const reply = [this.#thinks, this.#answer, this.#calling, this.#note, this.#fault, this.#actions, this.#cost];
     this.entry = element("li", "exchange", [
       element("div", "question", [...(items.length ? [media] : []), element("p", "asked", question)]),
       element("div", "reply", reply, { role: "group", "aria-label": "Answer" }),
@@ -26,8 +31,10 @@ export class Exchange {
   }
 
   start() {
-    this.text = "";
-    this.#answer.replaceChildren();
+    this.text = this.#thoughts = "";
+    this.calls = [];
+    this.#thinks.hidden = true;
+    for (const place of [this.#answer, this.#calling]) place.replaceChildren();
     this.#note.textContent = this.#fault.textContent = "";
     this.#actions.replaceChildren();
     this.#cost.hidden = true;
@@ -35,14 +42,20 @@ export class Exchange {
   }
 
   // Drawn at most once a frame of the screen, however many pieces come.
-  add(text) {
-    this.text += text;
+  add({ content, reasoning_content: thoughts, tool_calls: calls = [] }) {
+    this.text += content ?? "";
+    this.#thoughts += thoughts ?? "";
+    for (const { index, id, function: { name, arguments: words = "" } } of calls) {
+      this.calls[index] ??= { id, type: "function", function: { name, arguments: "" } };
+      this.calls[index].function.arguments += words;
+    }
     this.#drawing ||= requestAnimationFrame(() => this.#draw());
   }
 
   // The answer is complete: `usage` and `finishReason` from the server, `body` as it was asked.
   finish({ usage, finishReason }, body, items, withKey) {
-    if (!this.text) this.#note.textContent = "The model had nothing to say.";
+    if (this.calls.length) this.#note.textContent = "What you write next is sent as the result of the call.";
+    else if (!this.text) this.#note.textContent = "The model had nothing to say.";
     if (finishReason === "length") {
       const limit = usage ? ` after ${usage.completion_tokens} tokens` : "";
       this.#note.textContent = `Cut off${limit}: the limit of this answer was reached. Raise “most tokens” under Options for more.`;
@@ -79,5 +92,9 @@ export class Exchange {
   #draw() {
     this.#drawing = 0;
     showMarkdown(this.#answer, this.text);
+    this.#thinks.hidden = !this.#thoughts;
+    this.#thinking.textContent = this.#thoughts;
+    const worded = this.calls.map(({ function: { name, arguments: words } }) => `${name}(${words})`);
+    this.#calling.replaceChildren(...worded.map((call) => element("pre", "", call, { tabindex: 0, "aria-label": "tool call" })));
   }
 }

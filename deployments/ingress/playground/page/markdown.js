@@ -6,7 +6,7 @@ import DOMPurify from "./vendor/purify.es.mjs";
 import { copyButton, element } from "./dom.js";
 
 const escaped = (text) => text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`);
-const marked = new Marked({ gfm: true, breaks: true, renderer: { html: ({ text }) => escaped(text) } });
+const marked = new Marked({ gfm: true, renderer: { html: ({ text }) => escaped(text) } });
 const ALLOWED = {
   ALLOWED_TAGS: [
     "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre",
@@ -17,8 +17,9 @@ const ALLOWED = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-export function showMarkdown(place, text) {
-  const fragment = DOMPurify.sanitize(marked.parse(text), ALLOWED);
+// `breaks`: the end of a line ends it on the page too, as models mean it.
+export function showMarkdown(place, text, { breaks = true } = {}) {
+  const fragment = DOMPurify.sanitize(marked.parse(text, { breaks }), ALLOWED);
   for (const link of fragment.querySelectorAll('a[href^="http"]')) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";

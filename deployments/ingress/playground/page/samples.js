@@ -16,8 +16,8 @@ export function showSamples(list, use, complain) {
     const url = `/page/samples/${name}`;
     const tile = button([preview(name, url), element("span", "asks", question)], async () => {
       try {
-        const answer = await fetch(url);
-        use(new File([await answer.blob()], name, { type: answer.headers.get("content-type") }), question);
+        const blob = await fetched(url);
+        use(new File([blob], name, { type: blob.type }), question);
       } catch {
         complain("The sample could not be fetched: is the server still running?");
       }
@@ -26,10 +26,14 @@ export function showSamples(list, use, complain) {
   }));
 }
 
+const fetched = async (url) => (await fetch(url)).blob();
+
 function preview(name, url) {
   if (/\.(png|jpg)$/.test(name)) return element("img", "", [], { src: url, alt: "" });
   if (/\.mp4$/.test(name)) {
-    return element("video", "", [], { src: `${url}#t=0.8`, muted: true, preload: "auto", "aria-hidden": "true", tabindex: -1 });
+    const player = element("video", "", [], { muted: true, preload: "auto", "aria-hidden": "true", tabindex: -1 });
+    fetched(url).then((blob) => { player.src = `${URL.createObjectURL(blob)}#t=0.8`; }, () => {}); // drawn or not, it can be asked about
+    return player;
   }
   return element("span", "sound", [3, 7, 4, 9, 5, 8, 3, 6, 4].map((height) => {
     const bar = element("i");

@@ -72,6 +72,8 @@ export class Server {
   }
 }
 
-function startingInWords({ waiting_for: waiting = [] }) {
-  return waiting.length ? `Starting: waiting for ${waiting.join(", ")} …` : "Starting …";
+function startingInWords({ status, waiting_for: waiting = [], reasons = {} }) {
+  if (status === "draining") return "Shutting down …";
+  const stages = waiting.map((stage) => (reasons[stage] ? `${stage} (${reasons[stage]})` : stage));
+  return stages.length ? `Starting: waiting for ${stages.join(", ")} …` : "Starting …";
 }

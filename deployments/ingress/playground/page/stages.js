@@ -4,6 +4,7 @@ const STAGES = ["Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Mode
 const PERIOD_MS = 2000;
 
 const REPLICAS = "ray_serve_deployment_replica_healthy";
+const WANTED = "ray_serve_autoscaling_target_replicas"; // said of each stage, where Ray has not said who is healthy
 const RUNNING = "ray_serve_num_ongoing_requests_at_replicas";
 const QUEUED = "ray_serve_deployment_queued_queries";
 const REFUSED = "ray_sluice_refused_total";
@@ -47,7 +48,8 @@ function render(body, refused, samples) {
     head.scope = "row";
     head.textContent = stage;
     row.append(head);
-    for (const name of [REPLICAS, RUNNING, QUEUED]) row.insertCell().textContent = sum(name, stage);
+    const known = samples.some((s) => s.name === REPLICAS && s.labels.deployment === stage);
+    for (const name of [known ? REPLICAS : WANTED, RUNNING, QUEUED]) row.insertCell().textContent = sum(name, stage);
     return row;
   }));
   refused.textContent = `requests refused since the start: ${sum(REFUSED)}`;

@@ -1,0 +1,125 @@
+"""Does one client's malice hurt the others? Users at a steady rate, alone and then beside attackers of every kind.
+
+    python -m benchmarks siege [--minutes 10] [--load 0.3] [--kinds ids,grammars,...] [--quick]
+
+Each kind (see `attacks`) keeps at it from a few addresses, which the server tells from the users' by `x-forwarded-for`.
+What must hold: users get at least 90 % of the goodput that they have alone, none of their requests fails, `/health`
+answers within 100 ms at the 99th percentile, memory stays within bounds.
+"""
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from benchmarks.hostile.attacks import KINDS, run_attacks
+from benchmarks.kit.harness import Benchmark
+from benchmarks.kit.load.arrivals import ClosedLoop, OpenLoop
+from benchmarks.kit.load.drive import LoadPlan, run_load
+from benchmarks.kit.load.workload import WorkloadSpec
+from benchmarks.kit.processes import MemoryWatch, own_memory_by_name
+from benchmarks.kit.servers import Server, sluice
+from benchmarks.serving.overload import BEST_ENV, apart
+
+QUESTION = "Does one client's malice hurt the others?"
+MIB = 2**20
+LEAST_GOODPUT = 0.9
+MOST_HEALTH_S = 0.1
+ALONE_SHARE = 0.25
+"""Of the time, in which the users are alone."""
+_ARGS = {"ingress": {"client_address_header": "x-forwarded-for"}}
+_USER = {"x-forwarded-for": "10.1.1.1"}
+
+Figures = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    bench = Benchmark("siege", QUESTION, argv, _options)
+    args = bench.args
+    seconds = 60.0 * (args.minutes or (1.0 if bench.quick else 10.0))
+    kinds = tuple(args.kinds.split(",")) if args.kinds else tuple(KINDS)
+    env = dict(pair.split("=", 1) for pair in args.env)
+    server = Server("server", args.url) if args.url else sluice(args=_ARGS, env=env)
+    with apart(server):
+        users = _Users(bench, server)
+        rate = args.rate or args.load * users.capacity()
+        alone = users.run("alone", rate, seconds * ALONE_SHARE)
+        before = _own_bytes(server)
+        watch = None if server.pid is None else MemoryWatch(server.pid)
+        with watch or contextlib.nullcontext(), ThreadPoolExecutor(1) as thread:
+            attack = thread.submit(run_attacks, server.url, kinds, seconds)
+            beside = users.run("besieged", rate, seconds)
+            answers = attack.result()
+        after = users.run("afterwards", rate, seconds * ALONE_SHARE)
+        left = _own_bytes(server)
+    _show(bench, {"alone": alone, "besieged": beside, "afterwards": after}, answers)
+    sizes = {"before_bytes": before, "peak_bytes": watch.peak_bytes if watch else 0, "left_bytes": left}
+    results = {"rate": rate, "alone": alone, "besieged": beside, "afterwards": after, "answers": answers, **sizes}
+    return bench.finish(_answer(results), results)
+
+
+class _Users:
+    """Runs of the same users against one server."""
+
+    def __init__(self, bench: Benchmark, server: Server) -> None:
+        self._bench, self._server, self._runs = bench, server, 0
+
+    def capacity(self) -> float:
+        self._load("warm-up", ClosedLoop(4, 4.0))
+        return float(self._load("capacity", ClosedLoop(8, 6.0 if self._bench.quick else 15.0))["answered_rate"])
+
+    def run(self, label: str, rate: float, seconds: float) -> Figures:
+        return self._load(label, OpenLoop(rate, seconds))
+
+    def _load(self, label: str, arrivals: OpenLoop | ClosedLoop) -> Figures:
+        self._runs += 1
+        workload = WorkloadSpec(mix=self._bench.args.mix, seed=self._bench.seed, max_tokens=16)
+        first = self._runs * 1_000_000
+        plan = LoadPlan(self._server.url, arrivals, workload, headers=_USER, first_request=first, label=label)
+        return run_load(plan)
+
+
+def _own_bytes(server: Server) -> int:
+    return 0 if server.pid is None else sum(own_memory_by_name(server.pid).values())
+
+
+def _show(bench: Benchmark, runs: dict[str, Figures], answers: dict[str, int]) -> None:
+    rows = []
+    for name, run in runs.items():
+        verdicts, ttft, health = run["verdicts"], run["ttft_s"], run["health_s"]
+        lost = verdicts["failed"], verdicts["expired"] + verdicts["gave_up"], verdicts["refused"]
+        times = ttft["p50"], ttft["p99"], health["p99"], health["max"]
+        rows.append([name, run["offered_rate"], run["goodput"], *lost, *times])
+    columns = ["", "offered /s", "goodput /s", "failed", "too late", "refused"]
+    columns += ["TTFT p50, s", "p99", "/health p99, s", "max"]
+    bench.table("The users", columns, rows, "Goodput: answered within 2 s to the first token and 0.2 s a token.")
+    told = [[*name.split(": "), count] for name, count in sorted(answers.items())]
+    bench.table("The attackers", ["kind", "answer", "times"], told, "One of each kind, half a second between attempts.")
+
+
+def _answer(results: Figures) -> str:
+    alone, beside = results["alone"], results["besieged"]
+    share = beside["goodput"] / alone["goodput"] * alone["offered_rate"] / beside["offered_rate"]
+    health_s, failed = beside["health_s"]["p99"], beside["verdicts"]["failed"]
+    kept = share >= LEAST_GOODPUT and failed == 0 and health_s <= MOST_HEALTH_S
+    return (
+        f"{'No' if kept else 'Yes'}: beside the attackers users have {share:.0%} of the goodput that they have alone,"
+        f" {failed} of their {beside['sent']} requests fail, /health answers within {health_s * 1000:.0f} ms (p99);"
+        f" own memory {results['before_bytes'] / MIB:.0f} MiB before, {results['left_bytes'] / MIB:.0f} MiB after, all"
+        f" memory at most {results['peak_bytes'] / MIB:.0f} MiB."
+    )
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--minutes", type=float, help="of the siege")
+    parser.add_argument("--load", type=float, default=0.3, help="part of the capacity that the users take")
+    parser.add_argument("--rate", type=float, help="requests a second, in place of --load")
+    parser.add_argument("--mix", default="mixed")
+    parser.add_argument("--kinds", help=f"of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--url", help="a server that runs already, with ingress.client_address_header set")
+    parser.add_argument("--env", nargs="*", default=list(BEST_ENV), help="of the server that is started")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""The life of a request to generate, whatever API it came by: from its first byte to the last one of the answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import ExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.config import AppConfig
+from deployments.core.deadline import Deadline
+from deployments.core.shared_budget import Lease
+from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge
+from deployments.ingress.admission.admission import Admission
+from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
+from deployments.ingress.http import form
+from deployments.ingress.http.body import Body, BodyScanner, check_type, read_body
+from deployments.ingress.http.clients import Clients
+from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
+from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
+from deployments.ingress.http.upload import next_message
+from deployments.ingress.openai import sse
+from deployments.ingress.output.answer import Answer
+from deployments.ingress.pipeline.item_loader import Progress, together
+from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
+from deployments.ingress.request import GenerationRequest
+from deployments.ingress.tools.settle import settled
+from deployments.observability.metrics import MetricSink
+from deployments.types import GenerateChunk, MediaKind, StageName
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A body that has been read, and what goes with it until it is answered."""
+
+    exchange: Exchange
+    client: str
+    deadline: Deadline
+    requests: list[GenerationRequest]
+    body_lease: Lease
+
+
+class Generation:
+    """Joins admission, pipeline and endpoints. One for an ingress replica."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        pipeline: Pipeline,
+        admission: Admission,
+        clients: Clients,
+        metrics: MetricSink,
+        readiness: Readiness,
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._admission = admission
+        self._clients = clients
+        self._metrics = metrics
+        self._readiness = readiness
+
+    def app(self, endpoint: Endpoint | CountingEndpoint) -> ASGIApp:
+        """The endpoint as an ASGI application. It raises `SluiceError`s that come before the answer's first byte."""
+        return _EndpointApp(self, endpoint)
+
+    async def serve(self, endpoint: Endpoint | CountingEndpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        exchange.error_document = endpoint.error_document
+        client = self._clients.identify(scope)
+        headers = Headers(scope=scope)
+        check_type(headers, endpoint.body_type)
+        deadline = request_deadline(headers, self._config.ingress)
+        await self._readiness.check(*FIRST_STAGES)
+        with ExitStack() as held:
+            declared_bytes = self._declared_bytes(headers)
+            self._admission.check(client, declared_bytes, deadline)
+            body_lease = held.enter_context(self._admission.bodies.open(client))
+            requests = endpoint.read(await self._read(receive, headers, body_lease, client, deadline))
+            await self._readiness.check(*_media_stages(requests))
+            items = sum(len(request.items) for request in requests)
+            exchange.facts |= {"client": client, "stream": requests[0].stream, "items": items}
+            asked = Asked(exchange, client, deadline, requests, body_lease)
+            await unless_gone(receive, exchange, self._answer(endpoint, asked, send))
+
+    def _declared_bytes(self, headers: Headers) -> int | None:
+        declared = headers.get("content-length", "")
+        if not declared.isdigit():
+            return None
+        limit = self._config.ingress.max_body_bytes
+        if int(declared) > limit:
+            raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
+        return int(declared)
+
+    async def _read(self, receive: Receive, headers: Headers, lease: Lease, client: str, deadline: Deadline) -> Body:
+        limits = self._config.ingress
+        chunks = self._admission.bodies.chunks(receive, lease)
+        boundary = form.boundary_of(headers.get("content-type", ""))
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                if boundary is not None:
+                    return await form.read_form(chunks, boundary, limits.max_body_bytes)
+                scanner = BodyScanner(
+                    limits.max_body_bytes, limits.max_text_bytes, lambda: self._admission.check_media(client, deadline)
+                )
+                return await read_body(chunks, scanner)
+        except TimeoutError as error:
+            raise StageTimeout(STAGE) from error
+
+    async def _answer(self, endpoint: Endpoint | CountingEndpoint, asked: Asked, send: Send) -> None:
+        if not isinstance(endpoint, Endpoint):
+            await self._count_tokens(endpoint, asked, send)
+            return
+        if len(asked.requests) == 1:
+            await self._answer_one(endpoint, asked, asked.requests[0], send)
+            return
+        answers = await together(self._answer_one(endpoint, asked, request, None) for request in asked.requests)
+        writer = endpoint.writer(asked.requests, answers, asked.exchange.id)
+        await _complete(asked.exchange, asked.requests, writer, send)
+
+    async def _count_tokens(self, endpoint: CountingEndpoint, asked: Asked, send: Send) -> None:
+        (request,) = asked.requests
+        profile = await self._pipeline.profile(asked.deadline)
+        request = settled(request, profile)
+        plan = await self._pipeline.plan(request, asked.deadline)
+        with await self._admission.admit(asked.client, plan.media_bytes, asked.deadline) as lease:
+            prompt = await self._pipeline.prepare(
+                request, plan, Progress(asked.deadline, asked.exchange.timings, lease)
+            )
+            prompt.tensors.clear()
+            response = endpoint.respond(asked.requests, prompt, profile)
+        await _send_whole(response, send)
+
+    async def _answer_one(
+        self, endpoint: Endpoint, asked: Asked, request: GenerationRequest, send: Send | None
+    ) -> Answer:
+        """Answer one request; without `send` it is not worded yet."""
+        exchange, deadline = asked.exchange, asked.deadline
+        if request.tool_use is not None:
+            request = settled(request, await self._pipeline.profile(deadline))
+        plan = await self._pipeline.plan(request, deadline)
+        asked_at = time.monotonic()
+        with await self._admission.admit(asked.client, plan.media_bytes, deadline) as lease:
+            waited_s = time.monotonic() - asked_at
+            exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
+            exchange.span.phase("admission", waited_s)
+            self._admission.report()
+            prompt = await self._pipeline.prepare(request, plan, Progress(deadline, exchange.timings, lease))
+            asked.body_lease.release()
+            tool_format = (await self._pipeline.profile(deadline)).tool_format if request.tool_use else None
+            answer = Answer(request, prompt, tool_format)
+            async with aclosing(self._pipeline.generate(request, prompt, deadline)) as chunks:
+                first = await _first(chunks)
+                prompt.tensors.clear()
+                lease.first_token()
+                writer = endpoint.writer([request], [answer], exchange.id) if send is not None else None
+                if send is not None and writer is not None and request.stream:
+                    await _stream(exchange, answer, writer, _chain(first, chunks), send)
+                else:
+                    await _gather(exchange, answer, _chain(first, chunks))
+                    if send is not None and writer is not None:
+                        await _complete(exchange, [request], writer, send)
+            self._count(exchange, prompt, answer)
+        return answer
+
+    def _count(self, exchange: Exchange, prompt: ReadyPrompt, answer: Answer) -> None:
+        counts = prompt.prepared.counts
+        for modality in ("text", "image", "video", "audio"):
+            self._metrics.count("sluice_prompt_tokens", getattr(counts, modality), modality=modality)
+        self._metrics.count("sluice_completion_tokens", answer.completion_tokens)
+        exchange.facts |= {"prompt_tokens": counts.total, "completion_tokens": answer.completion_tokens}
+        if answer.times is None:
+            return
+        decode_s = answer.times.decode_s
+        self._metrics.observe("sluice_ttft_seconds", max(0.0, exchange.elapsed_s - decode_s))
+        if answer.completion_tokens > 1:
+            self._metrics.observe("sluice_itl_seconds", decode_s / (answer.completion_tokens - 1))
+
+
+class _EndpointApp:
+    """A class, since the router takes a function for an endpoint of its own kind."""
+
+    def __init__(self, generation: Generation, endpoint: Endpoint | CountingEndpoint) -> None:
+        self._generation = generation
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._generation.serve(self._endpoint, scope, receive, send)
+
+
+async def _gather(exchange: Exchange, answer: Answer, chunks: AsyncIterator[GenerateChunk]) -> None:
+    async for chunk in chunks:
+        answer.add(chunk)
+    if answer.times is not None:
+        exchange.timings.note_generation(answer.times)
+
+
+async def _complete(exchange: Exchange, requests: Sequence[GenerationRequest], writer: Writer, send: Send) -> None:
+    if any(request.params.logprobs is not None for request in requests):
+        response = await asyncio.to_thread(writer.whole, exchange.timings)  # megabytes to be worded
+    else:
+        response = writer.whole(exchange.timings)
+    await _send_whole(response, send)
+
+
+async def _send_whole(response: Response, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _stream(
+    exchange: Exchange, answer: Answer, writer: Writer, chunks: AsyncIterator[GenerateChunk], send: Send
+) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    said = writer.opening()
+    try:
+        async for chunk in chunks:
+            said += writer.pieces(answer.add(chunk))
+            if said:
+                await send({"type": "http.response.body", "body": said, "more_body": True})
+                said = b""
+        if answer.times is not None:
+            exchange.timings.note_generation(answer.times)
+        last = writer.closing(exchange.timings)
+    except SluiceError as error:
+        exchange.facts |= {"error": error.code, "said": error.message}
+        last = writer.failure(error)
+    await send({"type": "http.response.body", "body": said + last})
+
+
+def _media_stages(requests: Sequence[GenerationRequest]) -> list[str]:
+    """What is needed beside the stages that every request needs."""
+    kinds = {item.kind for request in requests for item in request.items}
+    return ["MediaFetcher"] * bool(kinds) + ["VideoDecoder"] * (MediaKind.VIDEO in kinds)
+
+
+async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`; stop it when the client hangs up before its answer is complete, and raise `ClientGone` then."""
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_hung_up(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done() or exchange.answered:
+            await working
+            return
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        raise ClientGone("the client has gone")
+    finally:
+        watching.cancel()
+        working.cancel()
+
+
+async def _hung_up(receive: Receive) -> None:
+    try:
+        while (await next_message(receive))["type"] != "http.disconnect":
+            pass
+    except ClientGone:
+        return
+
+
+async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:
+    """Awaited before the status is sent, so that errors up to the first token have their own."""
+    try:
+        return await anext(chunks)
+    except StopAsyncIteration:
+        raise InternalError("the model stage gave no answer") from None
+
+
+async def _chain(first: GenerateChunk, rest: AsyncGenerator[GenerateChunk, None]) -> AsyncIterator[GenerateChunk]:
+    yield first
+    async for chunk in rest:
+        yield chunk

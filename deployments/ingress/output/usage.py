@@ -1,0 +1,45 @@
+"""What an answer took, in OpenAI's words; extensions: tokens of all modalities, `sluice_timing_ms`, `sluice_videos`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deployments.ingress.http.timing import Timings
+from deployments.ingress.output.answer import Answer
+from deployments.types import DecodedVideo
+
+
+def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
+    """Of one request, or of several in one; `timings`: None while the answer is under way."""
+    counts = [answer.prompt.prepared.counts for answer in answers]
+    prompt_tokens = sum(count.total for count in counts)
+    completion_tokens = sum(answer.completion_tokens for answer in answers)
+    worded: dict[str, Any] = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": 0,
+            "text_tokens": sum(count.text for count in counts),
+            "image_tokens": sum(count.image for count in counts),
+            "video_tokens": sum(count.video for count in counts),
+            "audio_tokens": sum(count.audio for count in counts),
+        },
+        "completion_tokens_details": {"reasoning_tokens": sum(answer.reasoning_tokens for answer in answers)},
+    }
+    if timings is not None:
+        worded["sluice_timing_ms"] = timings.milliseconds()
+    videos = {label: _worded_video(video) for answer in answers for label, video in answer.prompt.videos.items()}
+    if videos and timings is not None:
+        worded["sluice_videos"] = videos
+    return worded
+
+
+def _worded_video(video: DecodedVideo) -> dict[str, Any]:
+    return {
+        "frame_indices": video.indices,
+        "frame_timestamps_s": [round(timestamp, 3) for timestamp in video.timestamps_s],
+        "total_frames": video.total_frames,
+        "source_fps": round(video.source_fps, 3),
+        "duration_s": round(video.duration_s, 3),
+        "lost_frames": video.lost_frames,
+    }

@@ -1,0 +1,83 @@
+"""`POST /tokenize` and `/detokenize`: how a text or a conversation reads as tokens, media among it, and back.
+
+A conversation's media are fetched and prepared as for an answer, within the same admission; nothing is generated.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+from starlette.responses import Response
+
+from deployments.config import AppConfig
+from deployments.errors import BadRequest
+from deployments.ingress.http.body import Body
+from deployments.ingress.http.json_responses import error_document, json_response
+from deployments.ingress.openai.chat_request import check_model, read_request
+from deployments.ingress.pipeline.pipeline import ReadyPrompt
+from deployments.ingress.request import GenerationRequest
+from deployments.ingress.wire import NO_FRAME_OPTIONS, Wire, validated
+from deployments.types import MediaProfile, PlainPrompt, SamplingParams
+
+MAX_TOKENS = 2**20
+
+
+class TokenizeRequest(Wire):
+    """Of a text; of a conversation it is a chat request."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Wire):
+    model: str | None = None
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_TOKENS)]
+
+
+class Tokenize:
+    """A `CountingEndpoint`."""
+
+    body_type = "application/json"
+    error_document = staticmethod(error_document)
+
+    def __init__(self, config: AppConfig) -> None:
+        self._config = config
+
+    def read(self, body: Body) -> list[GenerationRequest]:
+        document = body.document
+        if not isinstance(document, dict):
+            raise BadRequest("the body must be a JSON object")
+        document.setdefault("model", self._config.model_name)
+        if "messages" in document:
+            document.pop("return_token_strs", None)
+            return [read_request(body, self._config)]
+        request = validated(TokenizeRequest, document, "")
+        check_model(request.model or self._config.model_name, self._config)
+        return [GenerationRequest(PlainPrompt(request.prompt, None, 0), (), NO_FRAME_OPTIONS, SamplingParams())]
+
+    def respond(self, requests: Sequence[GenerationRequest], prompt: ReadyPrompt, profile: MediaProfile) -> Response:
+        counts = prompt.prepared.counts
+        document: dict[str, Any] = {
+            "count": counts.total,
+            "max_model_len": profile.context_length,
+            "tokens": prompt.prepared.token_ids.tolist(),
+            "token_strs": None,
+            "details": {"text": counts.text, "image": counts.image, "video": counts.video, "audio": counts.audio},
+        }
+        return json_response(document)
+
+
+def read_tokens(body: bytes, config: AppConfig) -> tuple[int, ...]:
+    """The tokens in the body of `/detokenize`. Raises `BadRequest` and `ModelNotFound`."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error.msg}") from error
+    if not isinstance(document, dict):
+        raise BadRequest("the body must be a JSON object")
+    request = validated(DetokenizeRequest, document, "")
+    check_model(request.model or config.model_name, config)
+    return tuple(request.tokens)

