@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.engine.gpu_model import another_question, media_prompt, random_model
+from benchmarks.engine.gpu_model import NORM, another_question, media_prompt, random_model
 from benchmarks.kit.engine_load import Clock, Prompt, submit
 from benchmarks.kit.harness import Benchmark
 from deployments.config import EngineConfig
@@ -73,7 +73,7 @@ class Bench:
             self.engine.step()
 
     def ask(self, prompt: Prompt, tokens: int = 1) -> Clock:
-        return submit(self.engine, prompt, tokens)
+        return submit(self.engine, prompt, tokens, NORM if prompt[1] else None)
 
     def text(self, tokens: int) -> Prompt:
         high = 900 if self.large else 250
@@ -188,12 +188,12 @@ _TINY_PICTURES = {"64x64": (1, 4, 4), "4 frames": (2, 4, 4)}
 
 def towers(bench: Bench) -> None:
     """Media alone: encoder ms, and the first token of a request with them."""
+    family = bench.engine.family
     for name, grid in (_PICTURES if bench.large else _TINY_PICTURES).items():
         ids, tensors = media_prompt(bench.rng, grid)
-        family = bench.engine.family
         kind = MediaKind.VIDEO if grid[0] > 1 else MediaKind.IMAGE
         given = {key: torch.from_numpy(value).to(bench.device) for key, value in tensors.items()}
-        given = {key: t.to(bench.model.dtype) if t.is_floating_point() else t for key, t in given.items()}
+        given = {key: t.to(bench.model.dtype) if key.startswith("pixel") else t for key, t in given.items()}
         arguments = {key: t for key, t in given.items() if key in family.features[kind].argument_names}
         family.encode(kind, arguments)
         seconds = min(_timed(bench.device, lambda a=arguments, k=kind: family.encode(k, a)) for _ in range(3))

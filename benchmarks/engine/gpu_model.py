@@ -7,6 +7,7 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from benchmarks.kit.engine_load import Prompt
+from deployments.types import PixelNorm
 
 _ROPE = {"rope_type": "default", "rope_theta": 5_000_000.0}
 _LARGE = {
@@ -34,6 +35,7 @@ _TINY = {
 _TINY_TOWER = {"depth": 2, "hidden_size": 64, "num_heads": 2, "intermediate_size": 128, "deepstack_visual_indexes": [0]}
 _IDS = {"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "vision_end_token_id": 8}
 _PATCH = 3 * 2 * 16 * 16
+NORM = PixelNorm(1 / 255, (0.5,) * 3, (0.5,) * 3, "flat_channel_major")
 
 
 def random_model(device: torch.device) -> Any:
@@ -62,7 +64,7 @@ def media_prompt(rng: np.random.Generator, grid: tuple[int, int, int], question:
     for _ in range(frames):
         places = [token] * (height * width // 4)
         ids += [20, _IDS["vision_start_token_id"], *places, _IDS["vision_end_token_id"]]
-    pixels = rng.standard_normal((frames * height * width, _PATCH), dtype=np.float32)
+    pixels = rng.integers(0, 256, size=(frames * height * width, _PATCH), dtype=np.uint8)
     names = ("pixel_values_videos", "video_grid_thw") if clip else ("pixel_values", "image_grid_thw")
     tensors = dict(zip(names, (pixels, np.array([grid], dtype=np.int64)), strict=True))
     return another_question(rng, (np.array(ids, dtype=np.int32), tensors), question)
