@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.core.deadline import Deadline
-from deployments.errors import SluiceError
+from deployments.errors import SluiceError, WorkCancelled
 from deployments.model.engine.engine import Engine
-from deployments.model.sequence import EngineRequest, Timing, Token
+from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.types import FinishReason, PixelNorm, SamplingParams
 
 
@@ -18,7 +18,13 @@ class Clock:
     """A listener that notes when each token came."""
 
     def __init__(self) -> None:
+        self.began = time.perf_counter()
         self.instants: list[float] = []
+        self.sequence: Sequence | None = None
+
+    @property
+    def ttft_s(self) -> float:
+        return self.instants[0] - self.began
 
     def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
         self.instants.append(time.perf_counter())
@@ -26,7 +32,8 @@ class Clock:
     def on_end(self, timing: Timing) -> None: ...
 
     def on_error(self, error: SluiceError) -> None:
-        raise error
+        if not isinstance(error, WorkCancelled):
+            raise error
 
     def gaps_ms(self, start: float, end: float) -> list[float]:
         """Times between two tokens, the later of which came inside a window."""
@@ -61,5 +68,5 @@ def submit(engine: Engine, prompt: Prompt, answer_tokens: int, pixel_norm: Pixel
     ids, tensors = prompt
     params = SamplingParams(max_tokens=answer_tokens, temperature=0.0)
     request = EngineRequest(ids, params, Deadline(3600.0, "model"), pixel_norm=pixel_norm)
-    engine.submit(request, dict(tensors), clock)
+    clock.sequence = engine.submit(request, dict(tensors), clock)
     return clock

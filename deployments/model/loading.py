@@ -21,12 +21,15 @@ from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
 from deployments.model.forward.speed_up import speed_up
+from deployments.model.forward.tower_warm_up import warm_up_towers
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.store import CachePlan
 from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.multimodal.uploads import Uploads
+from deployments.model.sampling.recorded_draws import RecordedDraws
+from deployments.model.sampling.sampler import Sampler
 from deployments.observability.metrics import MetricSink
 
 GIB = 2**30
@@ -73,9 +76,13 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
     runner = ModelRunner(family, cache, Encoder(family, uploads, kept, sink, digests), uploads)
     check_text(runner)
     warn_unverified(family)
-    if model.device.type == "cuda" and config.cuda_graphs:
+    recorded = None
+    if not on_cpu and config.cuda_graphs:
         runner.record_graphs(max_running)
-    warm_up(runner, max_running)
+        recorded = RecordedDraws(family.vocab_size, max_running, model.device)
+    warm_up(runner, max_running, chunk_tokens)
+    warm_up_towers(family)
+    log_capacity(model, cache, max_running)
     return Engine(
         runner,
         memory,
@@ -85,7 +92,20 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
         max_waiting=config.max_waiting,
         target_backlog_s=config.target_backlog_s,
         target_kv_usage=config.target_kv_usage,
+        sampler=Sampler(model.device, recorded),
     )
+
+
+def log_capacity(model: Any, cache: KVCache, max_running: int) -> None:
+    """What the start has found room for, as one table."""
+    tokens = cache.pool.num_pages * cache.page_size
+    rows = {
+        "weights": f"{sum(weight.nbytes for weight in model.parameters()) / GIB:.2f} GiB",
+        "KV cache": f"{cache.nbytes / GIB:.2f} GiB, {cache.pool.num_pages} pages of {cache.page_size} tokens",
+        "longest context": f"{cache.max_length} tokens",
+        "requests of 2,048 tokens": f"{min(tokens // 2048, max_running)} at once",
+    }
+    logger.info("the model's memory\n%s", "\n".join(f"  {name:<26}{value}" for name, value in rows.items()))
 
 
 def freeze_heap() -> None:
@@ -112,8 +132,22 @@ def load_model(config: AppConfig, device: torch.device) -> Any:
         dtype = getattr(torch, config.dtype)
     kind = AutoConfig.from_pretrained(path, **config.hub_options())
     loader = _loader(kind)
-    model = loader.from_pretrained(path, dtype=dtype, **config.hub_options())
-    return model.to(device).eval()
+    if getattr(kind, "quantization_config", None) is None:
+        return loader.from_pretrained(path, dtype=dtype, **config.hub_options()).to(device).eval()
+    return _quantised(loader, path, kind, dtype=dtype, device=device, **config.hub_options())
+
+
+def _quantised(loader: Any, path: Any, kind: Any, *, device: torch.device, **options: Any) -> Any:
+    """Where weights are packed they are brought to the device as they are read: they can't be moved afterwards.
+
+    Raises `InternalError` naming the package that the format needs and this installation lacks.
+    """
+    found = kind.quantization_config
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    try:
+        return loader.from_pretrained(path, device_map={"": device}, **options).eval()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise InternalError(f"the checkpoint is quantised ({method}) and can not be loaded here: {error}") from error
 
 
 def eos_ids(model: Any) -> frozenset[int]:
@@ -150,7 +184,6 @@ def allocate_cache(family: Family, config: EngineConfig, max_running: int, chunk
     )
     if config.prefix_cache:
         cache.enable_prefixes()
-    logger.info("KV cache: %d pages of %d tokens, %.2f GiB", num_pages, page_size, cache.nbytes / GIB)
     return cache
 
 
@@ -168,7 +201,7 @@ def kv_budget_bytes(family: Family, config: EngineConfig, max_running: int, chun
 
 
 def _largest_pass_bytes(family: Family, max_running: int, chunk_tokens: int) -> int:
-    """Measured: a chunk as long as they come; and everybody's logits, three times over, while tokens are chosen."""
+    """Measured: a chunk as long as they come; and everybody's logits, several times over, while tokens are chosen."""
     model = family.model
     tokens = min(chunk_tokens, family.context_length)
     ids = torch.zeros((1, tokens), dtype=torch.int64, device=model.device)
@@ -177,7 +210,7 @@ def _largest_pass_bytes(family: Family, max_running: int, chunk_tokens: int) -> 
     before = torch.cuda.memory_allocated(model.device)
     model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
     measured = torch.cuda.max_memory_allocated(model.device) - before
-    return measured + 3 * 4 * max_running * family.vocab_size
+    return measured + 8 * 4 * max_running * family.vocab_size
 
 
 def _loader(kind: Any) -> Any:

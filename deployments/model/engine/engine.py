@@ -53,6 +53,7 @@ class Engine:
         max_waiting: int,
         target_backlog_s: float,
         target_kv_usage: float,
+        sampler: Sampler | None = None,
     ) -> None:
         self.family = runner.family
         self._runner = runner
@@ -64,7 +65,7 @@ class Engine:
         self._prefill = Prefill(
             runner.family, runner.encoder, self._scheduler, budget, self._fail, keeps_prefixes=keeps_prefixes
         )
-        self._token_step = TokenStep(Sampler(runner.device), self._scheduler, self._fail)
+        self._token_step = TokenStep(sampler or Sampler(runner.device), self._scheduler, self._fail)
         self._load = EngineLoad(self._scheduler, runner.cache, target_backlog_s, target_kv_usage)
         self._metrics = EngineMetrics(sink, self._scheduler, memory, runner.cache, self._load)
         self._max_waiting = max_waiting

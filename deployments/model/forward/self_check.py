@@ -110,7 +110,7 @@ def warn_unverified(family: Family) -> None:
 
 
 @torch.inference_mode()
-def warm_up(runner: ModelRunner, max_rows: int) -> None:
+def warm_up(runner: ModelRunner, max_rows: int, chunk_tokens: int) -> None:
     """Run passes of the shapes to come, so that the first requests do not pay for one-time work."""
     cache = runner.cache
     counts = sorted({min(1 << exponent, max_rows) for exponent in range(max_rows.bit_length() + 1)})
@@ -118,4 +118,11 @@ def warm_up(runner: ModelRunner, max_rows: int) -> None:
     if cache.reserve(table, 2):
         for count in counts:
             runner.run([Row(1, 1, (0, 0, 0), table)] * count, [])
+    longest = min(chunk_tokens, cache.max_length)
+    for tokens in (64, 512, longest) if runner.device.type == "cuda" else ():
+        if tokens <= longest and cache.reserve(table, min(tokens + 1, longest)):
+            chunk = Chunk(torch.ones(tokens, dtype=torch.int64), 0, None, table)
+            runner.run([], [(chunk, None)])
+            if tokens < longest and max_rows > 1:  # beside answers, as it will be
+                runner.run([Row(1, tokens, (0, 0, 0), table)], [(chunk, None)])
     cache.close(table)

@@ -37,6 +37,12 @@ class Settings:
         temperature, top_p, top_k, min_p = columns_R5[:, :4].float().T[:, :, None]
         return cls(temperature, top_p, top_k, min_p, columns_R5[:, 4:])
 
+    def rows(self, index: torch.Tensor) -> "Settings":
+        """Of some rows alone."""
+        return Settings(
+            self.temperature[index], self.top_p[index], self.top_k[index], self.min_p[index], self.uniform[index]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Drawn:

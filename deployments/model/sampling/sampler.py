@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from deployments.model.sampling.candidates import Settings, draw, draw_from_all
+from deployments.model.sampling.recorded_draws import RecordedDraws
 from deployments.model.sequence import Choice, Sequence, Token
 from deployments.types import SamplingParams
 
@@ -30,14 +31,19 @@ class Sampled:
 class Sampler:
     """Stateless but for counts of generated tokens, which it keeps on the choices that need them."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, recorded: RecordedDraws | None = None) -> None:
+        """`recorded`: draws for rows that ask for nothing else, where they were recorded."""
         self._device = device
+        self._recorded = recorded
 
     @torch.inference_mode()
     def sample(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> list[Sampled]:
         """One token for each row; `logits_RV` is float32 and is not kept."""
         params = [sequence.request.params for sequence, _ in rows]
         raw_RV = logits_RV
+        recorded = self._recorded
+        if recorded is not None and len(rows) <= recorded.max_rows and all(map(_plain, params, rows)):
+            return self._replayed(recorded, logits_RV, rows)
         if any(_shapes_logits(p, sequence, choice) for p, (sequence, choice) in zip(params, rows, strict=True)):
             logits_RV = self._shaped(logits_RV.clone(), rows)
         greedy_R = logits_RV.argmax(-1)
@@ -93,22 +99,31 @@ class Sampler:
 
     def _drawn(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> torch.Tensor:
         """A token for each row by inverse transform: the first whose cumulated probability passes a uniform number."""
-        params = [sequence.request.params for sequence, _ in rows]
-        everything = logits_RV.shape[-1]
-        # One copy to the device brings what all rows ask for.
-        settings = torch.tensor(
-            [
-                (p.temperature, p.top_p, p.top_k or everything, p.min_p, _uniform(choice.seed, len(choice.token_ids)))
-                for p, (_, choice) in zip(params, rows, strict=True)
-            ],
-            dtype=torch.float64,
-        ).to(self._device)
-        settings[:, 0].clamp_(min=_LEAST_TEMPERATURE)
-        drawn = draw(logits_RV, Settings.of(settings))
-        wide = drawn.wide_R.nonzero()[:, 0] if any(_limited(p) for p in params) else ()
-        if len(wide):
-            drawn.tokens_R[wide] = draw_from_all(logits_RV[wide], Settings.of(settings[wide]))
+        settings = Settings.of(_columns(logits_RV.shape[-1], rows, _LEAST_TEMPERATURE).to(self._device))
+        drawn = draw(logits_RV, settings)
+        if any(_limited(sequence.request.params) for sequence, _ in rows):
+            wide = drawn.wide_R.nonzero()[:, 0]
+            if len(wide):
+                drawn.tokens_R[wide] = draw_from_all(logits_RV[wide], settings.rows(wide))
         return drawn.tokens_R
+
+    def _replayed(
+        self,
+        recorded: RecordedDraws,
+        logits_RV: torch.Tensor,
+        rows: list[tuple[Sequence, Choice]],
+    ) -> list[Sampled]:
+        """Of rows that only draw; those whose limits reach far once more, from all tokens."""
+        columns = _columns(logits_RV.shape[-1], rows, 0.0)
+        drawn = recorded.draw(logits_RV, columns)
+        tokens, wide, broken = torch.stack([drawn.tokens_R, drawn.wide_R.long(), drawn.broken_R.long()]).tolist()
+        if any(wide):
+            index = torch.tensor([number for number, is_wide in enumerate(wide) if is_wide])
+            settings = Settings.of(columns[index].to(self._device))
+            again = draw_from_all(logits_RV[index.to(self._device)], settings).tolist()
+            for number, token in zip(index.tolist(), again, strict=True):
+                tokens[number] = token
+        return [Sampled(None if bad else Token(token)) for token, bad in zip(tokens, broken, strict=True)]
 
     @staticmethod
     def _with_logprobs(
@@ -135,6 +150,22 @@ class Sampler:
                 top = tuple((int(i), v) for i, v in zip(ids[: p.logprobs], values, strict=False))
                 sampled.append(Sampled(Token(token_id, logprob, top)))
         return sampled
+
+
+def _columns(vocabulary: int, rows: list[tuple[Sequence, Choice]], greedy: float) -> torch.Tensor:
+    """float64 [R, 5], on the host: as `Settings` takes them; temperatures too small to matter become `greedy`."""
+    columns = []
+    for sequence, choice in rows:
+        p = sequence.request.params
+        temperature = p.temperature if p.temperature >= _LEAST_TEMPERATURE else greedy
+        uniform = _uniform(choice.seed, len(choice.token_ids))
+        columns.append((temperature, p.top_p, p.top_k or vocabulary, p.min_p, uniform))
+    return torch.tensor(columns, dtype=torch.float64)
+
+
+def _plain(params: SamplingParams, row: tuple[Sequence, Choice]) -> bool:
+    """Whether a row only draws: nothing shapes its logits, nobody wants to know them."""
+    return params.logprobs is None and not _shapes_logits(params, *row)
 
 
 def _limited(params: SamplingParams) -> bool:
