@@ -152,6 +152,7 @@ class DecodedVideo:
     lost_frames: int
     """Frames wanted which could not be decoded."""
     decode_s: float
+    payload_bytes: int = 0
     patch_grid: tuple[int, int, int] | None = None
     """Rows of patches over time, height and width, when the payload is cut into them; the last frame then stands twice
     or more where there are too few for the last rows."""

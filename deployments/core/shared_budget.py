@@ -15,7 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 
-class Lease:
+class Share:
     """Grows while its `with` block lasts; given back at its end, or when the array it was kept for is freed."""
 
     __slots__ = ("_budget", "held", "holders")
@@ -25,7 +25,7 @@ class Lease:
         self.holders = holders
         self.held = 0
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "Share":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -56,23 +56,23 @@ class SharedBudget:
         self._most_of_one = max(1, int(self._common * share))
         self._used = 0
         self._of_holder: Counter[str] = Counter()
-        self._open: OrderedDict[Lease, None] = OrderedDict()  # the oldest stands first
-        self._waiting: OrderedDict[Lease, tuple[int, asyncio.Future[None]]] = OrderedDict()
+        self._open: OrderedDict[Share, None] = OrderedDict()  # the oldest stands first
+        self._waiting: OrderedDict[Share, tuple[int, asyncio.Future[None]]] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def used(self) -> int:
         return self._used
 
-    def open(self, *holders: str) -> Lease:
+    def open(self, *holders: str) -> Share:
         """A lease that holds nothing yet, on the account of `holders`."""
         self._loop = asyncio.get_running_loop()
-        lease = Lease(self, holders)
+        lease = Share(self, holders)
         self._open[lease] = None
         return lease
 
-    async def take(self, lease: Lease, amount: int) -> None:
-        """See `Lease.grow`. More than there can ever be is had when nobody else holds anything."""
+    async def take(self, lease: Share, amount: int) -> None:
+        """See `Share.grow`. More than there can ever be is had when nobody else holds anything."""
         if self._fits(lease, amount):
             self._grant(lease, amount)
             return
@@ -83,7 +83,7 @@ class SharedBudget:
         finally:
             self._waiting.pop(lease, None)
 
-    def close(self, lease: Lease, *, kept: int) -> None:
+    def close(self, lease: Share, *, kept: int) -> None:
         """`lease` ends; `kept` of what it held stays taken."""
         if lease in self._open:
             del self._open[lease]
@@ -107,14 +107,14 @@ class SharedBudget:
                 self._grant(lease, wanted)
                 turn.set_result(None)
 
-    def _fits(self, lease: Lease, amount: int) -> bool:
+    def _fits(self, lease: Share, amount: int) -> bool:
         if lease is next(iter(self._open)):
             return self._used + amount <= self._capacity or self._used == lease.held
         return self._used + amount <= self._common and all(
             self._of_holder[holder] + amount <= self._most_of_one for holder in lease.holders
         )
 
-    def _grant(self, lease: Lease, amount: int) -> None:
+    def _grant(self, lease: Share, amount: int) -> None:
         self._used += amount
         lease.held += amount
         for holder in lease.holders:

@@ -1,6 +1,7 @@
 """The decode stage without Ray: readers behind an owned thread pool, and what is measured of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,8 @@ class DecodeStage:
             done = await self._executor.run(deadline, self._measured, read, task, source, deadline, *more)
         finally:
             self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
+        payload_bytes = sum(array.nbytes for array in done.payload.values())
+        done = replace(done, meta=replace(done.meta, payload_bytes=payload_bytes))
         meta = done.meta
         self._metrics.count("sluice_frames_delivered", len(meta.indices))
         self._metrics.count("sluice_frames_decoded", done.frames_decoded)

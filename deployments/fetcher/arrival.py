@@ -7,7 +7,7 @@ import aiohttp
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.core.least_rate import LeastRate
-from deployments.core.shared_budget import Lease
+from deployments.core.shared_budget import Share
 from deployments.errors import MediaHostError
 from deployments.fetcher.blob import ByteLimit, Bytes, lazy_buffer
 from deployments.fetcher.encoding import ENCODINGS, Inflater
@@ -16,7 +16,7 @@ from deployments.fetcher.encoding import ENCODINGS, Inflater
 class Arrival:
     """One body. `room` bytes of address space; memory and budget are taken as bytes come."""
 
-    def __init__(self, room: int, limit: ByteLimit, lease: Lease) -> None:
+    def __init__(self, room: int, limit: ByteLimit, lease: Share) -> None:
         self._limit = limit
         self._lease = lease
         self._buffer = lazy_buffer(room)
@@ -41,7 +41,7 @@ class Arrival:
 async def receive(
     response: aiohttp.ClientResponse,
     limit: ByteLimit,
-    lease: Lease,
+    lease: Share,
     rate: LeastRate,
     executor: StageExecutor,
     deadline: Deadline,

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.core.shared_budget import Lease
+from deployments.core.shared_budget import Share
 from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
@@ -41,7 +41,7 @@ class Asked:
     client: str
     deadline: Deadline
     requests: list[GenerationRequest]
-    body_lease: Lease
+    body_lease: Share
 
 
 class Generation:
@@ -95,7 +95,7 @@ class Generation:
             raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
         return int(declared)
 
-    async def _read(self, receive: Receive, headers: Headers, lease: Lease, client: str, deadline: Deadline) -> Body:
+    async def _read(self, receive: Receive, headers: Headers, lease: Share, client: str, deadline: Deadline) -> Body:
         limits = self._config.ingress
         chunks = self._admission.bodies.chunks(receive, lease)
         boundary = form.boundary_of(headers.get("content-type", ""))

@@ -8,26 +8,37 @@ from typing import Any
 
 import pytest
 
-from deployments.config import AppConfig, DecoderConfig, IngressConfig
+from deployments.config import AppConfig, IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission.admission import Admission, media_share
 from deployments.ingress.admission.lane import AdmissionQueue, Lease
 from deployments.ingress.http.loop_lag import watch_loop_lag
-from deployments.ingress.pipeline.costs import CHANNELS, COPIES, item_bytes
+from deployments.ingress.pipeline.costs import (
+    ASSUMED_VIDEO_S,
+    CHANNELS,
+    COPIES,
+    decoded_bytes,
+    pixel_bytes,
+    source_bytes,
+)
 from deployments.ingress.request import ItemPlan, Source
-from deployments.ingress.wire import FrameOptions
 from deployments.observability.metrics import RecordingSink
-from deployments.types import MediaItem, MediaKind, MediaProfile, PatchRule, ResizeRule
+from deployments.types import FrameSampling, MediaItem, MediaKind, PatchRule, ResizeRule, VideoTask
 from tests.support.fakes import PROFILE, FakeApplication
+from tests.support.fakes import VIDEO as DECODED
 
 CONFIG = AppConfig(ingress=IngressConfig(assumed_image_bytes=1000, assumed_video_bytes=5000, assumed_audio_bytes=300))
 
 
-def video(frames: int, rule: ResizeRule | None) -> tuple[ItemPlan, MediaProfile]:
-    source = Source(MediaItem(MediaKind.VIDEO, "item", "https://media.example/v"), None)
-    item = ItemPlan(MediaKind.VIDEO, "item", (source,), frames=FrameOptions(num_frames=frames))
-    return item, replace(PROFILE, resize=rule)
+VIDEO = ItemPlan(
+    MediaKind.VIDEO, "item", (Source(MediaItem(MediaKind.VIDEO, "item", "https://media.example/v"), None),)
+)
+
+
+def task(rule: ResizeRule | None = None, patches: PatchRule | None = None, **sampling: Any) -> VideoTask:
+    wanted = FrameSampling(**{"num_frames": None, "fps": None, "max_frames": 256, **sampling})
+    return VideoTask("item", wanted, rule, None, patches)
 
 
 @pytest.mark.parametrize(
@@ -39,28 +50,64 @@ def video(frames: int, rule: ResizeRule | None) -> tuple[ItemPlan, MediaProfile]
         (ResizeRule("clip", max_pixels=70_000), 70_000),
     ],
 )
-def test_a_video_is_its_file_and_its_frames_at_the_size_in_which_they_arrive(
+def test_a_video_is_its_frames_at_the_size_in_which_they_arrive(
     rule: ResizeRule | None, pixels_of_ten_frames: int
 ) -> None:
-    item, profile = video(10, rule)
-    assert item_bytes(item, CONFIG, profile) == 5000 + COPIES * CHANNELS * pixels_of_ten_frames
+    assert pixel_bytes(VIDEO, task(rule, num_frames=10)) == COPIES * CHANNELS * pixels_of_ten_frames
 
 
 def test_pixels_that_go_straight_to_the_model_are_held_once() -> None:
-    item, profile = video(10, ResizeRule("exact", height=20, width=30))
-    cut = replace(profile, patches=PatchRule(10, 1, 1))
-    assert item_bytes(item, CONFIG, cut) == 5000 + CHANNELS * 10 * 600
+    cut = task(ResizeRule("exact", height=20, width=30), PatchRule(10, 1, 1), num_frames=10)
+    assert pixel_bytes(VIDEO, cut) == CHANNELS * 10 * 600
 
 
-def test_no_more_frames_are_counted_than_the_server_takes() -> None:
-    item, profile = video(10_000, ResizeRule("exact", height=1, width=1))
-    config = CONFIG.model_copy(update={"decoder": DecoderConfig(max_frames=4)})
-    assert item_bytes(item, config, profile) == 5000 + COPIES * CHANNELS * 4
+@pytest.mark.parametrize(
+    ("sampling", "frames"),
+    [
+        ({"fps": 2.0}, 2 * ASSUMED_VIDEO_S),
+        ({"fps": 30.0}, 256),
+        ({"fps": 30.0, "max_frames": 8}, 8),
+        ({"fps": 4.0, "start_s": 1.0, "end_s": 3.0}, 8),
+        ({"fps": 0.1, "min_frames": 4}, 4),
+    ],
+)
+def test_frames_by_the_second_are_counted_too(sampling: dict[str, Any], frames: int) -> None:
+    one = ResizeRule("exact", height=1, width=1)
+    assert pixel_bytes(VIDEO, task(one, **sampling)) == COPIES * CHANNELS * frames
+
+
+@pytest.mark.parametrize("where", ["request", "part"])
+@pytest.mark.parametrize("options", [{"num_frames": 256}, {"num_frames": 2}, {"max_frames": 4}, {"fps": 30.0}, {}])
+async def test_what_is_admitted_is_what_the_decoder_is_asked_for(where: str, options: dict[str, Any]) -> None:
+    app = FakeApplication(media_bytes=2**40)
+    app.decoder.gate = asyncio.Event()
+    part = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}
+    part, fields = ({**part, **options}, {}) if where == "part" else (part, options)
+    request = asyncio.create_task(app.chat([part, {"type": "text", "text": "?"}], **fields))
+    while not app.decoder.inside:
+        await asyncio.sleep(0)
+    assert app.api.admission.media.held_bytes == 1000 + pixel_bytes(VIDEO, app.video_task)
+    app.decoder.gate.set()
+    assert (await request).status_code == 200
+
+
+async def test_a_decoded_video_counts_what_it_holds() -> None:
+    app = FakeApplication()
+    decoded = replace(DECODED, payload_bytes=12_345)
+    app.decoder.answers["decode"] = lambda task: (decoded, "frames")
+    await app.api.pipeline.profile(Deadline(60, "ingress"))
+    app.preprocessor.gate = asyncio.Event()
+    part = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}
+    request = asyncio.create_task(app.chat([part]))
+    while not app.preprocessor.inside:
+        await asyncio.sleep(0)
+    assert app.api.admission.media.held_bytes == 1000 + decoded_bytes(app.video_task, decoded)
+    app.preprocessor.gate.set()
+    assert (await request).status_code == 200
 
 
 def test_a_data_url_is_counted_by_its_length() -> None:
-    source = Source(MediaItem(MediaKind.AUDIO, "item", None), bytearray(700))
-    assert item_bytes(ItemPlan(MediaKind.AUDIO, "item", (source,)), CONFIG, PROFILE) == 1400
+    assert source_bytes(Source(MediaItem(MediaKind.AUDIO, "item", None), bytearray(700)), CONFIG) == 1400
 
 
 async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_shared() -> None:

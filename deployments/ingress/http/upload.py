@@ -12,7 +12,7 @@ from starlette.types import Message, Receive
 
 from deployments.config import IngressConfig
 from deployments.core.least_rate import LeastRate
-from deployments.core.shared_budget import Lease, SharedBudget
+from deployments.core.shared_budget import Share, SharedBudget
 from deployments.errors import Overloaded, TooSlow
 from deployments.ingress.http.exchange import ClientGone
 
@@ -32,11 +32,11 @@ class Uploads:
     def held_bytes(self) -> int:
         return self._room.used
 
-    def open(self, client: str) -> Lease:
+    def open(self, client: str) -> Share:
         """For one body, to be released when its media have been shared or it is of no use any more."""
         return self._room.open(f"client {client}")
 
-    async def chunks(self, receive: Receive, lease: Lease) -> AsyncIterator[bytes]:
+    async def chunks(self, receive: Receive, lease: Share) -> AsyncIterator[bytes]:
         """A body's pieces. Raises `ClientGone`, `TooSlow`, and `Overloaded` when no room comes free."""
         rate = LeastRate(self._config.min_body_rate_bytes_s, self._window_s)
         size = 0
@@ -64,7 +64,7 @@ class Uploads:
             raise self._too_slow()
         return message
 
-    async def _grow(self, lease: Lease, more: int) -> None:
+    async def _grow(self, lease: Share, more: int) -> None:
         try:
             async with asyncio.timeout(self._config.max_burst_wait_s):
                 await lease.grow(more)

@@ -1,30 +1,36 @@
-"""What a media item is expected to hold in shared memory at its peak, guessed before anything is fetched."""
+"""What a media item is expected to hold in shared memory at its peak: guessed before the fetch, counted after it.
+
+The guess goes by the very frames that the decoder will be asked for (`frames.frame_sampling`): what is admitted is what
+is decoded.
+"""
 
 import math
 
 from deployments.config import AppConfig
 from deployments.ingress.request import ItemPlan, Source
-from deployments.types import MediaKind, MediaProfile
+from deployments.types import DecodedVideo, FrameSampling, MediaKind, ResizeRule, VideoTask
 
 DEFAULT_FRAME_PIXELS = 1280 * 720
 """Of a decoded frame where the model's processor leaves the size open."""
-DEFAULT_FRAMES = 32
+ASSUMED_VIDEO_S = 16.0
+"""How long a video is taken to be where frames are asked for by the second and no span is given."""
 PICTURE_PIXELS = 2_000_000
 CHANNELS = 3
 COPIES = 2
 """Decoded pixels, and the processor's tensors made of them."""
 
 
-def item_bytes(item: ItemPlan, config: AppConfig, profile: MediaProfile) -> int:
-    """Files and pixels of one item."""
-    pixels, copies = 0, COPIES
-    if item.kind == MediaKind.IMAGE:
-        pixels = PICTURE_PIXELS
-    elif item.kind == MediaKind.VIDEO:
-        frames = len(item.sources) if item.is_list else _frames(item, config, profile)
-        pixels = frames * _frame_pixels(profile, frames)
-        copies = COPIES if profile.patches is None else 1  # the decoder's patches are the model's tensor
-    return sum(source_bytes(source, config) for source in item.sources) + copies * CHANNELS * pixels
+def pixel_bytes(item: ItemPlan, video: VideoTask | None) -> int:
+    """Pixels of one item, by what is asked of the decoder; none of a sound."""
+    if video is not None:
+        frames = len(item.sources) if item.is_list else _frames(video.sampling)
+        return _copies(video) * CHANNELS * frames * _frame_pixels(video.resize, frames)
+    return COPIES * CHANNELS * PICTURE_PIXELS if item.kind == MediaKind.IMAGE else 0
+
+
+def decoded_bytes(video: VideoTask, decoded: DecodedVideo) -> int:
+    """The same once a video has been decoded, its sound included."""
+    return _copies(video) * decoded.payload_bytes
 
 
 def source_bytes(source: Source, config: AppConfig) -> int:
@@ -38,14 +44,23 @@ def source_bytes(source: Source, config: AppConfig) -> int:
     }[source.item.kind]
 
 
-def _frames(item: ItemPlan, config: AppConfig, profile: MediaProfile) -> int:
-    asked = item.frames.num_frames or item.frames.max_frames or config.decoder.num_frames
-    return min(asked or profile.sampling.num_frames or DEFAULT_FRAMES, config.decoder.max_frames)
+def _copies(video: VideoTask) -> int:
+    return COPIES if video.patches is None else 1  # the decoder's patches are the model's tensor
 
 
-def _frame_pixels(profile: MediaProfile, frames: int) -> int:
+def _frames(sampling: FrameSampling) -> int:
+    """Frames of a video of which nothing is known but what is asked of it."""
+    if sampling.num_frames is not None:
+        return sampling.num_frames
+    seconds = ASSUMED_VIDEO_S
+    if sampling.end_s is not None:
+        seconds = sampling.end_s - (sampling.start_s or 0.0)
+    wanted = math.ceil(seconds * (sampling.fps or 1.0))
+    return min(max(wanted, sampling.min_frames), sampling.max_frames)
+
+
+def _frame_pixels(rule: ResizeRule | None, frames: int) -> int:
     """Pixels of one frame as the decoder will deliver it, at most."""
-    rule = profile.resize
     if rule is None:
         return DEFAULT_FRAME_PIXELS
     if rule.kind == "exact":

@@ -15,7 +15,7 @@ from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
 from deployments.ingress.http.timing import Timings
-from deployments.ingress.pipeline.costs import source_bytes
+from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, StageName, VideoTask
@@ -31,6 +31,8 @@ class ItemTask:
 
     item: ItemPlan
     video: VideoTask | None
+    pixel_bytes: int
+    """What its pixels are expected to hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class ItemLoader:
         else:
             result = await self._decoder.decode(limited, video, refs[0])
         progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
+        progress.lease.resize(progress.lease.size_bytes - task.pixel_bytes + decoded_bytes(video, result.meta))
         return result
 
 

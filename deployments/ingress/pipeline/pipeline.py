@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest
-from deployments.ingress.pipeline.costs import item_bytes
+from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
@@ -73,7 +73,7 @@ class Pipeline:
             return Plan()
         profile = await self.profile(deadline)
         tasks = tuple(self._task(item, request, profile) for item in request.items)
-        return Plan(tasks, sum(item_bytes(item, self._config, profile) for item in request.items))
+        return Plan(tasks, sum(self._bytes(task) for task in tasks))
 
     async def prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
         """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
@@ -114,11 +114,14 @@ class Pipeline:
     def close(self) -> None:
         self._loader.close()
 
+    def _bytes(self, task: ItemTask) -> int:
+        return task.pixel_bytes + sum(source_bytes(source, self._config) for source in task.item.sources)
+
     def _task(self, item: ItemPlan, request: GenerationRequest, profile: MediaProfile) -> ItemTask:
         if item.kind not in profile.modalities:
             raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
         if item.kind != MediaKind.VIDEO:
-            return ItemTask(item, None)
+            return ItemTask(item, None, pixel_bytes(item, None))
         assert isinstance(request.prompt, Chat), "plain prompts have no items"
         hears = request.prompt.use_audio_in_video and not item.is_list
         if hears and not profile.audio_in_video:
@@ -128,7 +131,8 @@ class Pipeline:
         patches = profile.patches if resize is not None and not hears else None
         sampling = frame_sampling(item, request.frames, self._config.decoder, profile)
         rate_hz = profile.audio_rate_hz if hears else None
-        return ItemTask(item, VideoTask(item.label, sampling, resize, rate_hz, patches))
+        video = VideoTask(item.label, sampling, resize, rate_hz, patches)
+        return ItemTask(item, video, pixel_bytes(item, video))
 
 
 def _straight_to_model(inputs: Sequence[MediaInput]) -> frozenset[str]:
