@@ -65,7 +65,7 @@ def open_container(
     `TooLarge`. At `deadline` the file seems to end: check it after the last packet. Raises as `ffmpeg_errors` does,
     also from the body of the `with`.
     """
-    _limit_allocations()
+    limit_allocations()
     if container == "mp4":
         check_sample_counts(data, label)
     with ffmpeg_errors(label):
@@ -81,7 +81,7 @@ def open_container(
 
 
 @functools.cache
-def _limit_allocations() -> None:
+def limit_allocations() -> None:
     """No header may make FFmpeg take more in one piece, in this process: tags of two gigabytes, tables of billions."""
     for library in loaded_libraries("libavutil"):
         library.av_max_alloc.argtypes, library.av_max_alloc.restype = [ctypes.c_size_t], None
