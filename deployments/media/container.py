@@ -5,6 +5,8 @@ before FFmpeg sees them, its demuxer is forced, every other demuxer and every pr
 pixel limit are refused inside the codecs. The only place that turns FFmpeg's errors into ours.
 """
 
+import ctypes
+import functools
 import io
 import time
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge, UnsupportedCodec
 from deployments.media.codec_names import codec_names
 from deployments.media.mp4 import check_sample_counts
+from deployments.media.native import loaded_libraries
 
 DEMUXERS = {
     "mp4": "mov",
@@ -46,6 +49,8 @@ _DAMAGE = (av.error.FFmpegError, ValueError)
 _PLAIN_CODECS = frozenset({"hevc", "vp8", "vp9", "av1", "libdav1d"})
 """FFmpeg's names of decoders that need to know nothing beyond a file's header."""
 _READ_BYTES = 256 * 1024
+_MAX_ALLOCATION_BYTES = 256 * 2**20
+"""The largest frames, and the tables of the longest files, take a quarter of it."""
 _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Metadata in another encoding is no reason to refuse a file; PyAV 19 knows that without being told."""
 
@@ -60,6 +65,7 @@ def open_container(
     `TooLarge`. At `deadline` the file seems to end: check it after the last packet. Raises as `ffmpeg_errors` does,
     also from the body of the `with`.
     """
+    limit_allocations()
     if container == "mp4":
         check_sample_counts(data, label)
     with ffmpeg_errors(label):
@@ -72,6 +78,14 @@ def open_container(
         with _open(data, container, deadline, {}, max_pixels) as opened:
             deadline.check()
             yield opened
+
+
+@functools.cache
+def limit_allocations() -> None:
+    """No header may make FFmpeg take more in one piece, in this process: tags of two gigabytes, tables of billions."""
+    for library in loaded_libraries("libavutil"):
+        library.av_max_alloc.argtypes, library.av_max_alloc.restype = [ctypes.c_size_t], None
+        library.av_max_alloc(_MAX_ALLOCATION_BYTES)
 
 
 def _tells_enough(opened: InputContainer, container: str) -> bool:

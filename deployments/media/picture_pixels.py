@@ -17,6 +17,7 @@ MAX_KEPT_PIXELS = 16 * 2**20
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF's orientations that swap height and width."""
 BROKEN = (
+    AssertionError,
     OSError,
     SyntaxError,
     ValueError,

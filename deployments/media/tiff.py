@@ -2,10 +2,11 @@
 
 import ctypes
 import functools
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deployments.media.native import loaded_libraries
 
 MAX_VALUES = 100_000
 """Of one tag: Pillow makes an object, or several, of each. A strip for each row of the tallest picture is 65,535."""
@@ -13,7 +14,6 @@ MAX_VALUES = 100_000
 _ENTRY = np.dtype([("tag", "<u2"), ("kind", "<u2"), ("count", "<u4"), ("value", "<u4")])
 _OF_BYTES = (1, 2, 6, 7)
 """Kinds of values that stay in one piece: bytes, and text."""
-_MAPS = Path("/proc/self/maps")
 
 
 def most_values(data: NDArray[np.uint8]) -> int:
@@ -35,14 +35,9 @@ def silence_libtiff() -> bool:
     It says a line for each row that it can't read. Pillow gives no way to tell it not to; its own copy of the library
     takes the word from whoever finds it in this process.
     """
-    try:
-        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    found = {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}
-    for path in found:
-        library = ctypes.CDLL(path)
+    libraries = loaded_libraries("libtiff")
+    for library in libraries:
         for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
             setter(None)
-    return bool(found)
+    return bool(libraries)

@@ -123,6 +123,9 @@ BOMBS = {
     "MP4 of 60,000 frames of five bytes": lambda: tiny_packets(60_000),
     "MP4 of a million empty boxes": lambda: make_video(2) + box(b"emty") * 1_000_001,
     "MP4 that counts its samples a million times": lambda: make_video(2) + box(b"moov", b"stsz" * 1_000_001),
+    "WAV whose tag claims 2^31 bytes": lambda: patched(
+        make_sound("wav"), b"data", 0, b"LIST" + struct.pack("<I", 2**31) + b"INFOISFT" + struct.pack("<I", 0x76CB0000)
+    ),
     "JPEG of 1000 scans": lambda: jpeg_of_scans(1000),
     "TIFF of a million rows in 8 bytes": lambda: fax_of_rows(1_000_000),
     "PNG of one column": lambda: png_of(1, 1_900_000),

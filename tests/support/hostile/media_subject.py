@@ -12,6 +12,7 @@ from deployments.config import DecoderConfig
 from deployments.core.deadline import Deadline
 from deployments.decoder.reader import VideoReader
 from deployments.errors import RequestError, StageTimeout
+from deployments.media.container import limit_allocations
 from deployments.media.patches import frames_of
 from deployments.media.pictures import decode_picture
 from deployments.media.sniff import HEAD_BYTES, KINDS, sniff
@@ -48,6 +49,7 @@ class MediaSubject:
         ]
         for late in ("stream", "codeccontext", "subtitle"):  # PyAV loads them when it first meets such a track
             importlib.import_module(f"av.subtitles.{late}")
+        limit_allocations()  # looks at this process's libraries when it is first called
         warnings.simplefilter("ignore")  # of Pillow, about what it has seen in a file
 
     def feed(self, data: bytes) -> str:
