@@ -14,7 +14,7 @@ from deployments.model.sampling.constraints import AfterThoughts, Free, Given, W
 from deployments.model.sequence import Token
 from deployments.model.thoughts import Thoughts
 from deployments.types import SamplingParams, Thinking
-from tests.model.conftest import Bench, generate, greedy
+from tests.model.conftest import SteppedEngine, generate, greedy
 from tests.support.tiny_families import Prompt
 
 PROMPT = Prompt(np.array([11, 12, 13, 14], np.int32), {})
@@ -38,7 +38,7 @@ class Only:
 
 
 def answered(model, constraint, max_tokens=8):
-    engine = Bench(model)
+    engine = SteppedEngine(model)
     _, listener = engine.submit(PROMPT, greedy(max_tokens), new_constraint=lambda: constraint)
     engine.run()
     return listener.ids()
