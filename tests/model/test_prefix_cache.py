@@ -46,17 +46,11 @@ def test_media_that_are_covered_are_not_encoded(qwen3_vl, rng, kinds):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, kinds)
     stepped = SteppedEngine(qwen3_vl)
     _asked(stepped, prompt)
+    later = _later(prompt, rng)
     with Counting(qwen3_vl) as pictures, Counting(qwen3_vl, "get_video_features") as clips:
-        later = _later(prompt, rng)
-        assert _asked(stepped, later) == (generate_outside(qwen3_vl, later, pictures, clips), len(prompt.token_ids))
-
-
-def generate_outside(model, prompt, *counting):
-    """`generate`'s answer; what it encodes is not counted, and nothing else may have been."""
-    before = [counter.calls for counter in counting]
-    answer = generate(model, prompt)
-    assert before == [0] * len(counting)
-    return answer
+        answer, cached = _asked(stepped, later)
+    assert pictures.calls == clips.calls == 0
+    assert (answer, cached) == (generate(qwen3_vl, later), len(prompt.token_ids))
 
 
 def test_other_content_under_equal_ids_is_not_taken_for_the_same(qwen3_vl, rng):
