@@ -301,6 +301,8 @@ class Prepared:
     prepare_s: float
     thinking: "Thinking | None" = None
     """Of a model that thinks aloud: how that looks, and whether this prompt ends within it."""
+    cache_salt: str = ""
+    """Only prompts of equal salt share what the model keeps of their beginnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,3 +446,5 @@ class GenerateChunk:
 
     deltas: tuple[TokenDelta, ...]
     times: GenerateTimes | None = None
+    cached_tokens: int = 0
+    """Of the prompt, in the last one: their keys and values were there already."""

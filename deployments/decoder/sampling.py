@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from deployments.errors import BadRequest
 from deployments.types import FrameSampling
 
-_ROUNDING = 0.25
+_ROUNDING = 1 / 3
 """Of the time between two frames: slots that would begin this close to the end are rounding errors, of clocks that
 count milliseconds (Matroska, Flash) and of rates like 29.97."""
 

@@ -152,7 +152,7 @@ class Generation:
             asked.body_lease.release()
             tool_format = (await self._pipeline.profile(deadline)).tool_format if request.tool_use else None
             answer = Answer(request, prompt, tool_format)
-            async with aclosing(self._pipeline.generate(request, prompt, deadline)) as chunks:
+            async with aclosing(self._pipeline.generate(request, prompt, deadline, asked.client)) as chunks:
                 first = await _first(chunks)
                 prompt.tensors.clear()
                 lease.first_token()

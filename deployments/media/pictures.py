@@ -14,7 +14,6 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, TooLarge, UnsupportedCodec
 from deployments.media.essentials import essential_jpeg, essential_png, jpeg_scans
 from deployments.media.geometry import target_size
-from deployments.media.libtiff import silence_libtiff
 from deployments.media.picture_pixels import (
     BROKEN,
     MAX_KEPT_PIXELS,
@@ -25,6 +24,7 @@ from deployments.media.picture_pixels import (
     turned,
 )
 from deployments.media.sniff import HEAD_BYTES, sniff
+from deployments.media.tiff import MAX_VALUES, most_values, silence_libtiff
 from deployments.types import ResizeRule
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -88,6 +88,8 @@ def _open(data: NDArray[np.uint8], label: str, max_pixels: int) -> Image.Image:
     """The picture by its header, nothing of it decoded."""
     kind = sniff(data[:HEAD_BYTES].tobytes()).container
     scans = jpeg_scans(data, MAX_SCANS) if kind == "jpeg" else 0
+    if kind == "tiff" and most_values(data) > MAX_VALUES:
+        raise TooLarge(f"the picture has a tag of more than {MAX_VALUES} values, the limit", param=label)
     try:
         image = Image.open(io.BytesIO(essential_png(data) if kind == "png" else data.data), formats=FORMATS)
     except (UnidentifiedImageError, *BROKEN):

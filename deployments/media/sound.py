@@ -73,7 +73,8 @@ def _behind_tags(data: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], str]:
     """
     rest = data
     for _ in range(_MAX_TAGS):
-        rest = rest[int(np.argmax(rest[:_MAX_PADDING_BYTES] != 0)) :]
+        padding = np.flatnonzero(rest[:_MAX_PADDING_BYTES])[:1]
+        rest = rest[int(padding[0]) if len(padding) else 0 :]
         if rest[:3].tobytes() != b"ID3":
             break
         size = functools.reduce(lambda size, byte: size << 7 | int(byte) & 0x7F, rest[6:_ID3_HEAD_BYTES], 0)

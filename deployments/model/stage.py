@@ -77,6 +77,7 @@ class ModelStage:
             pixel_norm=prepared.pixel_norm,
             use_audio_in_video=prepared.use_audio_in_video,
             new_constraint=constraint,
+            cache_salt=prepared.cache_salt,
         )
         mailbox = Mailbox(asyncio.get_running_loop())
         if clips:
@@ -100,7 +101,7 @@ class ModelStage:
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
             timing = mailbox.timing or sequence.timing(time.monotonic())
-            yield GenerateChunk(deltas, times(timing))
+            yield GenerateChunk(deltas, times(timing), timing.cached_tokens)
         finally:
             self.engine.abort(sequence)
 

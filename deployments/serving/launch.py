@@ -39,6 +39,8 @@ INGRESS, MODEL = STAGES[0], STAGES[-1]
 POLL_S = 0.25
 ASK_TIMEOUT_S = 10.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+_FAILED_ONCE = "failed to start with exception"
+"""In Serve's message after a constructor's first failure; Serve would try twice more, and load the model each time."""
 
 
 class StartFailed(Exception):
@@ -134,12 +136,27 @@ def _ray(stop: Stop, output: WorkerOutput) -> Iterator[WorkerOutput]:
     try:
         yield output
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        with _silent():
+            serve.shutdown()
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on standard error: Ray's core, while it is taken down, reports each connection that ends."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _deploy(file: ServeFile) -> None:
-    """As `serve run FILE` does it, but that the first failure of a constructor ends the start."""
+    """As `serve run FILE` does it."""
     tree = file.tree
     serve.start(
         proxy_location=tree.get("proxy_location"),
@@ -156,17 +173,19 @@ def _wait_until_ready(file: ServeFile, url: str, stop: Stop) -> str | None:
     """What the model says of itself; None when the process was told to stop meanwhile. Raises `StartFailed`."""
     while not stop.told.wait(POLL_S):
         status = application_status(file.application)
-        if status is not None and (failure := _failure(status)):
-            raise StartFailed(failure)
+        if status is not None and (failed := failure(status)):
+            raise StartFailed(failed)
         if status is not None and str(status.status.value) == "RUNNING" and _answers(f"{url}/ready"):
             model = serve.get_deployment_handle(MODEL, file.application)
             return str(model.describe.remote().result(timeout_s=ASK_TIMEOUT_S))
     return None
 
 
-def _failure(status: ApplicationStatusOverview) -> str | None:
+def failure(status: ApplicationStatusOverview) -> str | None:
+    """Why the application will not start, as one sentence; None while it may."""
     for name, deployment in status.deployments.items():
-        if str(deployment.status.value) in _FAILED and deployment.message:
+        failed = str(deployment.status.value) in _FAILED or _FAILED_ONCE in deployment.message
+        if failed and deployment.message:
             return f"the {name} stage can't start: {reason(deployment.message)}"
     if str(status.status.value) in _FAILED:
         return f"the application can't start: {reason(status.message)}"

@@ -187,7 +187,7 @@ async def test_what_is_no_medium_is_named(page: Page, tmp_path: Path) -> None:
 
 
 async def test_what_options_say_reaches_the_model(page: Page, server: FakeServer) -> None:
-    schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
+    schema = {"type": "object", "properties": {"colour": {"type": "string"}}, "additionalProperties": False}
     boxes = {
         "system": "Be brief.", "tokens": "12", "temperature": "0.5", "top-p": "0.9", "top-k": "40", "seed": "7",
         "schema": orjson.dumps(schema).decode(), "extra": '{"stop": ["."]}',

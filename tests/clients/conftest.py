@@ -1,12 +1,13 @@
 """Clients that applications use, driven against the session's application; `pip install 'sluice[clients]'` has them.
 
 The demo model knows nothing of tools: calls that are required are valid by the grammar, and a call that it makes of
-its own accord is spelt by a regular expression in the request.
+its own accord is spelt by a regular expression in the request. `SLUICE_URL` names a server to drive in place of the
+session's own, such as one in another environment than the clients'.
 """
 
-import pytest
+import os
 
-from tests.support.application import RunningApp
+import pytest
 
 PARAMETERS = {
     "type": "object",
@@ -25,5 +26,7 @@ SPELT = {
 
 
 @pytest.fixture(scope="session")
-def url(app: RunningApp) -> str:
-    return f"{app.url}/v1"
+def url(request: pytest.FixtureRequest) -> str:
+    """The API's root."""
+    server = os.environ.get("SLUICE_URL") or request.getfixturevalue("app").url
+    return f"{server}/v1"

@@ -80,7 +80,9 @@ def test_responses_stream_call_and_go_on(client: openai.OpenAI) -> None:
     results = [
         {"type": "function_call_output", "call_id": item.call_id, "output": "a red circle"} for item in first.output
     ]
-    second = client.responses.create(model="demo", input=results, previous_response_id=first.id, max_output_tokens=16)
+    second = client.responses.create(
+        model="demo", input=results, previous_response_id=first.id, tools=[tool], max_output_tokens=16
+    )
     assert second.status in ("completed", "incomplete")
     assert second.usage.input_tokens > first.usage.input_tokens
     assert client.responses.retrieve(first.id).id == first.id

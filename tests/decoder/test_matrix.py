@@ -1,6 +1,7 @@
 """Codec x container x group of pictures x sampling: always the frames of a full sequential decode."""
 
 import functools
+import io
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from deployments.config import DecoderConfig
 from deployments.errors import BadMedia
-from tests.decoder.reading import decode_all, read, task
+from tests.decoder.reading import LABEL, decode_all, read, task
 from tests.support.media_files import make_video, numbered_frame, read_numbers
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -146,8 +147,6 @@ def test_colours_that_no_tag_explains_are_those_that_browsers_show(height: int, 
 
 
 def encoded_untagged(planes: list[NDArray[np.uint8]], width: int, height: int) -> bytes:
-    import io
-
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as output:
         stream = output.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})
@@ -157,6 +156,13 @@ def encoded_untagged(planes: list[NDArray[np.uint8]], width: int, height: int) -
             plane.update(content.tobytes())
         output.mux([*stream.encode(frame), *stream.encode()])
     return sink.getvalue()
+
+
+def test_an_encrypted_video_made_here_is_called_that() -> None:
+    keys = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "00" * 16, "encryption_kid": "11" * 16}
+    with pytest.raises(BadMedia, match="the video is encrypted") as refused:
+        read(make_video(10, muxer_options=keys))
+    assert refused.value.param == LABEL
 
 
 # ── real files ───────────────────────────────────────────────────────────────────────────────────────────────────────

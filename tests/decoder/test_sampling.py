@@ -62,6 +62,19 @@ def test_fps_takes_the_frame_nearest_to_each_tick():
     assert chosen(steady(100, 25.0), fps=1.0) == [0, 25, 50, 75]
 
 
+@pytest.mark.parametrize("rate", [24, 24_000 / 1001, 25, 30_000 / 1001, 30, 50, 60_000 / 1001, 60])
+@pytest.mark.parametrize("fps", [0.5, 1, 2, 4])
+def test_a_clock_of_milliseconds_gives_no_frame_more_and_none_less(rate, fps):
+    for seconds in (1, 2, 3, 4, 5, 8, 10, 15, 20, 30, 60):
+        exact = steady(round(rate * seconds), rate)
+        counts = {
+            len(chosen(times, fps=fps)) for times in (exact, np.round(exact, 3), np.round(exact * 90_000) / 90_000)
+        }
+        assert len(counts) == 1
+        if rate == int(rate):
+            assert counts == {np.ceil(seconds * fps)}
+
+
 def test_fps_above_the_video_s_own_takes_every_frame_once():
     assert chosen(steady(40), fps=1e9) == list(range(40))
     assert chosen(steady(40), fps=30.0) == list(range(40))

@@ -39,5 +39,12 @@ def test_an_avif_whose_picture_is_damaged_is_the_client_s_fault():
         decode_picture(_array(whole[:payload] + bytes(len(whole) - payload)), "item", 10**6, Deadline(30, "t"))
 
 
+@pytest.mark.parametrize("size", [0, 90, 91, 100_000])
+def test_a_tag_that_reaches_beyond_the_file_is_the_client_s_fault(size):
+    digits = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    with pytest.raises(BadMedia):
+        decode_sound(_array(b"ID3\x04\0\0" + digits + bytes(90)), "mp3", 16_000, 10.0, "item", Deadline(30, "t"))
+
+
 def _array(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)

@@ -331,7 +331,7 @@ async def test_the_api_describes_itself_without_outside_help() -> None:
         document = (await client.get("/openapi.json")).json()
         assert "tools" in document["components"]["schemas"]["ChatRequest"]["properties"]
         assert {"/v1/chat/completions", "/v1/responses", "/health"} <= document["paths"].keys()
-        page = (await client.get("/docs")).text
+        page = (await client.get("/docs/api")).text
         assert "/v1/messages" in page
         assert "http" not in page
         assert (await client.get("/version")).json()["version"]

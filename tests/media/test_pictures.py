@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -331,6 +332,21 @@ def fax(rows: int, coded: bytes) -> NDArray[np.uint8]:
 def test_a_fax_of_more_rows_than_bits_is_refused_by_its_header() -> None:
     with pytest.raises(BadMedia, match="fewer bytes than pixels need"):
         decoded(fax(20_000, b"\xaa" * 8))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_of_a_million_tiles_is_refused_before_pillow_lists_them(order: str) -> None:
+    tiles = 1000 * 1000
+    about = {256: 1000, 257: 1000, 258: 8, 259: 1, 262: 1, 277: 1, 322: 1, 323: 1}
+    rows = [struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in about.items()]
+    rows += [struct.pack(order + "HHII", tag, 4, tiles, 200) for tag in (324, 325)]
+    head = struct.pack(order + "2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(rows))
+    data = (head + b"".join(rows)).ljust(200, b"\0") + bytes(4 * tiles)
+    tracemalloc.start()
+    with pytest.raises(TooLarge, match="a tag of more than 100000 values"):
+        decoded(np.frombuffer(data, np.uint8))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_libtiff_says_nothing_of_damaged_rows(capfd: pytest.CaptureFixture[str]) -> None:

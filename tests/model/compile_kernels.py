@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from deployments.model.forward.kernels import decode, pointwise
+from deployments.model.kernels import decode, pointwise
 
 _ALIGNED = [["tt.divisibility", 16]]
 _BF16, _FLOAT, _INT = "*bf16", "fp32", "i32"

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from deployments.config import AppConfig
 from deployments.core.checkpoint import resolve_model
-from deployments.model.output.assembler import Answer
+from deployments.model.output.assembler import OutputAssembler
 from deployments.model.output.vocabulary import Vocabulary
 from deployments.model.sampling.constraints import AfterThoughts, Free, Given, WithoutWords
 from deployments.model.sequence import Token
@@ -84,7 +84,9 @@ def test_thoughts_are_counted_with_their_marks(thinking, ids, count) -> None:
 
 
 def test_tokens_of_thoughts_are_told_with_the_text() -> None:
-    answer = Answer(lambda ids: "x" * len(ids), SamplingParams(return_token_ids=True), lambda i: ("x", b"x"), OPEN)
+    answer = OutputAssembler(
+        lambda ids: "x" * len(ids), SamplingParams(return_token_ids=True), lambda i: ("x", b"x"), OPEN
+    )
     (delta,) = answer.deltas([(0, Token(i), "stop" if i == 9 else None) for i in (1, 6, 7, 3, 9)])
     assert (delta.num_reasoning_tokens, delta.num_tokens, delta.token_ids) == (3, 5, (1, 6, 7, 3, 9))
 

@@ -14,7 +14,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, StageTimeout
 from deployments.model.loading import load_model, pick_device
 from deployments.model.sampling.grammar import Grammars
-from deployments.types import SamplingParams
+from deployments.types import Grammar, SamplingParams
 from tests.model.conftest import SteppedEngine
 from tests.support.tiny_families import Prompt
 
@@ -45,6 +45,10 @@ async def grammars(demo):
     await asyncio.sleep(0.05)  # in which the loop hears of the process's end
 
 
+def schema_of(text):
+    return Grammar("json_schema", text)
+
+
 def minute():
     return Deadline(60.0, "model")
 
@@ -52,7 +56,7 @@ def minute():
 async def answered(demo, grammars, schema, **params):
     """The text of an answer that must follow `schema`."""
     stepped, tokenizer = demo
-    constraint = await grammars.compile(json.dumps(schema), minute())
+    constraint = await grammars.compile(schema_of(json.dumps(schema)), minute())
     stop_ids = frozenset({tokenizer.eos_token_id})
     params = SamplingParams(**{"max_tokens": 60, **params})
     _, listener = stepped.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
@@ -71,7 +75,7 @@ async def test_answers_follow_the_schema(demo, grammars, temperature):
     stepped, tokenizer = demo
     params = SamplingParams(max_tokens=60, temperature=temperature, seed=1, n=2)
     stop_ids = frozenset({tokenizer.eos_token_id})
-    constraint = await grammars.compile(json.dumps(SCHEMA), minute())
+    constraint = await grammars.compile(schema_of(json.dumps(SCHEMA)), minute())
     _, listener = stepped.submit(_prompt(tokenizer), params, stop_ids=stop_ids, new_constraint=constraint)
     stepped.run()
     for choice in range(2):
@@ -103,23 +107,23 @@ EXPLODING = {
 @pytest.mark.parametrize("name", EXPLODING)
 async def test_schemas_that_can_not_be_followed_are_refused(grammars, name):
     with pytest.raises(BadRequest, match="the JSON schema") as refused:
-        await grammars.compile(EXPLODING[name], minute())
+        await grammars.compile(schema_of(EXPLODING[name]), minute())
     assert refused.value.param == "response_format"
 
 
 async def test_what_explodes_takes_its_time_and_memory_elsewhere(grammars):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadRequest, match=r"takes more (time|memory) to compile"):
-        await grammars.compile(LARGE_PRIME, minute())
+        await grammars.compile(schema_of(LARGE_PRIME), minute())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
 async def test_grammars_of_others_are_compiled_beside_one_that_explodes(grammars):
-    await grammars.compile(json.dumps(SCHEMA), minute())  # the process has started
+    await grammars.compile(schema_of(json.dumps(SCHEMA)), minute())  # the process has started
     exploding = [{"type": "integer", "multipleOf": 15485863 + 2 * i} for i in range(8)]
-    attack = [asyncio.create_task(grammars.compile(json.dumps(schema), minute())) for schema in exploding]
+    attack = [asyncio.create_task(grammars.compile(schema_of(json.dumps(schema)), minute())) for schema in exploding]
     await asyncio.sleep(0.3)
-    await grammars.compile(json.dumps({"type": "boolean"}), minute())
+    await grammars.compile(schema_of(json.dumps({"type": "boolean"})), minute())
     assert not all(task.done() for task in attack)
     for task in attack:
         task.cancel()
@@ -128,8 +132,8 @@ async def test_grammars_of_others_are_compiled_beside_one_that_explodes(grammars
 
 async def test_compiling_ends_with_the_request(grammars):
     with pytest.raises(StageTimeout):
-        await grammars.compile(LARGE_PRIME, Deadline(0.05, "model"))
-    leaving = asyncio.create_task(grammars.compile(LARGE_PRIME, minute()))
+        await grammars.compile(schema_of(LARGE_PRIME), Deadline(0.05, "model"))
+    leaving = asyncio.create_task(grammars.compile(schema_of(LARGE_PRIME), minute()))
     await asyncio.sleep(0.2)
     leaving.cancel()
     async with asyncio.timeout(20):
@@ -139,13 +143,13 @@ async def test_compiling_ends_with_the_request(grammars):
 
 
 async def test_a_process_that_died_is_started_again(grammars):
-    await grammars.compile('{"type": "boolean"}', minute())
+    await grammars.compile(schema_of('{"type": "boolean"}'), minute())
     for child in psutil.Process().children():
         if any("trial_process" in word for word in child.cmdline()):
             child.kill()
             child.wait()
     await asyncio.sleep(0.05)
-    await grammars.compile('{"type": "null"}', minute())
+    await grammars.compile(schema_of('{"type": "null"}'), minute())
 
 
 async def test_the_grammars_end_wins_over_min_tokens(demo, grammars):

@@ -8,7 +8,7 @@ from deployments.model.forward.paged_decode import paged_decode
 
 pytest.importorskip("triton")
 
-from deployments.model.forward.kernels import decode, pointwise
+from deployments.model.kernels import decode, pointwise
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

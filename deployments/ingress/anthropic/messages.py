@@ -63,6 +63,8 @@ class MessagesRequest(Wire):
     tool_choice: ToolChoice | None = None
     thinking: ThinkingOptions | None = None
     output_config: dict[str, Any] = {}
+    structured_outputs: dict[str, Any] | None = None
+    """As on chat completions."""
 
 
 class _Reader:
@@ -124,6 +126,7 @@ def _fields(request: MessagesRequest) -> dict[str, Any]:
         "top_k": request.top_k,
         "stop": request.stop_sequences or None,
         "tools": [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)],
+        "structured_outputs": request.structured_outputs,
     }
     if thinking is not None:
         fields["reasoning_effort"] = "none" if thinking.type == "disabled" else None

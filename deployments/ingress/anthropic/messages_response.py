@@ -108,8 +108,13 @@ class MessagesResponse:
 
     def _usage(self) -> dict[str, Any]:
         counts = self._answer.prompt.prepared.counts
-        cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-        return {"input_tokens": counts.total, **cached, "output_tokens": self._answer.completion_tokens}
+        cached = self._answer.cached_tokens  # in this API's words not among the input tokens
+        return {
+            "input_tokens": counts.total - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": self._answer.completion_tokens,
+        }
 
 
 def _object(arguments: str) -> Any:

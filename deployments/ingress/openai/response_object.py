@@ -86,7 +86,7 @@ class ResponsesWriter:
         used, said = self._answer.prompt.prepared.counts.total, self._answer.completion_tokens
         return {
             "input_tokens": used,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self._answer.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": said,
             "output_tokens_details": {"reasoning_tokens": self._answer.reasoning_tokens},
             "total_tokens": used + said,

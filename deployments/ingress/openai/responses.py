@@ -88,6 +88,8 @@ class ResponsesRequest(Wire):
     truncation: Literal["auto", "disabled"] = "disabled"
     """Accepted; nothing is left out: what does not fit is refused."""
     metadata: dict[str, str] = {}
+    structured_outputs: dict[str, Any] | None = None
+    """As on chat completions."""
 
 
 class Responses:
@@ -210,6 +212,7 @@ def _fields(request: ResponsesRequest) -> dict[str, Any]:
         "tools": [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)],
         "tool_choice": _tool_choice(request.tool_choice),
         "parallel_tool_calls": request.parallel_tool_calls,
+        "structured_outputs": request.structured_outputs,
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "response_format": schema if form.type == "json_schema" else {"type": form.type},
     }
@@ -240,7 +243,7 @@ def _tool_choice(choice: str | dict[str, Any] | None) -> Any:
 
 def _echoed(request: ResponsesRequest) -> dict[str, Any]:
     """What a response repeats of its request."""
-    said = request.model_dump(by_alias=True, exclude={"input", "stream", "model"})
+    said = request.model_dump(by_alias=True, exclude={"input", "stream", "model", "structured_outputs"})
     said |= {"tool_choice": request.tool_choice or "auto", "background": False, "service_tier": "default"}
     said |= {"temperature": 1.0 if request.temperature is None else request.temperature}
     return said | {"top_p": 1.0 if request.top_p is None else request.top_p}

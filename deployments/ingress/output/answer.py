@@ -75,6 +75,7 @@ class Answer:
     def __init__(self, request: GenerationRequest, prompt: ReadyPrompt, tool_format: ToolFormat | None) -> None:
         self.prompt = prompt
         self.times: GenerateTimes | None = None
+        self.cached_tokens = 0
         self.choices = [Choice(index, request.echo) for index in range(request.params.n)]
         thinking = prompt.prepared.thinking
         self._scored = prompt.prepared.counts.total if request.params.score_prompt else 0
@@ -91,6 +92,7 @@ class Answer:
     def add(self, chunk: GenerateChunk) -> list[ChoiceDelta]:
         """What a chunk adds, choice by choice, where it adds something."""
         self.times = chunk.times or self.times
+        self.cached_tokens += chunk.cached_tokens
         deltas = [self._readers[delta.index].add(delta) for delta in chunk.deltas]
         return [delta for delta in deltas if delta.says_something]
 

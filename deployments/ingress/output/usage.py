@@ -18,7 +18,7 @@ def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {
-            "cached_tokens": 0,
+            "cached_tokens": sum(answer.cached_tokens for answer in answers),
             "text_tokens": sum(count.text for count in counts),
             "image_tokens": sum(count.image for count in counts),
             "video_tokens": sum(count.video for count in counts),

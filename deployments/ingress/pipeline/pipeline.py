@@ -3,6 +3,7 @@
 Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
 """
 
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,11 +94,14 @@ class Pipeline:
         return ReadyPrompt(result.meta, tensors + clips, videos)
 
     def generate(
-        self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline
+        self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline, client: str
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer as it comes. Closing the generator stops the model's work."""
         limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
-        return self._stages.model.generate(limited, prompt.prepared, request.params, request.stream, prompt.tensors)
+        prepared = prompt.prepared
+        if self._config.engine.prefix_cache_per_key:
+            prepared = replace(prepared, cache_salt=hashlib.sha256(client.encode()).hexdigest())
+        return self._stages.model.generate(limited, prepared, request.params, request.stream, prompt.tensors)
 
     async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
         """The text of tokens. Raises `BadRequest` for a number that is none."""

@@ -1,25 +1,8 @@
 """What a request may ask of the engine, checked before it waits for anything."""
 
-import numpy as np
-
-from deployments.errors import BadRequest, ContextTooLong, Overloaded, TooLarge
+from deployments.errors import ContextTooLong, Overloaded, TooLarge
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.sequence import EngineRequest
-
-
-def check_tokens(request: EngineRequest, vocab_size: int) -> None:
-    """Raise `BadRequest` naming the field and the id where one is not of the vocabulary."""
-    params = request.params
-    named = [("logit_bias", token_id) for token_id, _ in params.logit_bias]
-    named += [("stop_token_ids", token_id) for token_id in params.stop_token_ids]
-    ids = np.asarray(request.token_ids)
-    named += [("prompt", int(token_id)) for token_id in ids[(ids < 0) | (ids >= vocab_size)][:1]]
-    for field, token_id in named:
-        if not 0 <= token_id < vocab_size:
-            raise BadRequest(
-                f"`{field}` has the token id {token_id}, the model's vocabulary has {vocab_size} tokens",
-                param=None if field == "prompt" else field,
-            )
 
 
 def check_room(request: EngineRequest, cache: KVCache, max_running: int) -> int:

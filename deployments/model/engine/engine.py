@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
 from deployments.errors import InternalError, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
-from deployments.model.engine.admission import check_queue, check_room, check_tokens
+from deployments.model.engine.admission import check_queue, check_room
 from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
 from deployments.model.engine.load import EngineLoad
 from deployments.model.engine.metrics import EngineMetrics, Snapshot
@@ -116,7 +116,6 @@ class Engine:
         no media. Raises `BadRequest`, `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says
         the limit.
         """
-        check_tokens(request, self.family.vocab_size)
         room = check_room(request, self._cache, self._scheduler.max_running)
         sequence = Sequence(request, listener, room)
         need = self.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0

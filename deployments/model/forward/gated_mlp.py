@@ -37,7 +37,7 @@ class GatedMLP(nn.Module):
         gate_up = self.gate_up
         both = gate_up.whole(hidden_states) if isinstance(gate_up, MergedLinear) else gate_up(hidden_states)
         if self._kernel:
-            from deployments.model.forward.kernels import pointwise
+            from deployments.model.kernels import pointwise
 
             return pointwise.silu_and_multiply(both)
         gate, up = both.chunk(2, dim=-1)

@@ -24,7 +24,7 @@ def fuse_norm(module: Any) -> bool:
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    from deployments.model.forward.kernels import pointwise
+    from deployments.model.kernels import pointwise
 
     return pointwise.rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
@@ -47,7 +47,7 @@ def _layer(
     use_cache: bool | None = False,
     **kwargs: Any,
 ) -> torch.Tensor:
-    from deployments.model.forward.kernels import pointwise
+    from deployments.model.kernels import pointwise
 
     attended, _ = self.self_attn(
         hidden_states=self.input_layernorm(hidden_states),

@@ -34,7 +34,7 @@ def paged_decode(
     if out is None:
         out = torch.empty_like(query_RHD, memory_format=torch.contiguous_format)
     if query_RHD.is_cuda and query_RHD.dtype in _KERNEL_DTYPES:
-        from deployments.model.forward.kernels import decode
+        from deployments.model.kernels import decode
 
         return decode.paged_decode(
             query_RHD,

@@ -55,7 +55,7 @@ def _calls(module: Any, name: str, known: str) -> Any:
 
 def _rotary(turned: Callable[..., Any], norms: tuple[Any, ...]) -> Callable[..., Any]:
     """As `turned`, of normed heads where there are norms: by a kernel for one row of tokens."""
-    from deployments.model.forward.kernels import pointwise
+    from deployments.model.kernels import pointwise
 
     settings: Any = tuple((norm.weight, norm.variance_epsilon) for norm in norms) or None
 
@@ -72,7 +72,7 @@ def _rotary(turned: Callable[..., Any], norms: tuple[Any, ...]) -> Callable[...,
 def _vision_rotary(
     query_NHD: torch.Tensor, keys_NHD: torch.Tensor, cos_ND: torch.Tensor, sin_ND: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    from deployments.model.forward.kernels import pointwise
+    from deployments.model.kernels import pointwise
 
     query, keys = query_NHD.transpose(0, 1)[None], keys_NHD.transpose(0, 1)[None]
     query, keys = pointwise.rotate(query, keys, cos_ND[None], sin_ND[None], rounds=False)

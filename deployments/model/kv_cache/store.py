@@ -54,7 +54,7 @@ class StoreLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is unty
         """Write [1, K, N, D] to the batch's places; returns the whole store. `kwargs` are the attention layer's own."""
         places_N = kwargs["batch"].places_N
         if self._by_kernel:
-            from deployments.model.forward.kernels import pointwise
+            from deployments.model.kernels import pointwise
 
             pointwise.store(key_states, value_states, self.keys, self.values, places_N)
             return self.keys, self.values

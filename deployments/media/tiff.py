@@ -1,0 +1,48 @@
+"""TIFF files, where Pillow and libtiff need a guardian: a table of millions of tiles, millions of lines in the log."""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_VALUES = 100_000
+"""Of one tag: Pillow makes an object, or several, of each. A strip for each row of the tallest picture is 65,535."""
+
+_ENTRY = np.dtype([("tag", "<u2"), ("kind", "<u2"), ("count", "<u4"), ("value", "<u4")])
+_OF_BYTES = (1, 2, 6, 7)
+"""Kinds of values that stay in one piece: bytes, and text."""
+_MAPS = Path("/proc/self/maps")
+
+
+def most_values(data: NDArray[np.uint8]) -> int:
+    """Of one tag in the first directory of the TIFF file `data`, uint8 of shape (size,); 0 where there is none."""
+    is_big = data[:2].tobytes() == b"MM"
+    at = int.from_bytes(data[4:8].tobytes(), "big" if is_big else "little")
+    entries = int.from_bytes(data[at : at + 2].tobytes(), "big" if is_big else "little")
+    table = data[at + 2 : at + 2 + _ENTRY.itemsize * entries].tobytes()
+    rows = np.frombuffer(
+        table[: len(table) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY.newbyteorder(">") if is_big else _ENTRY
+    )
+    return int(rows["count"][~np.isin(rows["kind"], _OF_BYTES)].max(initial=0))
+
+
+@functools.cache
+def silence_libtiff() -> bool:
+    """For this process, after Pillow has been loaded; whether a libtiff was found.
+
+    It says a line for each row that it can't read. Pillow gives no way to tell it not to; its own copy of the library
+    takes the word from whoever finds it in this process.
+    """
+    try:
+        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    found = {line.split(maxsplit=5)[5] for line in lines if "/libtiff" in line}
+    for path in found:
+        library = ctypes.CDLL(path)
+        for setter in (library.TIFFSetErrorHandler, library.TIFFSetWarningHandler):
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
+    return bool(found)
