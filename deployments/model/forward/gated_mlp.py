@@ -13,7 +13,7 @@ from deployments.model.forward.merged import MergedLinear, mergeable
 from deployments.model.forward.statements import computes
 
 
-class _GatedMLP(nn.Module):
+class GatedMLP(nn.Module):
     """`activation(gate) * up`, projected down; `gate_up` gives both next to each other."""
 
     def __init__(self, gate_up: nn.Module, down: nn.Module, activation: nn.Module, *, kernel: bool) -> None:
@@ -22,17 +22,27 @@ class _GatedMLP(nn.Module):
         self._kernel = kernel
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        down: torch.Tensor = self.down(self._gated(hidden_states))
+        return down
+
+    def add_to(self, residual: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`residual` with the output added in place, where that is a part of the last product."""
+        down = self.down
+        if type(down) is not nn.Linear or down.bias is not None or len(residual) != 1:
+            return residual + self(hidden_states)
+        residual[0].addmm_(self._gated(hidden_states)[0], down.weight.t())
+        return residual
+
+    def _gated(self, hidden_states: torch.Tensor) -> torch.Tensor:
         gate_up = self.gate_up
         both = gate_up.whole(hidden_states) if isinstance(gate_up, MergedLinear) else gate_up(hidden_states)
         if self._kernel:
             from deployments.model.kernels import pointwise
 
-            gated = pointwise.silu_and_multiply(both)
-        else:
-            gate, up = both.chunk(2, dim=-1)
-            gated = self.activation(gate) * up
-        down: torch.Tensor = self.down(gated)
-        return down
+            return pointwise.silu_and_multiply(both)
+        gate, up = both.chunk(2, dim=-1)
+        gated: torch.Tensor = self.activation(gate) * up
+        return gated
 
 
 def fuse_gated_mlp(module: Any, *, kernels: bool) -> bool:
@@ -57,7 +67,7 @@ def _fused(module: Any, *, kernels: bool) -> nn.Module | None:
         gate_up, activation = module.gate_up_proj, module.activation_fn
     else:
         return None
-    return _GatedMLP(gate_up, module.down_proj, activation, kernel=kernels and _is_silu(activation))
+    return GatedMLP(gate_up, module.down_proj, activation, kernel=kernels and _is_silu(activation))
 
 
 def _is_silu(activation: Any) -> bool:

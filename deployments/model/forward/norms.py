@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from deployments.model.forward import statements
+from deployments.model.forward.gated_mlp import GatedMLP
 from deployments.model.forward.statements import computes
 from deployments.model.forward.swapping import swap
 
@@ -59,5 +60,7 @@ def _layer(
     )
     norm = self.post_attention_layernorm
     residual, normed = pointwise.add_rms_norm(attended, hidden_states, norm.weight, norm.variance_epsilon)
+    if isinstance(self.mlp, GatedMLP):
+        return self.mlp.add_to(residual, normed)
     whole: torch.Tensor = residual + self.mlp(normed)
     return whole

@@ -42,12 +42,12 @@ class Sampler:
         params = [sequence.request.params for sequence, _ in rows]
         raw_RV = logits_RV
         recorded = self._recorded
-        if recorded is not None and len(rows) <= recorded.max_rows and all(map(_plain, params, rows)):
+        drawing = [i for i, p in enumerate(params) if p.temperature > 0]
+        if drawing and recorded is not None and len(rows) <= recorded.max_rows and all(map(_plain, params, rows)):
             return self._replayed(recorded, logits_RV, rows)
         if any(_shapes_logits(p, sequence, choice) for p, (sequence, choice) in zip(params, rows, strict=True)):
             logits_RV = self._shaped(logits_RV.clone(), rows)
         greedy_R = logits_RV.argmax(-1)
-        drawing = [i for i, p in enumerate(params) if p.temperature > 0]
         if drawing:
             index = torch.tensor(drawing, device=self._device)
             greedy_R[index] = self._drawn(logits_RV[index], [rows[i] for i in drawing])
