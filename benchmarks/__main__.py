@@ -20,7 +20,7 @@ SUBJECTS = {
     "cluster": ("soak", "autoscaling", "scaling", "sizing", "faults"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize"),
-    "engine": ("engine", "engine_memory", "engine_cache", "gpu"),
+    "engine": ("engine", "engine_memory", "gpu"),
 }
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)

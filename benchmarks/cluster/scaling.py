@@ -52,7 +52,7 @@ _ARGS = {
     "step_pace_s": STEP_PACE_S,
     "ingress": {"target_ttft_s": 60, "max_wait_s": 60},
     "decoder": {"workers": DECODE_PLACES},
-    "engine": {"max_running": MODEL_PLACES, "max_context_tokens": 1024, "threads": 1, "prefill_slowdown": None},
+    "engine": {"max_running": MODEL_PLACES, "max_context_tokens": 1024, "threads": 1, "target_itl_s": 60.0},
 }
 
 

@@ -36,6 +36,7 @@ _COLUMNS = [
     "first token ms",
     "prompt tokens/s",
 ]
+AT_ONCE_S = 60.0
 RUNNING = 8
 """Answers under way while a long prompt comes in."""
 
@@ -64,15 +65,15 @@ def decode_rate(model: Any, batch: int, steps: int, seed: int) -> tuple[float, f
     return batch * steps / elapsed, 1e3 * elapsed / steps
 
 
-def beside_prompt(model: Any, prompt: Prompt, seed: int, *, slowdown: float | None, running: int = RUNNING) -> Beside:
-    """`running` answers decode; then a long prompt comes. `slowdown` None: it is encoded and prefilled at once."""
+def beside_prompt(model: Any, prompt: Prompt, seed: int, *, target_itl_s: float, running: int = RUNNING) -> Beside:
+    """`running` answers decode; then a long prompt comes. With a large `target_itl_s` it is encoded and prefilled at once."""
     tokens = len(prompt[0])
     config = EngineConfig(
         max_running=running + 1,
         kv_cache_gib=0.4,
         max_context_tokens=tokens + 64,
-        prefill_slowdown=slowdown,
-        prefill_chunk_tokens=512 if slowdown else tokens,
+        target_itl_s=target_itl_s,
+        prefill_chunk_tokens=tokens if target_itl_s == AT_ONCE_S else 512,
     )
     engine = build_engine(model, config, RecordingSink())
     gc.collect()
@@ -148,11 +149,11 @@ def _prompts(bench: Benchmark, model: Any, rounds: int) -> dict[str, float]:
     rng = np.random.default_rng(bench.seed)
     tokens, frames = (1000, 16) if bench.quick else (4000, 64)
     prompts = {"text": text_prompt(rng, tokens), "clip": clip_prompt(model.config, rng, (frames, 12, 12))}
-    paced = EngineConfig().prefill_slowdown
+    paced = EngineConfig().target_itl_s
     ways: dict[str, dict[str, Any]] = {
-        "in portions": {"slowdown": paced},
-        "at once": {"slowdown": None},
-        "nobody decodes": {"slowdown": paced, "running": 0},
+        "in portions": {"target_itl_s": paced},
+        "at once": {"target_itl_s": AT_ONCE_S},
+        "nobody decodes": {"target_itl_s": paced, "running": 0},
     }
     runs: dict[tuple[str, str], list[Beside]] = {(kind, way): [] for kind in prompts for way in ways}
     for _ in tqdm(range(rounds), desc="long prompts"):
@@ -173,7 +174,7 @@ def _prompts(bench: Benchmark, model: Any, rounds: int) -> dict[str, float]:
         f"ITL of {RUNNING} answers beside a prompt of {tokens} tokens, or with a clip of {2 * frames} frames",
         _COLUMNS,
         rows,
-        f"In portions: no step takes more than {paced} steps of decoding alone. The clip's prompt has "
+        f"In portions: a step with a part of the prompt aims at {paced} s. The clip's prompt has "
         f"{len(prompts['clip'][0])} tokens, and {frames} x 144 patches to encode.",
     )
     return ratios

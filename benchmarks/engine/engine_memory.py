@@ -35,7 +35,7 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
     torch.set_num_threads(1)
     model = load_model(AppConfig(), pick_device("cpu"))
     tokens = grid[0] * grid[1] * grid[2] // 4 + 20 + ANSWER
-    config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens, prefill_slowdown=None)
+    config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens, target_itl_s=60.0)
     engine = build_engine(model, config, RecordingSink())
     runner = engine._runner
     for layer in runner.cache.layers:

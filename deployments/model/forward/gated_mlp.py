@@ -29,7 +29,8 @@ class GatedMLP(nn.Module):
         """`residual` with the output added in place, where that is a part of the last product."""
         down = self.down
         if type(down) is not nn.Linear or down.bias is not None or len(residual) != 1:
-            return residual + self(hidden_states)
+            output: torch.Tensor = self(hidden_states)
+            return residual + output
         residual[0].addmm_(self._gated(hidden_states)[0], down.weight.t())
         return residual
 
