@@ -39,9 +39,10 @@ class GatedMLP(nn.Module):
         if self._kernel:
             from deployments.model.kernels import pointwise
 
-            return pointwise.silu_and_multiply(both)
+            gated: torch.Tensor = pointwise.silu_and_multiply(both)
+            return gated
         gate, up = both.chunk(2, dim=-1)
-        gated: torch.Tensor = self.activation(gate) * up
+        gated = self.activation(gate) * up
         return gated
 
 
