@@ -29,7 +29,7 @@ class GatedMLP(nn.Module):
         """`residual` with the output added in place, where that is a part of the last product."""
         down = self.down
         if type(down) is not nn.Linear or down.bias is not None or len(residual) != 1:
-            return residual + self(hidden_states)
+            return torch.add(residual, self(hidden_states))
         residual[0].addmm_(self._gated(hidden_states)[0], down.weight.t())
         return residual
 
@@ -39,10 +39,9 @@ class GatedMLP(nn.Module):
         if self._kernel:
             from deployments.model.kernels import pointwise
 
-            gated: torch.Tensor = pointwise.silu_and_multiply(both)
-            return gated
+            return pointwise.silu_and_multiply(both)
         gate, up = both.chunk(2, dim=-1)
-        gated = self.activation(gate) * up
+        gated: torch.Tensor = self.activation(gate) * up
         return gated
 
 
