@@ -66,7 +66,7 @@ def decode_rate(model: Any, batch: int, steps: int, seed: int) -> tuple[float, f
 
 
 def beside_prompt(model: Any, prompt: Prompt, seed: int, *, target_itl_s: float, running: int = RUNNING) -> Beside:
-    """`running` answers decode; then a long prompt comes. With a large `target_itl_s` it is encoded and prefilled at once."""
+    """`running` answers decode; then a long prompt comes: all at once with `AT_ONCE_S`."""
     tokens = len(prompt[0])
     config = EngineConfig(
         max_running=running + 1,

@@ -65,10 +65,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
     family = Family(model)
     speed_up(family)
-    on_cpu = model.device.type == "cpu"
-    max_running = config.max_running or (CPU_RUNNING if on_cpu else CARD_RUNNING)
-    chunk_tokens = config.prefill_chunk_tokens or (CPU_CHUNK if on_cpu else CARD_CHUNK)
-    cache = allocate_cache(family, config, max_running, chunk_tokens)
+    max_running, chunk_tokens = step_limits(config, model.device)
+    cache = allocate_cache(family, config)
     memory = MediaMemory(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
     kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory) if config.reuse_cache_mib else None
@@ -77,7 +75,7 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
     check_text(runner)
     warn_unverified(family)
     recorded = None
-    if not on_cpu and config.cuda_graphs:
+    if model.device.type == "cuda" and config.cuda_graphs:
         runner.record_graphs(max_running)
         recorded = RecordedDraws(family.vocab_size, max_running, model.device)
     warm_up(runner, max_running, chunk_tokens)
@@ -94,6 +92,13 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
         target_kv_usage=config.target_kv_usage,
         sampler=Sampler(model.device, recorded),
     )
+
+
+def step_limits(config: EngineConfig, device: torch.device) -> tuple[int, int]:
+    """How many sequences decode together, and how many prompt tokens a step computes, at most."""
+    on_cpu = device.type == "cpu"
+    running = config.max_running or (CPU_RUNNING if on_cpu else CARD_RUNNING)
+    return running, config.prefill_chunk_tokens or (CPU_CHUNK if on_cpu else CARD_CHUNK)
 
 
 def log_capacity(model: Any, cache: KVCache, max_running: int) -> None:
@@ -159,15 +164,16 @@ def eos_ids(model: Any) -> frozenset[int]:
 
 
 @torch.inference_mode()
-def allocate_cache(family: Family, config: EngineConfig, max_running: int, chunk_tokens: int) -> KVCache:
+def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
     """As many pages as the budget holds. Raises `InternalError` when not even two tokens fit."""
     model = family.model
     probe = DynamicCache(config=family.text_config)
     ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = family.with_axes(torch.arange(2, device=model.device)[None])
     model(input_ids=ids, position_ids=positions, cache=probe, use_cache=True, logits_to_keep=1)
+    max_running, _ = step_limits(config, model.device)
     plan = CachePlan.of(probe)
-    budget = kv_budget_bytes(family, config, max_running, chunk_tokens) - (max_running + 1) * plan.state_bytes
+    budget = kv_budget_bytes(family, config) - (max_running + 1) * plan.state_bytes
     tokens = int(budget // plan.token_bytes)
     page_size = max(1, min(config.page_tokens, tokens // 2))
     num_pages = tokens // page_size - 1  # one is nobody's
@@ -187,14 +193,14 @@ def allocate_cache(family: Family, config: EngineConfig, max_running: int, chunk
     return cache
 
 
-def kv_budget_bytes(family: Family, config: EngineConfig, max_running: int, chunk_tokens: int) -> int:
+def kv_budget_bytes(family: Family, config: EngineConfig) -> int:
     """What keys and values may take; by default a share of the GPU memory left by weights and the largest pass."""
     device = family.model.device
     if config.kv_cache_gib is not None:
         return int(config.kv_cache_gib * GIB)
     if device.type != "cuda":
         return int(CPU_KV_CACHE_GIB * GIB)
-    pass_bytes = _largest_pass_bytes(family, max_running, chunk_tokens)
+    pass_bytes = _largest_pass_bytes(family, *step_limits(config, device))
     torch.cuda.empty_cache()
     left = torch.cuda.mem_get_info(device)[0] - pass_bytes - int(config.encoder_budget_mib * MIB)
     return int(max(left, 0) * config.kv_cache_share)

@@ -29,8 +29,7 @@ class GatedMLP(nn.Module):
         """`residual` with the output added in place, where that is a part of the last product."""
         down = self.down
         if type(down) is not nn.Linear or down.bias is not None or len(residual) != 1:
-            output: torch.Tensor = self(hidden_states)
-            return residual + output
+            return torch.add(residual, self(hidden_states))
         residual[0].addmm_(self._gated(hidden_states)[0], down.weight.t())
         return residual
 
