@@ -6,6 +6,7 @@ Every stage method is an async generator called as `method(remaining_s, *metadat
 first and then, when it has one, its payload: a numpy array, or a dict of numpy arrays by name.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
@@ -20,6 +21,10 @@ class MediaKind(StrEnum):
     IMAGE = "image"
     VIDEO = "video"
     AUDIO = "audio"
+
+
+MODALITIES = ("text", *(kind.value for kind in MediaKind))
+"""What a prompt is made of, in the order in which it is told."""
 
 
 class StageName(StrEnum):
@@ -267,16 +272,17 @@ class MediaInput:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """Prompt tokens by modality; `text` is the rest, so that the four add up to the prompt's length."""
+    """Prompt tokens by modality: `text`, and the kinds of media by their names. Text is the rest of the prompt."""
 
-    text: int = 0
-    image: int = 0
-    video: int = 0
-    audio: int = 0
+    by_modality: Mapping[str, int]
+
+    def __getitem__(self, modality: str) -> int:
+        return self.by_modality.get(modality, 0)
 
     @property
     def total(self) -> int:
-        return self.text + self.image + self.video + self.audio
+        """The prompt's length."""
+        return sum(self.by_modality.values())
 
 
 @dataclass(frozen=True, slots=True)

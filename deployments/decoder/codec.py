@@ -50,7 +50,7 @@ def packet_index(video: VideoFile) -> FrameIndex | None:
 
 def scan_index(video: VideoFile, limits: Limits, deadline: Deadline) -> FrameIndex:
     """The frames of `video` by decoding all of it. Raises `TooLarge` when that, done twice, is beyond `limits`."""
-    limits.check_work(2 * len(video.packets), *video.coded_size)
+    limits.accept_work(2 * len(video.packets), *video.coded_size)
     whole = Run(0, len(video.packets))
     ticks = [frame.pts for frame in decode_run(video, whole, None, deadline)]
     if None not in ticks and (np.diff(np.array(ticks, np.float64)) > 0).all():

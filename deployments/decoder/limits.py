@@ -16,7 +16,7 @@ class Limits:
     """The operator's limits, for the item called `label`. Every method raises `TooLarge`."""
 
     def __init__(self, config: DecoderConfig, label: str, work: VideoWork | None = None) -> None:
-        """`work`: where to write down what `check_work` allows."""
+        """`work`: where to write down what `accept_work` allows."""
         self._config = config
         self._label = label
         self.work = work or VideoWork()
@@ -46,7 +46,7 @@ class Limits:
         limit = self._config.max_duration_s
         self._refuse_if(seconds > limit, f"it is {seconds:.0f} s long, the limit is {limit:g} s")
 
-    def check_work(self, frames: int, height: int, width: int) -> None:
+    def accept_work(self, frames: int, height: int, width: int) -> None:
         """Frames that the codec would have to decode."""
         megapixels, limit = frames * height * width / 1e6, self._config.max_decode_megapixels
         self._refuse_if(

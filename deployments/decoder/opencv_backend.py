@@ -46,7 +46,7 @@ class OpencvBackend:
         deadline: Deadline,
     ) -> int:
         """See `backend.Backend.decode`."""
-        limits.check_work(int(wanted[-1]) + 1, *video.coded_size)
+        limits.accept_work(int(wanted[-1]) + 1, *video.coded_size)
         codec = video.stream.codec_context.codec.canonical_name
         first = next(decode_run(video, Run(0, len(video.packets)), None, deadline), None)
         if first is not None and first.interlaced_frame:  # OpenCV 5 delivers noise and reports success

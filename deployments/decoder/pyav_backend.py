@@ -45,7 +45,7 @@ class PyavBackend:
         assert video.table is not None
         targets = index.packets[wanted]
         runs = plan_runs(video.table, targets)
-        limits.check_work(sum(map(len, runs)), *video.coded_size)
+        limits.accept_work(sum(map(len, runs)), *video.coded_size)
         return _keep_by_time(video, runs, targets, writer, deadline)
 
 

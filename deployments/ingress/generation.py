@@ -30,7 +30,7 @@ from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.tools.settle import settled
 from deployments.observability.metrics import MetricSink
-from deployments.types import GenerateChunk, MediaKind, StageName
+from deployments.types import MODALITIES, GenerateChunk, MediaKind, StageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +168,8 @@ class Generation:
 
     def _count(self, exchange: Exchange, prompt: ReadyPrompt, answer: Answer) -> None:
         counts = prompt.prepared.counts
-        for modality in ("text", "image", "video", "audio"):
-            self._metrics.count("sluice_prompt_tokens", getattr(counts, modality), modality=modality)
+        for modality in MODALITIES:
+            self._metrics.count("sluice_prompt_tokens", counts[modality], modality=modality)
         self._metrics.count("sluice_completion_tokens", answer.completion_tokens)
         exchange.facts |= {"prompt_tokens": counts.total, "completion_tokens": answer.completion_tokens}
         if answer.times is None:

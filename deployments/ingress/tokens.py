@@ -18,7 +18,7 @@ from deployments.ingress.openai.chat_request import check_model, read_request
 from deployments.ingress.pipeline.pipeline import ReadyPrompt
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.wire import NO_FRAME_OPTIONS, Wire, validated
-from deployments.types import MediaProfile, PlainPrompt, SamplingParams
+from deployments.types import MODALITIES, MediaProfile, PlainPrompt, SamplingParams
 
 MAX_TOKENS = 2**20
 
@@ -65,7 +65,7 @@ class Tokenize:
             "max_model_len": profile.context_length,
             "tokens": prompt.prepared.token_ids.tolist(),
             "token_strs": None,
-            "details": {"text": counts.text, "image": counts.image, "video": counts.video, "audio": counts.audio},
+            "details": {modality: counts[modality] for modality in MODALITIES},
         }
         return json_response(document)
 

@@ -17,6 +17,7 @@ from deployments.errors import InternalError
 from deployments.model.engine.engine import Engine
 from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
+from deployments.model.families.known import known
 from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
@@ -220,10 +221,8 @@ def _largest_pass_bytes(family: Family, max_running: int, chunk_tokens: int) -> 
 
 
 def _loader(kind: Any) -> Any:
-    if kind.model_type == "qwen2_5_omni":
-        return transformers.Qwen2_5OmniThinkerForConditionalGeneration
-    if kind.model_type == "qwen3_omni_moe":
-        return transformers.Qwen3OmniMoeThinkerForConditionalGeneration
+    if (part := known(kind.model_type).part) is not None:
+        return getattr(transformers, part)
     for loader in (AutoModelForMultimodalLM, AutoModelForImageTextToText, AutoModelForCausalLM):
         if type(kind) in loader._model_mapping:
             return loader

@@ -29,5 +29,4 @@ def count_tokens(
         counts[MediaKind.AUDIO] += sum(text.count(token) for token in tokens[MediaKind.AUDIO])
         if kind is not MediaKind.AUDIO:
             counts[kind] += sum(text.count(token) for token in visual)
-    image, video, sound = counts[MediaKind.IMAGE], counts[MediaKind.VIDEO], counts[MediaKind.AUDIO]
-    return TokenCounts(text=length - image - video - sound, image=image, video=video, audio=sound)
+    return TokenCounts({"text": length - sum(counts.values()), **{kind.value: n for kind, n in counts.items()}})

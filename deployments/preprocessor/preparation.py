@@ -79,7 +79,7 @@ class Preparation:
         deadline.check()
         ids = self._token_ids(prompt)
         self._check_context(len(ids), prompt.max_new_tokens, "prompt")
-        counts = TokenCounts(text=len(ids))
+        counts = TokenCounts({"text": len(ids)})
         return Prepared(ids, counts, None, use_audio_in_video=False, prepare_s=time.monotonic() - started)
 
     def detokenize(self, token_ids: tuple[int, ...]) -> str:

@@ -14,9 +14,8 @@ def describe(span: Span, value: object) -> None:
             span.note({"sluice.frames": len(value.indices), "sluice.lost_frames": value.lost_frames})
             span.note({"sluice.source_frames": value.total_frames, "sluice.backend": value.backend})
         case Prepared():
-            counts = value.counts
-            by_modality = {"text": counts.text, "image": counts.image, "video": counts.video, "audio": counts.audio}
-            span.note({f"sluice.{modality}_tokens": count for modality, count in by_modality.items()})
+            counts = value.counts.by_modality
+            span.note({f"sluice.{modality}_tokens": count for modality, count in counts.items()})
         case GenerateChunk(times=GenerateTimes() as times):
             _phases(span, times)
 

@@ -14,7 +14,7 @@ from deployments.serving.replica import StageFailure
 from deployments.types import Grammar, Prepared, SamplingParams, TokenCounts
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # as a replica has one loop for its life
-PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts(text=4), None, False, 0.0)
+PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts({"text": 4}), None, False, 0.0)
 
 
 @pytest.fixture(scope="module")

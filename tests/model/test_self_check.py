@@ -4,6 +4,7 @@ import pytest
 
 from deployments.config import EngineConfig
 from deployments.errors import InternalError
+from deployments.model.families import known
 from deployments.model.families.family import Family
 from deployments.model.forward.attention import PiecewiseAttention
 from deployments.model.forward.encoder import Encoder
@@ -51,3 +52,8 @@ def test_context_follows_the_budget(qwen3_vl):
     cache = allocate_cache(Family(qwen3_vl), EngineConfig(kv_cache_gib=0.001, max_running=4))
     assert cache.nbytes <= 0.001 * 2**30
     assert 0 < cache.max_length <= cache.pool.num_pages * cache.page_size
+
+
+def test_families_are_called_verified_that_are_verified_here() -> None:
+    told = {name for name, entry in known.FAMILIES.items() if entry.verified}
+    assert told == {family.build().config.model_type for family in FAMILIES.values()}

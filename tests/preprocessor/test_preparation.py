@@ -37,7 +37,7 @@ def test_text_alone_has_no_tensors_and_no_use_for_the_processor() -> None:
     assert tensors is None
     assert prepared.token_ids.dtype == np.int32
     assert prepared.token_ids.tolist() == processor.tokenizer(text)["input_ids"]
-    assert prepared.counts.text == len(prepared.token_ids)
+    assert prepared.counts["text"] == len(prepared.token_ids)
 
 
 def test_model_of_text_alone_is_served() -> None:
@@ -47,7 +47,7 @@ def test_model_of_text_alone_is_served() -> None:
     checkpoint = Checkpoint(tokenizer, tokenizer, SimpleNamespace(get_text_config=lambda: text_config))
     stage = Preparation(checkpoint, AppConfig())
     assert stage.profile.modalities == frozenset()
-    assert prepare(stage, asking("Hi"))[0].counts.text == 2
+    assert prepare(stage, asking("Hi"))[0].counts["text"] == 2
     with pytest.raises(BadRequest, match="does not take image input; it takes: text only"):
         prepare(stage, asking(0), [image(0)], [PICTURE])
 
@@ -86,7 +86,7 @@ def test_picture_too_narrow_for_the_model_is_named() -> None:
 def test_sound_that_would_be_cut_is_refused_with_the_limit(family: str, limit_s: int) -> None:
     stage = preparation(family)
     whole, _ = prepare(stage, asking(0), [audio(0)], [sound_file(tone(limit_s))])
-    assert whole.counts.audio == limit_s * 25
+    assert whole.counts["audio"] == limit_s * 25
     with pytest.raises(TooLarge, match=str(limit_s)) as caught:
         prepare(stage, asking(0), [audio(3)], [sound_file(tone(limit_s + 0.5))])
     assert caught.value.param == "item 3"
@@ -94,7 +94,7 @@ def test_sound_that_would_be_cut_is_refused_with_the_limit(family: str, limit_s:
 
 def test_sound_is_taken_whole_where_the_processor_does() -> None:
     prepared, _ = prepare(preparation("qwen3_omni"), asking(0), [audio(0)], [sound_file(tone(40))])
-    assert prepared.counts.audio == 520
+    assert prepared.counts["audio"] == 520
 
 
 def test_sound_of_a_video_that_would_be_cut_is_refused() -> None:

@@ -71,8 +71,8 @@ def test_text_can_not_write_placeholders(family: str, role: str) -> None:
     chat = Chat((ChatMessage(role, (ChatPart(words),)), ChatMessage("user", (ChatPart(None, 0),))))  # type: ignore[arg-type]
     prepared, _ = prepare(preparation(family), chat, [image(0)], [picture_file(noise(56, 56, 3))])
     alone, _ = prepare(preparation(family), asking(0), [image(0)], [picture_file(noise(56, 56, 3))])
-    assert prepared.counts.image == alone.counts.image
-    assert prepared.counts.video == prepared.counts.audio == 0
+    assert prepared.counts["image"] == alone.counts["image"]
+    assert prepared.counts["video"] == prepared.counts["audio"] == 0
 
 
 def test_user_can_not_end_the_own_turn() -> None:

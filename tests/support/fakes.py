@@ -131,16 +131,15 @@ def fetched(item: MediaItem) -> tuple[Fetched, object]:
 
 def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, object]:
     kinds = [item.kind for item in media]
-    counts = TokenCounts(
-        10, 5 * kinds.count(MediaKind.IMAGE), 7 * kinds.count(MediaKind.VIDEO), 3 * kinds.count(MediaKind.AUDIO)
-    )
+    tokens = {MediaKind.IMAGE: 5, MediaKind.VIDEO: 7, MediaKind.AUDIO: 3}
+    counts = TokenCounts({"text": 10, **{kind.value: n * kinds.count(kind) for kind, n in tokens.items()}})
     tensors = "tensors" if media else None
     return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
 
 
 def continued(prompt: PlainPrompt) -> tuple[Prepared, None]:
     length = len(prompt.text) if prompt.token_ids is None else len(prompt.token_ids)
-    return Prepared(np.arange(length, dtype=np.int32), TokenCounts(length), None, False, 0.001), None
+    return Prepared(np.arange(length, dtype=np.int32), TokenCounts({"text": length}), None, False, 0.001), None
 
 
 def hello() -> list[GenerateChunk | Exception]:

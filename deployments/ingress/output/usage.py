@@ -5,7 +5,7 @@ from typing import Any
 
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.output.answer import Answer
-from deployments.types import DecodedVideo
+from deployments.types import MODALITIES, DecodedVideo
 
 
 def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
@@ -19,10 +19,7 @@ def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {
             "cached_tokens": sum(answer.cached_tokens for answer in answers),
-            "text_tokens": sum(count.text for count in counts),
-            "image_tokens": sum(count.image for count in counts),
-            "video_tokens": sum(count.video for count in counts),
-            "audio_tokens": sum(count.audio for count in counts),
+            **{f"{modality}_tokens": sum(count[modality] for count in counts) for modality in MODALITIES},
         },
         "completion_tokens_details": {"reasoning_tokens": sum(answer.reasoning_tokens for answer in answers)},
     }

@@ -1,7 +1,7 @@
 """What differs between model families, asked of the model itself: features, placeholders, positions, masks.
 
 Almost everything is read from the signatures of the model's own functions; what signatures do not tell stands in
-`_QUIRKS`. `probe` (see `checks.py`) holds the result against the plain forward before a model is served.
+`known.FAMILIES`. `probe` (see `checks.py`) holds the result against the plain forward before a model is served.
 
 Shape legend: T prompt tokens, N placeholders of one modality, D hidden size, A rotary axes.
 """
@@ -9,12 +9,13 @@ Shape legend: T prompt tokens, N placeholders of one modality, D hidden size, A 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
 from deployments.errors import BadRequest, InternalError
+from deployments.model.families.known import known
 from deployments.model.multimodal.request_media import EncodedRows
 from deployments.types import MediaKind
 
@@ -32,33 +33,6 @@ _SEEN_BOTH_WAYS = (_TOKEN_TYPE[MediaKind.IMAGE], _TOKEN_TYPE[MediaKind.VIDEO])
 
 _ROPE_NAMES = {"second_per_grids": "video_second_per_grid", "second_per_grid_ts": "second_per_grid_ts"}
 """Arguments of `get_rope_index` that processors call otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quirk:
-    """What a family's signatures do not tell."""
-
-    video_token_is_image_token: bool = False
-    """Frames of a video stand in the prompt as picture placeholders."""
-    both_ways: Literal["", "all", "sliding"] = ""
-    """In which layers tokens of one picture attend to each other both ways: a prefill chunk may not cut through it."""
-    frames_apart: bool = False
-    """The vision tower looks at one frame (or pair of frames) of a clip at a time: they can be encoded apart."""
-    refused: str | None = None
-    """Why the family can not be served."""
-
-
-_QWEN = Quirk(frames_apart=True)
-_GLM = Quirk(video_token_is_image_token=True, frames_apart=True)
-_QUIRKS = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), _QWEN),
-    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), _QWEN),
-    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), _GLM),
-    "gemma3": Quirk(both_ways="all"),
-    "gemma4": Quirk(both_ways="sliding", frames_apart=True),
-    "paligemma": Quirk(refused="its whole prompt attends both ways, so that a prefill can not be cut into chunks"),
-    "mllama": Quirk(refused="pictures enter by cross-attention, whose cache can not be shared by a batch of slots"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +57,7 @@ class Family:
         self.model = model
         self.base = model.base_model
         self.name: str = model.config.model_type
-        self._quirk = _QUIRKS.get(self.name.removesuffix("_text"), Quirk())
+        self._quirk = known(self.name).quirk
         if self._quirk.refused:
             raise InternalError(f"models of the family {self.name!r} are not served: {self._quirk.refused}")
         self.text_config = model.config.get_text_config(decoder=True)

@@ -2,7 +2,7 @@
 
 Random ids go through a prefill in two chunks and decode steps, two sequences side by side; the logits are held against
 plain forwards over the whole. A family whose caches, masks or positions the engine does not understand is found here,
-at start, and refused by name. Media can not be made up without the model's processor: `VERIFIED` lists the families
+at start, and refused by name. Media can not be made up without the model's processor: `families.known` has the families
 whose media the tests hold against `model.generate`.
 """
 
@@ -12,29 +12,9 @@ import torch
 
 from deployments.errors import InternalError
 from deployments.model.families.family import Family
+from deployments.model.families.known import known
 from deployments.model.forward.batch import Chunk, Row
 from deployments.model.forward.runner import ModelRunner
-
-VERIFIED = frozenset(
-    {
-        "gemma3",
-        "gemma4",
-        "glm4v",
-        "idefics3",
-        "internvl",
-        "llava",
-        "llava_onevision",
-        "mistral3",
-        "qwen2_5_omni_thinker",
-        "qwen2_5_vl",
-        "qwen2_vl",
-        "qwen3_5",
-        "qwen3_omni_moe_thinker",
-        "qwen3_vl",
-        "qwen3_vl_moe",
-        "smolvlm",
-    }
-)
 
 _PROMPT_TOKENS, _STEPS = 12, 4
 _TOLERANCE = {torch.float64: 0.01, torch.float32: 0.01}
@@ -104,7 +84,7 @@ def check_close(family: str, dtype: torch.dtype, mine: torch.Tensor, plain: torc
 
 def warn_unverified(family: Family) -> None:
     """Say so when nothing but the text path of a family is known to be right."""
-    if family.features and family.name not in VERIFIED:
+    if family.features and not known(family.name).verified:
         kinds = ", ".join(sorted(family.features))
         logger.warning("the family %r is served untested: its %s inputs have not been compared", family.name, kinds)
 
