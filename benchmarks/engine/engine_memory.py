@@ -38,19 +38,19 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
     config = EngineConfig(max_running=SLOTS, kv_cache_gib=2.0, max_context_tokens=tokens, target_itl_s=60.0)
     engine = build_engine(model, config, RecordingSink())
     runner = engine._runner
-    for layer in runner.cache.layers:
+    for layer in runner.cache.layers.layers:
         layer.keys.add_(0)  # storage is given by the system when it is first written
         layer.values.add_(0)
     kept: list[Any] = []
-    encode = runner.encode
+    encode = runner.encoder.encode
 
-    def encode_and_keep(items: list[Item]) -> list[EncodedRows]:
+    def encode_and_keep(items: Sequence[Item]) -> list[EncodedRows]:
         encoded = encode(items)
         kept.append((items, encoded))
         return encoded
 
     if keep:
-        runner.encode = encode_and_keep  # type: ignore[method-assign]
+        runner.encoder.encode = encode_and_keep  # type: ignore[method-assign]
     rng = np.random.default_rng(seed)
     clocks: list[Clock] = []
     for _ in range(requests):
@@ -59,7 +59,8 @@ def alive_while_decoding(requests: int, grid: tuple[int, int, int], seed: int, k
         while not clocks[-1].instants:
             engine.step()
     assert max(len(clock.instants) for clock in clocks) < ANSWER, "an answer ended before all decoded"
-    held = sum(engine._ledger.alive.values())
+    state = engine.snapshot()
+    held = state.media_host_bytes + state.media_device_bytes
     held += sum(item.nbytes for items, _ in kept for item in items)
     return held + sum(rows.nbytes for _, encoded in kept for rows in encoded)
 

@@ -20,6 +20,8 @@ from transformers import AttentionInterface
 from deployments.model.forward.batch import Batch, Piece
 
 NAME = "ragged"
+_WORTH_COPYING = 500_000
+"""Numbers of keys: below that a call for each row takes longer than to copy them."""
 
 
 class Look(NamedTuple):
@@ -48,30 +50,55 @@ class PiecewiseAttention:
     def attend(
         self, query_HND: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: Batch, look: Look
     ) -> torch.Tensor:
-        heads, num_tokens, _ = query_HND.shape
-        out_NHD = query_HND.new_empty((num_tokens, heads, values.shape[-1]))
-        for piece in batch.pieces:
+        outs, rows = [], batch.num_rows
+        pieces = batch.pieces
+        if rows > 1 and self._is_small(batch, keys) and look.window is None:
+            outs.append(self._rows_together(query_HND[:, :rows], keys, values, batch, look))
+            pieces = pieces[rows:]
+        for piece in pieces:
             query = query_HND[:, piece.first : piece.stop]
             if piece.stop - piece.first == 1:
-                out_NHD[piece.first] = self._token(query, keys, values, piece, look)
+                outs.append(self._token(query, keys, values, piece, look))
             else:
                 found = piece_attention(query, _gathered(keys, piece.keys), _gathered(values, piece.keys), piece, look)
-                out_NHD[piece.first : piece.stop] = found
-        return out_NHD
+                outs.append(found)
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    @staticmethod
+    def _is_small(batch: Batch, keys_KTD: torch.Tensor) -> bool:
+        """Whether copying the rows' keys costs less than a call for each row."""
+        longest = max(piece.start for piece in batch.pieces[: batch.num_rows]) + 1
+        return batch.num_rows * longest * keys_KTD.shape[0] * keys_KTD.shape[2] <= _WORTH_COPYING
+
+    @staticmethod
+    def _rows_together(
+        query_HRD: torch.Tensor, keys_KTD: torch.Tensor, values_KTD: torch.Tensor, batch: Batch, look: Look
+    ) -> torch.Tensor:
+        """[R, H, D] of decode rows, their keys copied side by side, as wide as the longest."""
+        places_M, mask_R11L = _side_by_side(batch, query_HRD.dtype)
+        rows, width = mask_R11L.shape[0], mask_R11L.shape[-1]
+
+        def copied(store_KTD: torch.Tensor) -> torch.Tensor:
+            found = store_KTD.index_select(1, places_M)
+            return found.view(found.shape[0], rows, width, found.shape[2]).transpose(0, 1)
+
+        query_RKGD = query_HRD.transpose(0, 1).reshape(rows, keys_KTD.shape[0], -1, query_HRD.shape[-1])
+        out_RKGD = scaled_dot_product_attention(
+            query_RKGD, copied(keys_KTD), copied(values_KTD), attn_mask=mask_R11L, scale=look.scale
+        )
+        return out_RKGD.reshape(rows, query_HRD.shape[0], -1)
 
     @staticmethod
     def _token(
         query_H1D: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, piece: Piece, look: Look
     ) -> torch.Tensor:
-        """[H, D] of a lone token: heads that share keys are as good as several queries, and none needs a mask."""
-        where = piece.keys
-        if look.window is not None and piece.stop - piece.first == 1:
-            where = _last(where, look.window)
-        query_KGD = query_H1D.view(keys.shape[0], -1, query_H1D.shape[-1])
+        """[1, H, D] of a lone token: heads that share keys are as good as several queries, and none needs a mask."""
+        where = piece.keys if look.window is None else _last(piece.keys, look.window)
+        query_KGD = query_H1D.reshape(keys.shape[0], -1, query_H1D.shape[-1])
         out_1KGD = scaled_dot_product_attention(
             query_KGD[None], _gathered(keys, where)[None], _gathered(values, where)[None], scale=look.scale
         )
-        return out_1KGD.reshape(query_H1D.shape[0], -1)
+        return out_1KGD.reshape(1, query_H1D.shape[0], -1)
 
 
 class KernelAttention:
@@ -175,6 +202,24 @@ def _mask(piece: Piece, window: int | None, both_ways: bool, query_HQD: torch.Te
         mask_QL = torch.zeros(seen_QL.shape, dtype=query_HQD.dtype, device=device)
         piece.masks[key] = mask_QL.masked_fill_(~seen_QL, torch.finfo(query_HQD.dtype).min)
     return piece.masks[key]
+
+
+def _side_by_side(batch: Batch, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places of the decode rows' keys, padded to the longest and flattened, and the mask of what is padding."""
+    if batch.side_by_side is None:
+        pieces = batch.pieces[: batch.num_rows]
+        lengths_R = torch.tensor([piece.start + 1 for piece in pieces])
+        width = int(lengths_R.max())
+        places_RL = torch.zeros((len(pieces), width), dtype=torch.int64)
+        for row, piece in zip(places_RL, pieces, strict=True):
+            first = 0
+            for part in piece.keys:
+                row[first : first + part.stop - part.start] = torch.arange(part.start, part.stop)
+                first += part.stop - part.start
+        mask_RL = torch.zeros(places_RL.shape, dtype=dtype)
+        mask_RL.masked_fill_(torch.arange(width)[None] >= lengths_R[:, None], torch.finfo(dtype).min)
+        batch.side_by_side = places_RL.flatten(), mask_RL[:, None, None]
+    return batch.side_by_side
 
 
 def _gathered(store_KTD: torch.Tensor, where: list[slice]) -> torch.Tensor:

@@ -92,6 +92,8 @@ class Batch:
     lengths_R: torch.Tensor | None = None
     """int32: keys of each, its own included; 0 where a row idles."""
     packed: PackedChunks | None = None
+    side_by_side: tuple[torch.Tensor, torch.Tensor] | None = None
+    """On a CPU: places of the decode rows' keys and the mask of padding; filled by the attention."""
 
     @property
     def num_tokens(self) -> int:
