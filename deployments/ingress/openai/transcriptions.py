@@ -90,7 +90,7 @@ class TranscriptionResponse:
 
     def _document(self, text: str) -> dict[str, Any]:
         used, said = self._answer.prompt.prepared.counts, self._answer.completion_tokens
-        details = {"text_tokens": used.text, "audio_tokens": used.audio}
+        details = {"text_tokens": used["text"], "audio_tokens": used["audio"]}
         usage = {"type": "tokens", "input_tokens": used.total, "output_tokens": said, "input_token_details": details}
         return {"text": text, "usage": {**usage, "total_tokens": used.total + said}}
 
