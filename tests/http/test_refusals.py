@@ -51,9 +51,9 @@ def test_an_unknown_part(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
+        ("best_of", 4),
         ("audio", {"voice": "alloy", "format": "wav"}),
-        ("prediction", {"type": "content", "content": "x"}),
+        ("use_beam_search", True),
         ("frobnicate", True),
     ],
 )
