@@ -18,6 +18,8 @@ from tests.support.media_server import MediaServer, serve, slow, status
 from tests.support.otlp_collector import OtlpCollector
 
 KEY = "a-key-of-the-file"
+KV_CACHE_GIB = 0.0037
+"""Of the demo model: 4 layers of 2 x 2 heads of 32 numbers of 4 bytes, 2 KiB a token."""
 EXPORT_EVERY_S = 3.0
 """Gauges that were not set for two such periods are forgotten: the slowest of Ray's own are set every five seconds."""
 METRICS_ENV = {
@@ -62,7 +64,8 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         args = {
             "tracing": {"otlp_endpoint": collector.url},
             "media": {"cache_bytes": 64 * 2**20},
-            "engine": {"reuse_cache_mib": 64},
+            # Room for one answer of full length at a time, so that two of them make way for each other.
+            "engine": {"reuse_cache_mib": 64, "kv_cache_gib": KV_CACHE_GIB, "max_context_tokens": 1024},
             "ingress": {"api_keys_file": str(keys)},
         }
         with sluice(args=args, env=METRICS_ENV) as server:
@@ -87,6 +90,10 @@ def visited(observed: Observed) -> Observed:
     with ThreadPoolExecutor(4) as pool:
         joined = [pool.submit(observed.post, parts.user(parts.image(trickling), "?")) for _ in range(4)]
     assert [answer.result().status_code for answer in joined] == [200] * 4
+    long = {"max_tokens": 700, "ignore_eos": True}
+    with ThreadPoolExecutor(3) as pool:
+        crowd = [pool.submit(observed.post, parts.user(f"{n} and only text."), **long) for n in range(3)]
+    assert [answer.result().status_code for answer in crowd] == [200] * 3
     missing = media.add("/visited/missing.png", status(404))
     assert observed.post(parts.user(parts.image(missing), "?")).status_code == 400
     assert observed.post(parts.user(*[parts.image(picture)] * 17, "?")).status_code == 400

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.browser.asking import LAST, ask
 from tests.browser.chromium import browser, find_chromium
 from tests.observed.conftest import KEY, Observed
 
@@ -14,15 +15,12 @@ async def test_a_person_with_a_key_is_answered_and_sees_every_stage(observed: Ob
     assert PROGRAM is not None
     async with browser(PROGRAM) as page:
         await page.open(f"{observed.server.url}/")
-        await page.until("document.getElementById('model').textContent.includes('API key')")
-        await page.evaluate("document.querySelector('details').open = true")
-        await page.evaluate("document.getElementById('key').focus()")
-        await page.write(KEY)
-        await page.press("Tab")
-        await page.until("document.getElementById('model').dataset.id !== undefined")
-        await page.evaluate("document.getElementById('ask').requestSubmit()")
-        await page.until("!document.getElementById('details').hidden")
-        command = await page.text("#curl")
+        await page.until("!document.getElementById('key-bar').hidden")
+        await page.fill("#key", KEY)
+        await page.evaluate("document.getElementById('key-bar').requestSubmit()")
+        await page.until("!document.getElementById('send').disabled")
+        await ask(page, [], "hello")
+        command = await page.evaluate(f"document.querySelector('{LAST} .curl code').textContent")
         assert KEY not in command
         assert "authorization: Bearer $SLUICE_API_KEY" in command
         await page.until(
