@@ -103,7 +103,7 @@ def test_tokens_of_each_modality_add_up(family: str, kinds: list[MediaKind]) -> 
     payloads = [PAYLOADS[kind] for kind in kinds]
     prepared, _ = prepare(preparation(family), chat, [ITEMS[kind] for kind in kinds], payloads)
     assert prepared.counts.total == len(prepared.token_ids)
-    assert {kind for kind in MediaKind if getattr(prepared.counts, kind) > 0} == set(kinds)
+    assert {kind for kind in MediaKind if prepared.counts[kind] > 0} == set(kinds)
 
 
 @pytest.mark.parametrize(
