@@ -5,11 +5,13 @@ it are fakes.
 """
 
 import asyncio
+import encodings.idna  # noqa: F401  # read from files on the first use, as the tables below
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
+import idna.uts46data  # noqa: F401
 import numpy as np
 
 from deployments.config import AppConfig
@@ -59,7 +61,7 @@ class BodySubject:
 
     async def _build(self) -> None:
         fakes = self._fakes
-        stages = Stages(_FetchStage(fakes), fakes.decoder, fakes.preprocessor, fakes.model)
+        stages = Stages.over(_FetchStage(fakes), fakes.decoder, fakes.preprocessor, fakes.model)
         fakes.api = Api(fakes.config, stages, fakes._put, fakes.metrics, fakes._metrics_text, 2**30)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(fakes.api), base_url="http://sluice")
 

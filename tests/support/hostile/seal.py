@@ -15,6 +15,7 @@ _FILES = {"x86_64": (2, 257, 85, 437), "aarch64": (56, 437)}
 _OTHERS = {"x86_64": (41, 42, 49, 59, 322, 57, 58), "aarch64": (198, 203, 200, 221, 281)}
 """socket, connect, bind, execve, execveat, fork, vfork"""
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2
+_M_ARENA_MAX = -8
 _LOAD_WORD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _NO_SUCH_FILE, _KILL_PROCESS = 0x7FFF0000, 0x00050000 | errno.ENOENT, 0x80000000
 
@@ -40,6 +41,7 @@ def seal(*, hide_files: bool = False) -> None:
     code.append(_Instruction(_RETURN, 0, 0, _ALLOW))
     program = _Program(len(code), (_Instruction * len(code))(*code))
     libc = ctypes.CDLL(None, use_errno=True)
+    libc.mallopt(_M_ARENA_MAX, 2)  # else glibc asks a file for the number of cores when a thread first allocates
     for arguments in ((_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program)):
         passed = [ctypes.byref(value) if isinstance(value, _Program) else ctypes.c_ulong(value) for value in arguments]
         if libc.prctl(*passed) != 0:
