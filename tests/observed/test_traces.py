@@ -87,7 +87,7 @@ def test_the_span_of_the_stage_that_refused_says_why(observed: Observed) -> None
 
 def test_a_client_that_leaves_leaves_a_cancelled_span(observed: Observed) -> None:
     trace_id, headers = trace(4)
-    body = {"model": "demo", "messages": parts.user("Count."), "max_tokens": 3000, "ignore_eos": True, "stream": True}
+    body = {"model": "demo", "messages": parts.user("Count."), "max_tokens": 900, "ignore_eos": True, "stream": True}
     headers |= {"authorization": f"Bearer {KEY}"}
     with (
         httpx.Client(base_url=observed.server.url, timeout=60) as leaving,
