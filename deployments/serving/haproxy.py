@@ -6,9 +6,11 @@ and has errors that HAProxy itself makes in OpenAI's shape. Ports and files are 
 run on one machine.
 """
 
+import contextlib
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +28,8 @@ _SAID = {
     504: ("Gateway Timeout", "timeout_error", "timeout", "the ingress did not answer in time"),
 }
 _RETRY_AFTER_S = 2
+_PIDS = "haproxy.pids"
+"""Each HAProxy that was started, by the number of its process, a line each."""
 
 
 def binary() -> str | None:
@@ -70,6 +74,15 @@ def use_haproxy(environ: Mapping[str, str]) -> str | None:
     return binary() if wanted and sys.platform == "linux" else None
 
 
+def end_all(folder: Path) -> None:
+    """End every HAProxy of `folder` that is still there: Ray leaves them behind when it is stopped while it starts."""
+    noted = folder / _PIDS
+    for pid in noted.read_text(encoding="utf-8").split() if noted.exists() else ():
+        with contextlib.suppress(OSError):
+            if os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(int(pid), signal.SIGTERM)
+
+
 def _write_script(program: str, folder: Path) -> Path:
     for status, (phrase, kind, code, message) in _SAID.items():
         error = {"message": message, "type": kind, "param": None, "code": code}
@@ -93,6 +106,7 @@ def _write_script(program: str, folder: Path) -> Path:
         'before=""; file=""\n'
         'for argument in "$@"; do [ "$before" = -f ] && file=$argument; before=$argument; done\n'
         f'[ -n "$file" ] && sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$file"\n'
+        f"echo $$ >> {shlex.quote(str(folder / _PIDS))}\n"
         f'exec {shlex.quote(program)} "$@"\n',
         encoding="utf-8",
     )

@@ -122,6 +122,7 @@ def _own_folder() -> Iterator[Path]:
     try:
         yield folder
     finally:
+        haproxy.end_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,8 @@
 """HAProxy's configuration as Ray writes it, mended by our script before HAProxy reads it."""
 
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,23 @@ def test_ray_still_writes_what_the_script_looks_for() -> None:
 
 def test_who_does_not_want_it_goes_without() -> None:
     assert haproxy.use_haproxy({"RAY_SERVE_ENABLE_HA_PROXY": "0"}) is None
+
+
+def test_what_was_started_in_its_name_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    program = tmp_path / "stands-in"
+    program.write_text("#!/bin/sh\nwhile :; do sleep 0.05; done\n", encoding="utf-8")
+    program.chmod(0o755)
+    script = haproxy.environment(str(program), tmp_path, 60)["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    other = subprocess.Popen(["sleep", "60"])
+    with (tmp_path / "haproxy.pids").open("a", encoding="utf-8") as noted:
+        noted.write(f"{other.pid}\n")
+    config = tmp_path / "haproxy.cfg"
+    config.write_text("defaults\n", encoding="utf-8")
+    started = subprocess.Popen([script, "-f", str(config)])
+    while str(program).encode() not in Path(f"/proc/{started.pid}/cmdline").read_bytes():
+        time.sleep(0.01)
+    haproxy.end_all(tmp_path)
+    assert started.wait(10) == -signal.SIGTERM
+    assert other.poll() is None
+    other.kill()
+    other.wait()
