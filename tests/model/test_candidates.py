@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deployments.model.sampling.candidates import CANDIDATES, Settings, draw, draw_from_all
+from deployments.model.sampling.candidates import CANDIDATES, DrawSettings, draw, draw_from_all
 
 V = 5000
 ROWS = 64
@@ -13,7 +13,7 @@ UNIFORM = torch.rand(ROWS, generator=torch.Generator().manual_seed(1), dtype=tor
 
 def settings(temperature=1.0, top_p=1.0, top_k=V, min_p=0.0):
     columns = torch.tensor([temperature, top_p, top_k, min_p], dtype=torch.float64).expand(ROWS, 4)
-    return Settings.of(torch.cat([columns, UNIFORM[:, None]], dim=1))
+    return DrawSettings.of(torch.cat([columns, UNIFORM[:, None]], dim=1))
 
 
 @pytest.mark.parametrize(

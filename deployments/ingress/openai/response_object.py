@@ -16,7 +16,7 @@ from deployments.ingress.output.answer import Answer, ChoiceDelta
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ResponseSettings:
     """What the wording of a response needs of its request."""
 
     echoed: dict[str, Any]
@@ -27,7 +27,9 @@ class Settings:
 class ResponsesWriter:
     """A `Writer`."""
 
-    def __init__(self, settings: Settings, answer: Answer, answer_id: str, model: str, store: ResponseStore) -> None:
+    def __init__(
+        self, settings: ResponseSettings, answer: Answer, answer_id: str, model: str, store: ResponseStore
+    ) -> None:
         self._settings = settings
         self._answer = answer
         self._choice = answer.choices[0]

@@ -15,7 +15,7 @@ from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.conversation import check_size
-from deployments.ingress.openai.response_object import ResponsesWriter, Settings
+from deployments.ingress.openai.response_object import ResponseSettings, ResponsesWriter
 from deployments.ingress.openai.response_store import ResponseStore
 from deployments.ingress.openai.schema import MAX_TOOLS, MAX_TOP_LOGPROBS, ChatRequest, supported
 from deployments.ingress.output.answer import Answer
@@ -122,7 +122,7 @@ class Responses:
             error.param = _FIELDS.get(error.param or "", error.param)
             raise
         keeps = request.store and not body.cuts  # media are not kept: they are gone once they have been looked at
-        settings = Settings(
+        settings = ResponseSettings(
             echoed=_echoed(request),
             history=(*earlier, *items) if keeps else None,
         )
@@ -132,7 +132,7 @@ class Responses:
         self, requests: Sequence[GenerationRequest], answers: Sequence[Answer], answer_id: str
     ) -> ResponsesWriter:
         settings = requests[0].wording
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, ResponseSettings)
         return ResponsesWriter(settings, answers[0], answer_id, self._config.model_name, self._store)
 
     def _earlier(self, response_id: str | None) -> tuple[dict[str, Any], ...]:

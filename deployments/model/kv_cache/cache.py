@@ -145,11 +145,6 @@ class KVCache:
         if self.prefixes is not None and len(content):
             self.prefixes.insert(content, table.pages, salt)
 
-    def clear_idle(self) -> None:
-        """Forget all beginnings that nobody uses."""
-        if self.prefixes is not None:
-            self.prefixes.clear()
-
     def commit(self) -> None:
         """A pass has gone well."""
         for layer in self._state_layers:

@@ -19,7 +19,7 @@ _BELOW_ONE = 1 - 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DrawSettings:
     """How rows draw, on the device: [R, 1] each."""
 
     temperature: torch.Tensor
@@ -32,14 +32,14 @@ class Settings:
     """float64, in [0, 1)."""
 
     @classmethod
-    def of(cls, columns_R5: torch.Tensor) -> "Settings":
+    def of(cls, columns_R5: torch.Tensor) -> "DrawSettings":
         """From one float64 tensor with these columns."""
         temperature, top_p, top_k, min_p = columns_R5[:, :4].float().T[:, :, None]
         return cls(temperature, top_p, top_k, min_p, columns_R5[:, 4:])
 
-    def rows(self, index: torch.Tensor) -> "Settings":
+    def rows(self, index: torch.Tensor) -> "DrawSettings":
         """Of some rows alone."""
-        return Settings(
+        return DrawSettings(
             self.temperature[index], self.top_p[index], self.top_k[index], self.min_p[index], self.uniform[index]
         )
 
@@ -56,7 +56,7 @@ class Drawn:
     """bool: the row's logits are not numbers."""
 
 
-def draw(logits_RV: torch.Tensor, settings: Settings) -> Drawn:
+def draw(logits_RV: torch.Tensor, settings: DrawSettings) -> Drawn:
     """A token for each row by inverse transform: the first whose cumulated probability passes the uniform number.
 
     `logits_RV` float32. Limited rows cumulate from the most likely token on, others in the order of token ids.
@@ -80,7 +80,7 @@ def draw(logits_RV: torch.Tensor, settings: Settings) -> Drawn:
     return Drawn(tokens_R1[:, 0], wide_R1[:, 0], logits_RV.sum(-1).isnan())
 
 
-def draw_from_all(logits_RV: torch.Tensor, settings: Settings) -> torch.Tensor:
+def draw_from_all(logits_RV: torch.Tensor, settings: DrawSettings) -> torch.Tensor:
     """int64 [R]: as limited rows of `draw`, whatever their limits leave, by a sort of the vocabulary."""
     best_RV, ids_RV = (logits_RV / settings.temperature).sort(dim=-1, descending=True, stable=True)
     probs_RV = best_RV.softmax(-1)
@@ -89,7 +89,7 @@ def draw_from_all(logits_RV: torch.Tensor, settings: Settings) -> torch.Tensor:
     return ids_RV.gather(-1, picked_R1)[:, 0]
 
 
-def _kept(probs_RC: torch.Tensor, settings: Settings) -> tuple[torch.Tensor, torch.Tensor]:
+def _kept(probs_RC: torch.Tensor, settings: DrawSettings) -> tuple[torch.Tensor, torch.Tensor]:
     """bool [R, C]: which of the most likely tokens the limits leave, the first one always; and the probability before
     each."""
     before_RC = probs_RC.cumsum(-1) - probs_RC

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from deployments.model.sampling.candidates import Drawn, Settings, draw
+from deployments.model.sampling.candidates import Drawn, DrawSettings, draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class RecordedDraws:
         pool = None
         counts = {1 << exponent for exponent in range(max_rows.bit_length()) if 1 << exponent < max_rows}
         for count in sorted(counts | {max_rows}, reverse=True):
-            logits_RV, settings = self._logits[:count], Settings.of(self._columns[:count])
+            logits_RV, settings = self._logits[:count], DrawSettings.of(self._columns[:count])
             draw(logits_RV, settings)  # libraries set themselves up at their first call
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                drawn = draw(logits_RV, Settings.of(self._columns[:count]))
+                drawn = draw(logits_RV, DrawSettings.of(self._columns[:count]))
             pool = graph.pool()
             self._recorded[count] = _Recorded(graph, drawn)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deployments.model.sampling.candidates import Settings, draw, draw_from_all
+from deployments.model.sampling.candidates import DrawSettings, draw, draw_from_all
 from deployments.model.sampling.recorded_draws import RecordedDraws
 from deployments.model.sequence import Choice, Sequence, Token
 from deployments.types import SamplingParams
@@ -99,7 +99,7 @@ class Sampler:
 
     def _drawn(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> torch.Tensor:
         """A token for each row by inverse transform: the first whose cumulated probability passes a uniform number."""
-        settings = Settings.of(_columns(logits_RV.shape[-1], rows, _LEAST_TEMPERATURE).to(self._device))
+        settings = DrawSettings.of(_columns(logits_RV.shape[-1], rows, _LEAST_TEMPERATURE).to(self._device))
         drawn = draw(logits_RV, settings)
         if any(_limited(sequence.request.params) for sequence, _ in rows):
             wide = drawn.wide_R.nonzero()[:, 0]
@@ -119,7 +119,7 @@ class Sampler:
         tokens, wide, broken = torch.stack([drawn.tokens_R, drawn.wide_R.long(), drawn.broken_R.long()]).tolist()
         if any(wide):
             index = torch.tensor([number for number, is_wide in enumerate(wide) if is_wide])
-            settings = Settings.of(columns[index].to(self._device))
+            settings = DrawSettings.of(columns[index].to(self._device))
             again = draw_from_all(logits_RV[index.to(self._device)], settings).tolist()
             for number, token in zip(index.tolist(), again, strict=True):
                 tokens[number] = token
@@ -153,7 +153,7 @@ class Sampler:
 
 
 def _columns(vocabulary: int, rows: list[tuple[Sequence, Choice]], greedy: float) -> torch.Tensor:
-    """float64 [R, 5], on the host: as `Settings` takes them; temperatures too small to matter become `greedy`."""
+    """float64 [R, 5], on the host: as `DrawSettings` takes them; temperatures too small to matter become `greedy`."""
     columns = []
     for sequence, choice in rows:
         p = sequence.request.params
