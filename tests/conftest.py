@@ -51,7 +51,12 @@ def app(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("app")
     media_root: Path = tmp_path_factory.mktemp("media")
     args = {
-        "media": {"allowed_networks": ["127.0.0.0/8"], "local_root": str(media_root)},
+        "media": {
+            "allowed_networks": ["127.0.0.0/8"],
+            "local_root": str(media_root),
+            "connect_timeout_s": 60,  # the media host shares this process with tests that keep it busy
+            "read_timeout_s": 60,
+        },
         "ingress": {"max_wait_s": 120},  # a busy machine of many tests is slow, and refuses nobody for it
     }
     with run_app(folder, ray_cluster, args) as running:
