@@ -1,5 +1,7 @@
 """A video file taken apart: its packets, when each is shown, and its sound, in one pass over the container."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +12,17 @@ from numpy.typing import NDArray
 
 from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
+from deployments.decoder.packets import HELD_BYTES, Packets
 from deployments.decoder.plan import PacketTable
 from deployments.errors import BadMedia
-from deployments.media.container import check_clear, check_decoder, frames_of, packets_of, prepare_decoder
+from deployments.media.container import (
+    check_clear,
+    check_clear_track,
+    check_decoder,
+    frames_of,
+    packets_of,
+    prepare_decoder,
+)
 from deployments.media.mono import MonoTrack, check_duration
 from deployments.types import FrameSampling, VideoTask
 
@@ -25,7 +35,7 @@ class VideoFile:
     """(bytes,) the file itself."""
     stream: Any
     """PyAV's video stream, its decoder prepared and not yet used."""
-    packets: list[Any]
+    packets: Packets
     """Of the video stream, in decode order."""
     table: PacketTable | None
     """None when frames can't be told by their packets' times: those are missing, made up, or shared."""
@@ -46,9 +56,16 @@ class VideoFile:
 
 
 def demux(
-    opened: InputContainer, data: NDArray[np.uint8], task: VideoTask, threads: int, limits: Limits, deadline: Deadline
+    opened: InputContainer,
+    reopen: Callable[[], AbstractContextManager[InputContainer]],
+    data: NDArray[np.uint8],
+    task: VideoTask,
+    threads: int,
+    limits: Limits,
+    deadline: Deadline,
+    held_bytes: int = HELD_BYTES,
 ) -> VideoFile:
-    """Read the packets of `opened`, the open container of `data`.
+    """Read the packets of `opened`, the open container of `data`; `reopen` opens it once more.
 
     Raises `BadMedia` when there is no video in it, `TooLarge` beyond `limits`, `UnsupportedCodec` without a decoder,
     `StageTimeout` or `WorkCancelled` between packets.
@@ -58,7 +75,7 @@ def demux(
     prepare_decoder(stream, threads)
     stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
     sound = Sound(opened, data, task, limits)
-    packets: list[Any] = []
+    packets = Packets(stream, reopen, task.label, deadline, held_bytes)
     for packet in packets_of(opened, stream, *sound.streams):
         deadline.check()
         if packet.stream is not stream:
@@ -68,15 +85,16 @@ def demux(
             packets.append(packet)
             limits.check_packets(len(packets), len(data))
     deadline.check()
-    if not packets:
+    if not len(packets):
         raise BadMedia("the file holds no video frames", param=task.label)
-    table = _table(packets, stream, opened)
-    return VideoFile(data, stream, packets, table, sound, _first_shown_s(packets, stream))
+    first_shown_s = float((packets.first_pts or 0) * stream.time_base)
+    return VideoFile(data, stream, packets, _table(packets, stream, opened), sound, first_shown_s)
 
 
 def _video_stream(opened: InputContainer, data: NDArray[np.uint8], label: str) -> Any:
     for stream in opened.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            check_clear_track(opened, stream, data, label)
             check_decoder(stream, data, label)
             if not (stream.width and stream.height):
                 raise BadMedia("the file's video track has no size", param=label)
@@ -84,27 +102,15 @@ def _video_stream(opened: InputContainer, data: NDArray[np.uint8], label: str) -
     raise BadMedia("the file holds no video", param=label)
 
 
-def _table(packets: list[Any], stream: Any, opened: InputContainer) -> PacketTable | None:
+def _table(packets: Packets, stream: Any, opened: InputContainer) -> PacketTable | None:
     if opened.format.name == "avi" and stream.codec_context.has_b_frames:
         return None  # AVI has no presentation times; FFmpeg makes them up from the order in the file
-    if any(packet.pts is None for packet in packets):
+    table = packets.table()
+    if table is None:
         return None
-    is_key = np.array([packet.is_keyframe for packet in packets], np.bool_)
-    is_hidden = np.array([packet.is_discard or _is_invisible(packet, stream) for packet in packets], np.bool_)
-    if opened.format.name == "mpegts" and is_key.any():
-        is_hidden[: int(np.argmax(is_key))] = True  # of a broadcast that was tuned into
-    table = PacketTable(np.array([packet.pts for packet in packets], np.int64), is_key, is_hidden)
+    if opened.format.name == "mpegts" and table.is_key.any():
+        table.is_hidden[: int(np.argmax(table.is_key))] = True  # of a broadcast that was tuned into
     return table if table.has_distinct_times() and not table.is_hidden.all() else None
-
-
-def _is_invisible(packet: Any, stream: Any) -> bool:
-    """Whether a VP8 frame is there to be referred to only; its header's fifth bit says so."""
-    return stream.codec_context.name == "vp8" and not bytes(packet)[0] >> 4 & 1
-
-
-def _first_shown_s(packets: list[Any], stream: Any) -> float:
-    times = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discard]
-    return float(min(times) * stream.time_base) if times else 0.0
 
 
 class Sound:
@@ -119,6 +125,7 @@ class Sound:
         self._starts_s: float | None = None
         self.streams = opened.streams.audio[:1] if self._wanted else ()
         for stream in self.streams:
+            check_clear_track(opened, stream, data, task.label)
             check_decoder(stream, data, task.label)
             prepare_decoder(stream, 1)
 

@@ -5,7 +5,7 @@ from deployments.decoder.backlog import VideoWork
 from deployments.errors import TooLarge
 
 MAX_PACKETS = 650_000
-"""Frames of one file: three hours at 60 a second. Each is held, in 700 bytes beside its own."""
+"""Frames of one file: three hours at 60 a second."""
 MIN_PACKET_BYTES = 12
 """Of a file for each of its frames: a frame in which nothing changes takes about 30, its place in an index included."""
 _FEW_PACKETS = 10_000

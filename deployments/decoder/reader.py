@@ -1,6 +1,7 @@
 """One video file from its bytes to the frames and the sound that a model takes."""
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -67,13 +68,17 @@ class VideoReader:
         if sniffed.container not in VIDEO_CONTAINERS:
             raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)
         limits = Limits(self._config, task.label, work)
-        with open_container(data, sniffed.container, task.label, limits.max_source_pixels, deadline) as opened:
-            video = demux(opened, data, task, self._config.threads, limits, deadline)
+        open_file = functools.partial(
+            open_container, data, sniffed.container, task.label, limits.max_source_pixels, deadline
+        )
+        with open_file() as opened:
+            video = demux(opened, open_file, data, task, self._config.threads, limits, deadline)
             taken = self._take(
                 video, packet_index(video) or scan_index(video, limits, deadline), task, limits, deadline
             )
             if not taken.stack.complete and taken.index.packets is not None:
                 taken = self._take_scanned(video, taken, task, limits, deadline)
+            video.packets.close()
             audio = video.sound.finish(taken.index.starts_s, task.sampling)
         stacked = taken.stack.finish()
         if not len(stacked.kept):

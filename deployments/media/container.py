@@ -24,6 +24,7 @@ from deployments.errors import BadMedia, InternalError, SluiceError, TooLarge, U
 from deployments.media.codec_names import codec_names
 from deployments.media.mp4 import check_sample_counts
 from deployments.media.native import loaded_libraries
+from deployments.media.transport_stream import is_scrambled
 
 DEMUXERS = {
     "mp4": "mov",
@@ -163,6 +164,12 @@ def check_clear(packet: Any, label: str) -> None:
     """Raise `BadMedia` for a packet that only the holder of a key can decode: what came out would be noise."""
     if packet.has_sidedata("encryption_info"):
         raise BadMedia(f"the {packet.stream.type} is encrypted", param=label)
+
+
+def check_clear_track(opened: InputContainer, stream: Any, data: NDArray[np.uint8], label: str) -> None:
+    """Raise `BadMedia` for a scrambled track, `stream`, of a broadcast in the file `data`."""
+    if opened.format.name == "mpegts" and is_scrambled(data, stream.id):
+        raise BadMedia(f"the {stream.type} is encrypted", param=label)
 
 
 def prepare_decoder(stream: Any, threads: int) -> None:

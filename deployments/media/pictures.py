@@ -5,6 +5,8 @@ transparent parts on white, three channels.
 """
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +38,7 @@ MAX_SCANS = 100
 """Of a progressive JPEG: each goes through all of its pixels. Encoders write about ten."""
 _MAX_SCANNED_PIXELS = 1_000_000_000
 """Pixels of all scans together: some five seconds that nothing can stop."""
-_MAX_DECODE_BYTES = 600_000_000
+MAX_DECODE_BYTES = 600_000_000
 """What a picture may take while it is decoded, whatever the limit of pixels."""
 _BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 10}
 """Measured, Pillow's copies and the library's own buffers together; of other formats nine."""
@@ -60,7 +62,7 @@ def decode_picture(
     (height x width, by the header), `StageTimeout` or `WorkCancelled` between steps.
     """
     deadline.check()
-    try:
+    with _pillow_errors(data, label, max_pixels):
         image = _open(data, label, max_pixels)
         turn = orientation_of(image)
         part, size = (1, None) if resize is None else _fraction(image, label, resize, turn in SIDEWAYS)
@@ -71,6 +73,25 @@ def decode_picture(
         image.load()
         deadline.check()
         pixels = rgb_of(image, part, size, label)
+    return np.ascontiguousarray(turned(pixels, turn))
+
+
+def most_decode_bytes(data: NDArray[np.uint8], label: str, max_pixels: int) -> int:
+    """Memory that `decode_picture` takes at most, by the header alone. Raises as it does."""
+    with _pillow_errors(data, label, max_pixels):
+        image = _open(data, label, max_pixels)
+    return image.width * image.height * _bytes_per_pixel(image)
+
+
+def _bytes_per_pixel(image: Image.Image) -> int:
+    return _BYTES_PER_PIXEL.get(image.format or "", 9)
+
+
+@contextmanager
+def _pillow_errors(data: NDArray[np.uint8], label: str, max_pixels: int) -> Iterator[None]:
+    """Pillow's errors as ours."""
+    try:
+        yield
     except UnidentifiedImageError as exc:
         raise _unread(data, label) from exc
     except Image.DecompressionBombError as exc:
@@ -81,7 +102,6 @@ def decode_picture(
         if "unsupported" in str(exc).lower():
             raise UnsupportedCodec(f"{_looks_like(data)} of a kind that is not supported", param=label) from exc
         raise BadMedia("the picture is truncated or damaged", param=label) from exc
-    return np.ascontiguousarray(turned(pixels, turn))
 
 
 def _open(data: NDArray[np.uint8], label: str, max_pixels: int) -> Image.Image:
@@ -99,7 +119,7 @@ def _open(data: NDArray[np.uint8], label: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         raise TooLarge(f"the picture has {width} x {height} pixels, the limit is {max_pixels} in all", param=label)
-    most = _MAX_DECODE_BYTES // _BYTES_PER_PIXEL.get(image.format or "", 9)
+    most = MAX_DECODE_BYTES // _bytes_per_pixel(image)
     if width * height > most:
         raise TooLarge(
             f"the picture has {width} x {height} pixels, the limit of {image.format} is {most} in all", param=label

@@ -17,6 +17,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError
 from deployments.media.container import (
     check_clear,
+    check_clear_track,
     check_decoder,
     frames_of,
     open_container,
@@ -114,6 +115,7 @@ def _decode_with_ffmpeg(
         if not file.streams.audio:
             raise BadMedia("the file holds no sound", param=label)
         stream = file.streams.audio[0]
+        check_clear_track(file, stream, data, label)
         check_decoder(stream, data, label)
         prepare_decoder(stream, threads=1)
         if container not in _GUESSED_LENGTH and stream.duration is not None and stream.time_base is not None:

@@ -17,7 +17,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest
 from deployments.media.geometry import target_size
 from deployments.media.patches import frames_of
-from deployments.media.pictures import decode_picture
+from deployments.media.pictures import decode_picture, most_decode_bytes
 from deployments.media.sound import decode_sound
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.limits import Sizes
@@ -83,6 +83,16 @@ class MediaReader:
             else:
                 self._add_clip(media, chat, item, payload, sizes.video)
         return media
+
+    def decode_bytes(self, inputs: Sequence[MediaInput], payloads: Sequence[Payload]) -> int:
+        """Memory that `read` takes at most while it decodes one of these pictures after the other, by their headers.
+
+        Raises `BadMedia` and `TooLarge` naming the item.
+        """
+        files = zip((item for item in inputs if not item.pixels_at_model), payloads, strict=True)
+        pictures = ((item, payload) for item, payload in files if item.kind is MediaKind.IMAGE)
+        limit = self.config.max_image_pixels
+        return max((most_decode_bytes(_bytes(payload), item.label, limit) for item, payload in pictures), default=0)
 
     def _check_kinds(self, chat: Chat, inputs: Sequence[MediaInput]) -> None:
         for item in inputs:

@@ -73,6 +73,10 @@ class Preparation:
         )
         self._tokenizer = tokenizer
 
+    def decode_bytes(self, inputs: Sequence[MediaInput], payloads: Sequence[Payload]) -> int:
+        """See `MediaReader.decode_bytes`."""
+        return self._reader.decode_bytes(inputs, payloads)
+
     def continue_text(self, deadline: Deadline, prompt: PlainPrompt) -> Prepared:
         """What `Model.generate` takes of a text without a conversation. Raises `ContextTooLong`, `BadRequest`."""
         started = time.monotonic()

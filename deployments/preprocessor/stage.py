@@ -4,23 +4,31 @@ Threads, not processes: tokenising and the work on pixels and sounds let go of t
 `benchmarks/stages/workers.py`.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
+from deployments.core.shared_budget import SharedBudget
+from deployments.errors import StageTimeout
+from deployments.media.pictures import MAX_DECODE_BYTES
 from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
-from deployments.types import Chat, MediaInput, MediaProfile, Payload, PlainPrompt, Prepared, StageName
+from deployments.types import Chat, MediaInput, MediaKind, MediaProfile, Payload, PlainPrompt, Prepared, StageName
 
 STAGE = StageName.PREPROCESS
+SMALL_DECODE_BYTES = 64 * 2**20
+"""Pictures that take less while they are decoded, up to seven megapixels, wait for nobody's memory."""
 
 
 class PreprocessStage:
     """So many requests at once as there are workers; a cancelled one keeps its thread to the next step.
 
-    Text has threads of its own: it never waits behind pictures.
+    Text has threads of its own: it never waits behind pictures. Large pictures wait for memory before they take a
+    thread, so that small ones go past them.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: AppConfig, metrics: MetricSink) -> None:
@@ -28,6 +36,7 @@ class PreprocessStage:
         self._preparation = Preparation(checkpoint, config)
         self._executor = StageExecutor(STAGE, config.preprocessor.workers)
         self._text_executor = StageExecutor(STAGE, config.preprocessor.text_workers)
+        self._memory = SharedBudget(config.preprocessor.max_decode_bytes, reserve=MAX_DECODE_BYTES)
         self._metrics = metrics
 
     @property
@@ -45,7 +54,8 @@ class PreprocessStage:
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
         executor = self._executor if inputs else self._text_executor
         try:
-            prepared, tensors = await executor.run(deadline, self._work, deadline, chat, inputs, payloads)
+            async with self._memory_for(deadline, inputs, payloads):
+                prepared, tensors = await executor.run(deadline, self._work, deadline, chat, inputs, payloads)
         finally:
             self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
@@ -70,6 +80,25 @@ class PreprocessStage:
         """Tell running work to stop, take no more."""
         self._executor.close()
         self._text_executor.close()
+
+    @asynccontextmanager
+    async def _memory_for(
+        self, deadline: Deadline, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
+    ) -> AsyncIterator[None]:
+        """Keep what the largest of the pictures takes while it is decoded, once there is room for it."""
+        needed = 0
+        if any(item.kind is MediaKind.IMAGE for item in inputs):
+            needed = await self._executor.run(deadline, self._preparation.decode_bytes, inputs, payloads)
+        if needed < SMALL_DECODE_BYTES:
+            yield
+            return
+        with self._memory.open() as share:
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await share.grow(needed)
+            except TimeoutError:
+                raise StageTimeout(STAGE) from None
+            yield
 
     def _work(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]

@@ -1,5 +1,6 @@
 import asyncio
 
+import numpy as np
 import pytest
 
 from deployments.config import AppConfig, PreprocessorConfig
@@ -52,3 +53,25 @@ async def test_closed_stage_takes_no_more_work() -> None:
     room.close()
     with pytest.raises(RuntimeError):
         await room.prepare(60, asking("Hi"), (), ())
+
+
+async def test_large_pictures_are_decoded_one_after_the_other_and_small_ones_go_past_them() -> None:
+    room = stage(RecordingSink(), workers=2, max_decode_bytes=1)
+    sizes = {"first": (6000, 6000), "second": (6000, 6000), "small": (56, 84)}
+    files = {name: picture_file(np.zeros((*size, 3), np.uint8)) for name, size in sizes.items()}
+    asked = {name: asyncio.create_task(room.prepare(60, asking(0), (image(0),), (files[name],))) for name in files}
+    ended: list[str] = []
+    for name, task in asked.items():
+        task.add_done_callback(lambda _, name=name: ended.append(name))
+    await asyncio.gather(*asked.values())
+    assert ended == ["small", "first", "second"]
+
+
+async def test_a_large_picture_waits_for_memory_no_longer_than_its_time() -> None:
+    room = stage(RecordingSink(), workers=2, max_decode_bytes=1)
+    file = picture_file(np.zeros((6000, 6000, 3), np.uint8))
+    first = asyncio.create_task(room.prepare(60, asking(0), (image(0),), (file,)))
+    second = asyncio.create_task(room.prepare(0.1, asking(0), (image(0),), (file,)))
+    with pytest.raises(StageTimeout):
+        await second
+    assert (await first)[1] is not None
