@@ -175,7 +175,7 @@ def loudest_hz(samples: NDArray[np.float32], rate: int) -> float:
 def make_sound(
     container: str = "wav", *, seconds: float = 1.0, rate: int = 44_100, tones_hz: Sequence[float] = (440.0,)
 ) -> bytes:
-    """A sound file: `wav flac ogg mp3` by libsndfile; `aac m4a opus webm` by FFmpeg; one sine per channel."""
+    """A sound file: `wav flac ogg mp3` by libsndfile; `aac m4a opus webm mpegts` by FFmpeg; one sine per channel."""
     sink = io.BytesIO()
     if container in ("wav", "flac", "ogg", "mp3"):
         soundfile.write(sink, tones(tones_hz, seconds, rate), rate, format=container.upper())
@@ -185,6 +185,7 @@ def make_sound(
         "m4a": ("ipod", "aac"),
         "opus": ("ogg", "libopus"),
         "webm": ("webm", "libopus"),
+        "mpegts": ("mpegts", "aac"),
     }[container]
     with av.open(sink, "w", format=muxer) as output:
         stream = output.add_stream(codec, rate=rate, layout="mono" if len(tones_hz) == 1 else "stereo")
