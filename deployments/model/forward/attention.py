@@ -47,28 +47,31 @@ class Backend(Protocol):
 class PiecewiseAttention:
     """For stores [K, T, D], heads first."""
 
+    def __init__(self, worth_copying: int = _WORTH_COPYING) -> None:
+        self._worth_copying = worth_copying
+
     def attend(
         self, query_HND: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: Batch, look: Look
     ) -> torch.Tensor:
         outs, rows = [], batch.num_rows
-        pieces = batch.pieces
+        query_HRD, answers, prompts = query_HND[:, :rows], batch.pieces[:rows], batch.pieces[rows:]
         if rows > 1 and self._is_small(batch, keys) and look.window is None:
-            outs.append(self._rows_together(query_HND[:, :rows], keys, values, batch, look))
-            pieces = pieces[rows:]
-        for piece in pieces:
+            outs.append(self._rows_together(query_HRD, keys, values, batch, look))
+        elif rows:
+            outs += self._tokens(query_HRD, keys, values, answers, look)
+        for piece in prompts:
             query = query_HND[:, piece.first : piece.stop]
             if piece.stop - piece.first == 1:
-                outs.append(self._token(query, keys, values, piece, look))
+                outs += self._tokens(query, keys, values, [piece], look)
             else:
                 found = piece_attention(query, _gathered(keys, piece.keys), _gathered(values, piece.keys), piece, look)
                 outs.append(found)
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    @staticmethod
-    def _is_small(batch: Batch, keys_KTD: torch.Tensor) -> bool:
+    def _is_small(self, batch: Batch, keys_KTD: torch.Tensor) -> bool:
         """Whether copying the rows' keys costs less than a call for each row."""
         longest = max(piece.start for piece in batch.pieces[: batch.num_rows]) + 1
-        return batch.num_rows * longest * keys_KTD.shape[0] * keys_KTD.shape[2] <= _WORTH_COPYING
+        return batch.num_rows * longest * keys_KTD.shape[0] * keys_KTD.shape[2] <= self._worth_copying
 
     @staticmethod
     def _rows_together(
@@ -89,16 +92,22 @@ class PiecewiseAttention:
         return out_RKGD.reshape(rows, query_HRD.shape[0], -1)
 
     @staticmethod
-    def _token(
-        query_H1D: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, piece: Piece, look: Look
-    ) -> torch.Tensor:
-        """[1, H, D] of a lone token: heads that share keys are as good as several queries, and none needs a mask."""
-        where = piece.keys if look.window is None else _last(piece.keys, look.window)
-        query_KGD = query_H1D.reshape(keys.shape[0], -1, query_H1D.shape[-1])
-        out_1KGD = scaled_dot_product_attention(
-            query_KGD[None], _gathered(keys, where)[None], _gathered(values, where)[None], scale=look.scale
-        )
-        return out_1KGD.reshape(1, query_H1D.shape[0], -1)
+    def _tokens(
+        query_HRD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, pieces: list[Piece], look: Look
+    ) -> list[torch.Tensor]:
+        """[1, H, D] of each lone token: heads that share keys are as good as several queries, and none needs a mask.
+
+        What is alike for all is done once: beside few keys each call here costs more than what it computes.
+        """
+        heads, rows, head_dim = query_HRD.shape
+        queries = query_HRD.transpose(0, 1).reshape(rows, 1, keys.shape[0], -1, head_dim).unbind()
+        keys_1KTD, values_1KTD = keys[None], values[None]
+        outs = []
+        for query_1KGD, piece in zip(queries, pieces, strict=True):
+            where = piece.keys if look.window is None else _last(piece.keys, look.window)
+            mine = _gathered(keys_1KTD, where), _gathered(values_1KTD, where)
+            outs.append(scaled_dot_product_attention(query_1KGD, *mine, scale=look.scale).reshape(1, heads, head_dim))
+        return outs
 
 
 class KernelAttention:
@@ -208,25 +217,26 @@ def _side_by_side(batch: Batch, dtype: torch.dtype) -> tuple[torch.Tensor, torch
     """Places of the decode rows' keys, padded to the longest and flattened, and the mask of what is padding."""
     if batch.side_by_side is None:
         pieces = batch.pieces[: batch.num_rows]
-        lengths_R = torch.tensor([piece.start + 1 for piece in pieces])
-        width = int(lengths_R.max())
-        places_RL = torch.zeros((len(pieces), width), dtype=torch.int64)
-        for row, piece in zip(places_RL, pieces, strict=True):
-            first = 0
-            for part in piece.keys:
-                row[first : first + part.stop - part.start] = torch.arange(part.start, part.stop)
-                first += part.stop - part.start
-        mask_RL = torch.zeros(places_RL.shape, dtype=dtype)
-        mask_RL.masked_fill_(torch.arange(width)[None] >= lengths_R[:, None], torch.finfo(dtype).min)
+        lengths_R1 = torch.tensor([[piece.start + 1] for piece in pieces])
+        first_R1 = torch.tensor([[piece.keys[0].start] for piece in pieces])
+        numbers_1L = torch.arange(int(lengths_R1.max()))[None]
+        places_RL = first_R1 + numbers_1L
+        for places_L, piece in zip(places_RL, pieces, strict=True):
+            if len(piece.keys) > 1:
+                places_L[: piece.start + 1] = torch.cat([torch.arange(part.start, part.stop) for part in piece.keys])
+        padding_RL = numbers_1L >= lengths_R1
+        # A row's own key: others' may be no numbers, which no mask makes harmless.
+        places_RL = torch.where(padding_RL, first_R1, places_RL)
+        mask_RL = torch.zeros(places_RL.shape, dtype=dtype).masked_fill_(padding_RL, torch.finfo(dtype).min)
         batch.side_by_side = places_RL.flatten(), mask_RL[:, None, None]
     return batch.side_by_side
 
 
-def _gathered(store_KTD: torch.Tensor, where: list[slice]) -> torch.Tensor:
-    """[K, L, D]: a view where it is one slice."""
+def _gathered(store: torch.Tensor, where: list[slice]) -> torch.Tensor:
+    """[..., L, D] of a store [..., T, D]: a view where it is one slice."""
     if len(where) == 1:
-        return store_KTD[:, where[0]]
-    return torch.cat([store_KTD[:, part] for part in where], dim=1)
+        return store[..., where[0], :]
+    return torch.cat([store[..., part, :] for part in where], dim=-2)
 
 
 def _last(where: list[slice], count: int) -> list[slice]:
