@@ -113,6 +113,8 @@ class MediaConfig(Section):
     """One attempt to connect to a media host, TLS included."""
     lookup_timeout_s: Seconds = 5.0
     """One look-up of a media host's name."""
+    name_servers: tuple[str, ...] = ()
+    """Asked for media hosts' names in place of the system's: addresses, or `address:port`."""
     read_timeout_s: Seconds = 10.0
     """Longest silence of a media host between two reads."""
     min_rate_bytes_s: Count = 16 * 2**10

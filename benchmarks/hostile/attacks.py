@@ -5,6 +5,7 @@ in answer does not matter; what it costs everybody else does.
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ from benchmarks.hostile.slow_host import SlowHost
 from benchmarks.kit.harness import in_subprocess
 from deployments.config import AppConfig
 from deployments.core.checkpoint import resolve_model
+from tests.support.hostile.bombs import bombs_of
 
 MIB = 2**20
 ADDRESSES = 4
@@ -108,7 +110,7 @@ async def media_hosts(a: Attacker) -> None:
 
 
 async def names(a: Attacker) -> None:
-    """Names that nobody knows, and names of this machine's inside."""
+    """Names whose servers stay silent, and names of this machine's inside."""
     number = next(a.numbers)
     parts = [_part("image", f"http://n{number}-{i}.silent.invalid/") for i in range(15)]
     await a.ask("names", [*parts, _part("image", "http://localhost/"), {"type": "text", "text": "x"}])
@@ -172,17 +174,34 @@ async def pictures(a: Attacker) -> None:
     await a.ask("pictures", [_part("image", _FLAT), {"type": "text", "text": "x"}])
 
 
+async def bombs(a: Attacker) -> None:
+    """Small files whose headers claim much, of every kind."""
+    kind, url = random.choice(_bombs())
+    await a.ask("bombs", [_part(kind, url), {"type": "text", "text": "x"}])
+
+
+@functools.cache
+def _bombs() -> list[tuple[str, str]]:
+    """(kind of part, `data:` URL) of each."""
+    kinds = {"pictures": "image", "videos": "video", "sounds": "audio"}
+    return [(kinds[group], _data_url(data)) for group in kinds for data in bombs_of(group).values()]
+
+
+def _data_url(data: bytes) -> str:
+    return "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+
+
 def _flat() -> str:
     file = io.BytesIO()
     Image.new("L", (8000, 7999)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return _data_url(file.getvalue())
 
 
 _FLAT = _flat()
 KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
     kind.__name__: kind
     for kind in (
-        ids, grammars, nesting, media_hosts, names, uploads, hang_ups, long_texts, answers, pictures,
+        ids, grammars, nesting, media_hosts, names, uploads, hang_ups, long_texts, answers, pictures, bombs,
     )
 }  # fmt: skip
 
@@ -194,6 +213,8 @@ def run_attacks(url: str, kinds: tuple[str, ...], seconds: float) -> dict[str, i
 
 
 def _run(url: str, kinds: tuple[str, ...], seconds: float) -> dict[str, int]:
+    if "bombs" in kinds:
+        _bombs()  # made before the clock runs
     return asyncio.run(_attack(url, kinds, seconds))
 
 

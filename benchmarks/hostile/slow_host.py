@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-import gzip
+import functools
 import threading
+import zlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
@@ -40,13 +41,17 @@ async def _headers(writer: asyncio.StreamWriter) -> None:
 
 async def _bomb(writer: asyncio.StreamWriter) -> None:
     """A gigabyte of zeros in a megabyte."""
-    body = gzip.compress(bytes(2**30), 1) if not _packed else _packed[0]
-    _packed[:] = [body]
+    body = await asyncio.to_thread(_packed)
     writer.write(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     await writer.drain()
 
 
-_packed: list[bytes] = []
+@functools.cache
+def _packed() -> bytes:
+    packer = zlib.compressobj(1, wbits=31)
+    return b"".join(packer.compress(bytes(2**20)) for _ in range(2**10)) + packer.flush()
+
+
 BEHAVIOURS: dict[str, Behaviour] = {"drip": _drip, "hold": _hold, "headers": _headers, "bomb": _bomb}
 
 
@@ -64,6 +69,11 @@ class SlowHost:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        asked = asyncio.all_tasks(self._loop)
+        for task in asked:
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*asked, return_exceptions=True))
+        self._loop.close()
 
     def url(self, behaviour: str, number: int) -> str:
         return f"http://127.0.0.5:{self._port}/{behaviour}?{number}"

@@ -48,7 +48,7 @@ class Fetcher:
             MediaKind.VIDEO: ByteLimit(MediaKind.VIDEO, config.max_video_bytes),
             MediaKind.AUDIO: ByteLimit(MediaKind.AUDIO, config.max_audio_bytes),
         }
-        self._system_lookup = SystemLookup(config.lookup_timeout_s)
+        self._system_lookup = SystemLookup(config.lookup_timeout_s, config.name_servers)
         self._executor = StageExecutor(STAGE, config.workers)
         own_bytes = int(config.max_buffered_bytes * _OWN_SHARE)
         self._room = SharedBudget(own_bytes)

@@ -7,7 +7,7 @@ look-ups under way, is bounded by client and by domain, so that nobody's silent 
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import aiodns
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -36,8 +36,10 @@ _UNKNOWN = frozenset({aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_ENODATA, ai
 class SystemLookup:
     """The system's name servers and hosts file, asked by c-ares."""
 
-    def __init__(self, timeout_s: float) -> None:
-        self._resolver = aiodns.DNSResolver(timeout=timeout_s / (_TRIES + 1), tries=_TRIES)
+    def __init__(self, timeout_s: float, name_servers: Sequence[str] = ()) -> None:
+        """`name_servers`: asked in place of the system's, as `address` or `address:port`."""
+        servers = list(name_servers) or None
+        self._resolver = aiodns.DNSResolver(servers, timeout=timeout_s / (_TRIES + 1), tries=_TRIES)
 
     async def __call__(self, host: str) -> list[str]:
         try:

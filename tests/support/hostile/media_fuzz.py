@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator
 
+from tests.support.hostile.bombs import bombs_of
 from tests.support.hostile.corpus import media_corpus
 from tests.support.hostile.media_subject import MediaSubject
 from tests.support.hostile.mutations import mutated_file
@@ -14,7 +15,8 @@ DEADLINE_S = 5.0
 def fuzz_media(group: str, count: int, *, seed: int = 0, workers: int = 1) -> Iterator[Report]:
     """Reports of `count` mutated files of one of `corpus.GROUPS`."""
     corpus = media_corpus(group)
-    files = (mutated_file(corpus, f"{group} {seed} {number}") for number in range(count))
+    seeds = corpus | bombs_of(group)
+    files = (mutated_file(seeds, f"{group} {seed} {number}") for number in range(count))
     subject = functools.partial(MediaSubject, DEADLINE_S)
     # libsndfile looks for resource forks (`._`, `.AppleDouble/`) beside whatever has no magic bytes that it knows, and
     # raw MP3 has none. The names are fixed ones, in the working folder: nothing that a file could choose.
