@@ -98,7 +98,8 @@ class OwnServer(Server):
         port = free_port()
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         env |= {"PYTHONPATH": str(self._root), "RAY_TMPDIR": str(self._folder), "HF_HUB_OFFLINE": "1"}
-        env["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # a busy machine may start slowly
+        # A busy machine may start slowly.
+        env |= {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_raylet_start_wait_time_s": "180"}
         # HAProxy's own, if it is asked for; by default one machine has room for one.
         env |= {f"RAY_SERVE_HAPROXY_{what}_PORT": str(free_port()) for what in ("METRICS", "STATS")} | self._env
         with self.log.open("ab") as log:
