@@ -58,6 +58,8 @@ class MediaItem:
     """`http:`, `https:` or `file:` URL; None when a `data:` URL's text travels beside as payload (uint8, ASCII)."""
     client: str = ""
     """Whose request it is: nobody gets more than a share of connections, look-ups and room."""
+    embeds: bool = False
+    """Whether the bytes are encoder outputs of such an item (safetensors) instead of the item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +258,24 @@ class PlainPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredSize:
+    """How large an item is that is not looked at: the client says it, the prompt has places for that much."""
+
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    """Frames of these per second of the video's time."""
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MediaInput:
     """One media item as it reaches the preprocessor; its payload has the same place in the list of payloads.
 
     Pictures and sounds: the payload is the file's bytes. Videos: `video` is set and the payload is the decoder's dict.
-    Items whose `pixels_at_model` is set have no place there: their patches go to the model and nowhere else.
+    Items whose `pixels_at_model` is set have no place there: their patches go to the model and nowhere else. Nor have
+    items that are only counted: those with a `declared` size and no `embeds`.
     """
 
     kind: MediaKind
@@ -268,6 +283,14 @@ class MediaInput:
     container: str
     video: DecodedVideo | None = None
     pixels_at_model: bool = False
+    declared: DeclaredSize | None = None
+    """Of items that are not looked at."""
+    embeds: bool = False
+    """Its payload is a safetensors file of encoder outputs."""
+
+    @property
+    def has_payload(self) -> bool:
+        return not self.pixels_at_model and (self.declared is None or self.embeds)
 
 
 @dataclass(frozen=True, slots=True)

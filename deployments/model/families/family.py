@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from deployments.errors import BadRequest, InternalError
 from deployments.model.families.known import known
@@ -33,6 +34,13 @@ _SEEN_BOTH_WAYS = (_TOKEN_TYPE[MediaKind.IMAGE], _TOKEN_TYPE[MediaKind.VIDEO])
 
 _ROPE_NAMES = {"second_per_grids": "video_second_per_grid", "second_per_grid_ts": "second_per_grid_ts"}
 """Arguments of `get_rope_index` that processors call otherwise."""
+
+
+@dataclass
+class _GivenOutput(BaseModelOutputWithPooling):
+    """Encoder outputs that no tower made, as the forwards of families with deepstack take them."""
+
+    deepstack_features: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,11 @@ class Family:
 
     def kinds_in(self, tensors: Mapping[str, Any]) -> list[MediaKind]:
         """Modalities present among a request's tensors. Raises `BadRequest` for those that the model does not take."""
-        kinds = [kind for kind, names in _MAIN_TENSORS.items() if any(name in tensors for name in names)]
+        kinds = [
+            kind
+            for kind, names in _MAIN_TENSORS.items()
+            if f"{kind}_embeds" in tensors or any(name in tensors for name in names)
+        ]
         for kind in kinds:
             if kind not in self.features:
                 raise BadRequest(f"the model takes no {kind} input")
@@ -114,6 +126,11 @@ class Family:
         rows = sum(int(self.placeholders_T(token_ids_T, kind).sum()) for kind in self.kinds_in(tensors))
         held = sum(int(array.size) * (size if array.dtype.kind in "fu" else 8) for array in tensors.values())
         return int(held + rows * self._row_bytes)
+
+    def given_rows(self, rows_ND: torch.Tensor, deepstack_LND: torch.Tensor | None) -> EncodedRows:
+        """Encoder outputs that came as such, as `encode` gives them."""
+        layers = () if deepstack_LND is None else tuple(deepstack_LND)
+        return EncodedRows(rows_ND, layers, output_type=_GivenOutput)
 
     @torch.inference_mode()
     def encode(self, kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> list[EncodedRows]:

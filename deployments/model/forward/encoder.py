@@ -42,7 +42,9 @@ class Encoder:
             self._digests.expect(items)
 
     def cost(self, item: Item, *, wait: bool) -> int | None:
-        """An expected item's values, 0 where its outputs are kept; None where that is unknown and not to `wait` for."""
+        """An expected item's values, 0 where its outputs are there; None where that is unknown and not to `wait` for."""
+        if item.given:
+            return 0
         kept = False if self._cache is None else self._cache.holds(item, wait=wait)
         if kept is None:
             return None
@@ -51,6 +53,9 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, items: Sequence[Item]) -> list[EncodedRows]:
         """One result for each expected item, in their order. Raises whatever the model raises on impossible items."""
+        if any(item.given for item in items):
+            encoded = iter(self.encode([item for item in items if not item.given]))
+            return [self._as_given(item) if item.given else next(encoded) for item in items]
         if self._cache is None:
             return self._run(items)
         found = [self._cache.get(item) for item in items]
@@ -89,6 +94,12 @@ class Encoder:
         for item in items:
             if not item.uploads:
                 item.uploads = {name: self._uploads.begin(tensor) for name, tensor in item.tensors.items()}
+
+    def _as_given(self, item: Item) -> EncodedRows:
+        """What came as encoder outputs, on the device."""
+        dtype = self._family.model.dtype
+        there = {name: self._uploads.put(tensor).to(dtype) for name, tensor in item.tensors.items()}
+        return self._family.given_rows(there["embeds"], there.get("deepstack"))
 
     def _together(self, items: list[Item]) -> list[EncodedRows]:
         """Results of items of one form."""

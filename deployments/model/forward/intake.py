@@ -4,7 +4,7 @@ import torch
 
 from deployments.model.families.family import Family
 from deployments.model.kv_cache.prefix_cache import Content, content_of
-from deployments.model.multimodal.items import rows_of_items, split_items
+from deployments.model.multimodal.items import given_items, rows_of_items, split_items
 from deployments.model.multimodal.request_media import Media
 from deployments.model.sequence import Sequence
 from deployments.types import MediaKind
@@ -34,9 +34,12 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
         feature = family.features[kind]
         places_T = family.placeholders_T(ids_T, kind)
         media.counts_T[kind] = torch.nn.functional.pad(places_T.cumsum(0), (1, 0))
-        arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
-        pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
-        items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
+        if f"{kind}_embeds" in tensors:
+            items = given_items(kind, tensors)
+        else:
+            arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
+            pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
+            items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
         media.item_rows[kind] = rows_of_items(items, places_T)
         media.items += items
     media.tensors.clear()

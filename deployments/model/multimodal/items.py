@@ -26,6 +26,8 @@ class Item:
     """How to normalise them where they are uint8."""
     uploads: dict[str, Upload] = field(default_factory=dict)
     """Of the tensors, by name, once they have begun."""
+    given: bool = False
+    """Whether the tensors are encoder outputs already: `embeds` [N, D], and `deepstack` [L, N, D] where there are."""
     key: "Future[bytes] | None" = None
     """Its digest, where encoder outputs are kept for media that are seen again."""
 
@@ -58,6 +60,8 @@ def rows_of_items(items: Sequence[Item], places_T: torch.Tensor) -> list[int] | 
     By grids in proportion to their sizes, else one stretch of places each. What is told here is held against what the
     encoder gives before anything is kept under it.
     """
+    if items and all(item.given for item in items):
+        return [len(item.tensors["embeds"]) for item in items]
     total = int(places_T.sum())
     grids = [next((t for name, t in item.tensors.items() if name.endswith("_grid_thw")), None) for item in items]
     if items and all(grid is not None for grid in grids):
@@ -67,6 +71,17 @@ def rows_of_items(items: Sequence[Item], places_T: torch.Tensor) -> list[int] | 
     edges = torch.nn.functional.pad(places_T.int(), (1, 1)).diff().nonzero()[:, 0]
     stretches = (edges[1::2] - edges[::2]).tolist()
     return stretches if len(stretches) == len(items) else None
+
+
+def given_items(kind: MediaKind, tensors: Mapping[str, torch.Tensor]) -> list[Item]:
+    """A request's items of one modality that came as encoder outputs: `{kind}_embeds` [N, D], of each item as many
+    rows as `{kind}_embeds_rows` tells, and `{kind}_deepstack_embeds` [L, N, D] where the family has such."""
+    rows = tensors[f"{kind}_embeds_rows"].tolist()
+    parts = {"embeds": torch.split(tensors[f"{kind}_embeds"], rows)}
+    deepstack = tensors.get(f"{kind}_deepstack_embeds")
+    if deepstack is not None:
+        parts["deepstack"] = torch.split(deepstack, rows, dim=1)
+    return [Item(kind, {name: pieces[i] for name, pieces in parts.items()}, given=True) for i in range(len(rows))]
 
 
 def split_items(
