@@ -127,6 +127,9 @@ class MediaConfig(Section):
     """Largest video file."""
     max_audio_bytes: Bytes = 64 * MIB
     """Largest sound file."""
+    max_embeds_bytes: Annotated[int, Field(ge=0)] = 0
+    """Largest safetensors file of encoder outputs in place of media (parts `image_embeds`, `video_embeds`,
+    `audio_embeds`); 0 refuses such parts. They can tell the model what no picture could: for clients you trust."""
     max_redirects: Annotated[int, Field(ge=0)] = 3
     """Followed for one item; each one is checked like a first address."""
     max_retries: Annotated[int, Field(ge=0)] = 2

@@ -2,6 +2,7 @@
 
 import errno
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Blob:
 class ByteLimit:
     """The most bytes that an item of this kind may have."""
 
-    kind: MediaKind
+    kind: MediaKind | Literal["embeddings"]
     max_bytes: int
 
     def check(self, size_bytes: int) -> None:

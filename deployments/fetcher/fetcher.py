@@ -19,7 +19,7 @@ from deployments.fetcher.flights import Flights
 from deployments.fetcher.local_files import LocalFolder
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
-from deployments.media.sniff import HEAD_BYTES, sniff
+from deployments.media.sniff import HEAD_BYTES, is_safetensors, sniff
 from deployments.observability.metrics import MetricSink
 from deployments.types import Fetched, MediaItem, MediaKind, StageName
 
@@ -49,6 +49,7 @@ class Fetcher:
             MediaKind.AUDIO: ByteLimit(MediaKind.AUDIO, config.max_audio_bytes),
         }
         self._system_lookup = SystemLookup(config.lookup_timeout_s, config.name_servers)
+        self._embeds_limit = ByteLimit("embeddings", config.max_embeds_bytes)
         self._executor = StageExecutor(STAGE, config.workers)
         own_bytes = int(config.max_buffered_bytes * _OWN_SHARE)
         self._room = SharedBudget(own_bytes)
@@ -70,8 +71,9 @@ class Fetcher:
         deadline = deadline.capped(self._config.total_timeout_s, STAGE)
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                blob = await self._load(item, self._limits[item.kind], deadline, data_url)
-            container = _container(blob.data, item.kind)
+                limit = self._embeds_limit if item.embeds else self._limits[item.kind]
+                blob = await self._load(item, limit, deadline, data_url)
+            container = _embeds(blob.data) if item.embeds else _container(blob.data, item.kind)
         except (SluiceError, TimeoutError) as error:
             ours = error if isinstance(error, SluiceError) else StageTimeout(STAGE)
             self._metrics.count("sluice_fetches", kind=item.kind, outcome=ours.code)
@@ -164,6 +166,12 @@ def _container(data: Bytes, kind: MediaKind) -> str:
     if found.container is None or not found.may_be(kind):
         raise BadMedia(f"is not {_NOUNS[kind]}: its bytes look like {found.looks_like}")
     return found.container
+
+
+def _embeds(data: Bytes) -> str:
+    if not is_safetensors(data[:HEAD_BYTES].tobytes()):
+        raise BadMedia("is not a safetensors file")
+    return "safetensors"
 
 
 def _named(error: SluiceError, label: str) -> SluiceError:

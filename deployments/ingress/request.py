@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from deployments.ingress.wire import NO_FRAME_OPTIONS, FrameOptions
-from deployments.types import Chat, MediaItem, MediaKind, PlainPrompt, SamplingParams, Tool
+from deployments.types import Chat, DeclaredSize, MediaItem, MediaKind, PlainPrompt, SamplingParams, Tool
 
 
 @dataclass(slots=True)
@@ -30,6 +30,10 @@ class ItemPlan:
     is_list: bool = False
     """A video given as a list of pictures, one source each."""
     frames: FrameOptions = NO_FRAME_OPTIONS
+    embeds: bool = False
+    """Its only source is a safetensors file of its encoder outputs."""
+    declared: DeclaredSize | None = None
+    """What the client tells of an item that is not looked at; without sources it is only counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """`POST /tokenize` and `/detokenize`: how a text or a conversation reads as tokens, media among it, and back.
 
 A conversation's media are fetched and prepared as for an answer, within the same admission; nothing is generated.
+Parts that tell their size (`width` and `height`, of videos `num_frames` too, of sounds `duration_s`) are counted by it
+and not fetched.
 """
 
 from collections.abc import Sequence
@@ -53,7 +55,7 @@ class Tokenize:
         document.setdefault("model", self._config.model_name)
         if "messages" in document:
             document.pop("return_token_strs", None)
-            return [read_request(body, self._config)]
+            return [read_request(body, self._config, counts=True)]
         request = validated(TokenizeRequest, document, "")
         check_model(request.model or self._config.model_name, self._config)
         return [GenerationRequest(PlainPrompt(request.prompt, None, 0), (), NO_FRAME_OPTIONS, SamplingParams())]

@@ -176,3 +176,8 @@ def _is_text(head: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return not any(c < " " and c not in "\t\n\r\f\x1b" for c in text)
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do: the length of a header, then the header, which is JSON."""
+    return len(head) > 8 and not any(head[4:8]) and head[8:9] == b"{"

@@ -85,8 +85,8 @@ def _check(entries: dict[str, _Entry], size_bytes: int, kind: MediaKind, family:
     needed = {main} | ({deepstack} if layers else set())
     for name in entries:
         if name not in needed and name != grid:
-            takes = ", ".join(sorted(needed | {grid}))
-            raise BadMedia(f"the tensor {shown(name)!r} is none that this model takes; it takes: {takes}")
+            known = ", ".join(sorted(needed | {grid}))
+            raise BadMedia(f"the tensor {shown(name)!r} is none that this model takes; it takes: {known}")
     for name in sorted(needed - entries.keys()):
         shape = f"[{layers}, rows, {family.width}]" if name == deepstack else f"[rows, {family.width}]"
         raise BadMedia(f"the tensor `{name}` of shape {shape} is missing")
@@ -101,8 +101,10 @@ def _check(entries: dict[str, _Entry], size_bytes: int, kind: MediaKind, family:
         if entry.dtype not in kinds:
             raise BadMedia(f"`{name}` is of type {shown(entry.dtype)}; it may be {', '.join(kinds)}")
         if entry.shape not in wanted[name] or not rows:
-            shape = ["rows" if step == rows and name != grid else step for step in wanted[name][0]]
-            raise BadMedia(f"`{name}` has the shape {list(entry.shape)}; this model takes {shape}".replace("'", ""))
+            takes = {main: f"[rows, {family.width}]", deepstack: f"[{layers}, rows, {family.width}]", grid: "[1, 3]"}[
+                name
+            ]
+            raise BadMedia(f"`{name}` has the shape {list(entry.shape)}; this model takes {takes}")
         length = math.prod(entry.shape) * np.dtype(kinds[entry.dtype]).itemsize
         if entry.stop - entry.start != length or entry.stop > size_bytes:
             raise BadMedia(f"`{name}` lies outside of the file, or is not as long as its shape")

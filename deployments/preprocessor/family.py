@@ -38,6 +38,10 @@ class Family:
     """Takes the frame rate of a video as an argument of the call and writes it into a tensor."""
     images_or_videos: bool
     """Has one tensor for both, so that a request can hold only one of the two."""
+    width: int
+    """Of the model's embeddings; 0 where the configuration does not tell it."""
+    deepstack_layers: int
+    """Layers in which rows of pictures and videos are added beside those over the embeddings."""
 
 
 def read_family(processor: Any, model_config: Any, can_place: Callable[[MediaKind], bool]) -> Family:
@@ -47,6 +51,7 @@ def read_family(processor: Any, model_config: Any, can_place: Callable[[MediaKin
     has_videos = videos is not None and MediaKind.VIDEO in modalities
     extractor = _audio_processor(processor) if MediaKind.AUDIO in modalities else None
     names = set(getattr(processor, "model_input_names", ()))
+    vision = getattr(model_config, "vision_config", None)
     return Family(
         modalities=modalities,
         image_size=_size(images),
@@ -58,6 +63,8 @@ def read_family(processor: Any, model_config: Any, can_place: Callable[[MediaKin
         audio_in_video=extractor is not None and has_videos and hasattr(processor, "load_audio_from_video"),
         seconds_per_grid=has_videos and "video_second_per_grid" in names,
         images_or_videos=has_videos and "pixel_values" in getattr(videos, "model_input_names", ()),
+        width=int(getattr(model_config.get_text_config(), "hidden_size", 0)),
+        deepstack_layers=len(getattr(vision, "deepstack_visual_indexes", None) or ()),
     )
 
 

@@ -19,8 +19,10 @@ from deployments.media.geometry import target_size
 from deployments.media.patches import frames_of
 from deployments.media.pictures import decode_picture, most_decode_bytes
 from deployments.media.sound import decode_sound
+from deployments.preprocessor.embeds import Embeds, read_embeds
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.limits import Sizes
+from deployments.preprocessor.stand_in import StandIns
 from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, PatchRule, Payload, ResizeRule
 
 # Frames are mapped read-only from shared memory, and nothing here writes to them.
@@ -44,6 +46,8 @@ class Media:
     """Mono, at the processor's rate: sounds of their own, and those of clips."""
     clip_of_sound: list[int | None] = field(default_factory=list)
     """For each of `sounds` the clip that it belongs to."""
+    embeds: dict[MediaKind, list[Embeds]] = field(default_factory=dict)
+    """Encoder outputs that are there already; of a kind either all items are such or none is."""
 
     @property
     def hears_clips(self) -> bool:
@@ -58,6 +62,7 @@ class MediaReader:
     family: Family
     patches: PatchRule | None
     """How frames that come as patches were cut."""
+    stand_ins: StandIns
 
     def read(
         self,
@@ -74,8 +79,10 @@ class MediaReader:
         self._check_kinds(chat, inputs)
         media, left = Media(), iter(payloads)
         for item in inputs:
-            payload = {} if item.pixels_at_model else next(left)
-            if item.kind is MediaKind.IMAGE:
+            payload = next(left) if item.has_payload else {}
+            if item.embeds or item.declared is not None:
+                self._add_stand_in(media, item, payload)
+            elif item.kind is MediaKind.IMAGE:
                 media.pictures_HWC.append(self._picture(item, payload, sizes.image, deadline))
             elif item.kind is MediaKind.AUDIO:
                 media.sounds.append(self._sound(item, payload, deadline))
@@ -89,21 +96,45 @@ class MediaReader:
 
         Raises `BadMedia` and `TooLarge` naming the item.
         """
-        files = zip((item for item in inputs if not item.pixels_at_model), payloads, strict=True)
-        pictures = ((item, payload) for item, payload in files if item.kind is MediaKind.IMAGE)
+        files = zip((item for item in inputs if item.has_payload), payloads, strict=True)
+        pictures = ((item, payload) for item, payload in files if item.kind is MediaKind.IMAGE and not item.embeds)
         limit = self.config.max_image_pixels
         return max((most_decode_bytes(_bytes(payload), item.label, limit) for item, payload in pictures), default=0)
+
+    def _add_stand_in(self, media: Media, item: MediaInput, payload: Payload) -> None:
+        embeds = read_embeds(_bytes(payload), item.kind, self.family, item.label) if item.embeds else None
+        if embeds is not None:
+            media.embeds.setdefault(item.kind, []).append(embeds)
+        if item.kind is MediaKind.IMAGE:
+            media.pictures_HWC.append(self.stand_ins.picture(item, embeds))
+        elif item.kind is MediaKind.VIDEO:
+            media.clips.append(Clip(*self.stand_ins.frames(item, embeds), at_target=False))
+        else:
+            media.sounds.append(self.stand_ins.sound(item))
+            media.clip_of_sound.append(None)
 
     def _check_kinds(self, chat: Chat, inputs: Sequence[MediaInput]) -> None:
         for item in inputs:
             if item.kind not in self.family.modalities:
                 taken = ", ".join(sorted(self.family.modalities)) or "text only"
                 raise BadRequest(f"this model does not take {item.kind} input; it takes: {taken}", param=item.label)
+            if item.embeds != next(other.embeds for other in inputs if other.kind is item.kind):
+                said = f"{item.label}: the {item.kind} items of a request are all embeddings, or none is"
+                raise BadRequest(said, param=item.label)
+            if item.embeds and item.kind is MediaKind.VIDEO:
+                self._check_clip_embeds(chat, item)
         kinds = {item.kind for item in inputs}
         if self.family.images_or_videos and {MediaKind.IMAGE, MediaKind.VIDEO} <= kinds:
             raise BadRequest("this model takes pictures or videos in one request, not both", param=inputs[0].label)
         if chat.use_audio_in_video and not self.family.audio_in_video:
             raise BadRequest("this model does not listen to the sound of videos", param="use_audio_in_video")
+
+    def _check_clip_embeds(self, chat: Chat, item: MediaInput) -> None:
+        if chat.use_audio_in_video:
+            raise BadRequest(f"{item.label}: `video_embeds` have no sound to listen to", param="use_audio_in_video")
+        if self.family.images_or_videos:
+            said = f"{item.label}: this model takes a video's frames as pictures; send them as `image_embeds`"
+            raise BadRequest(said, param=item.label)
 
     def _picture(
         self, item: MediaInput, payload: Payload, size: dict[str, int] | None, deadline: Deadline

@@ -17,6 +17,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
+from deployments.preprocessor.given import with_embeds
 from deployments.preprocessor.handoff import Handoff, find_handoff
 from deployments.preprocessor.hf_processor import Expanded, HfProcessor, tokenized
 from deployments.preprocessor.limits import Sizes, request_sizes
@@ -25,6 +26,7 @@ from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
+from deployments.preprocessor.stand_in import StandIns
 from deployments.preprocessor.template import special_marks
 from deployments.preprocessor.text_bound import TextBound
 from deployments.types import (
@@ -65,7 +67,8 @@ class Preparation:
             own = copy.deepcopy(processor) if number else processor
             self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
         patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
-        self._reader = MediaReader(self._config, self._family, patches)
+        stand_ins = StandIns(processor, self._family, self._config)
+        self._reader = MediaReader(self._config, self._family, patches, stand_ins)
         self.profile: MediaProfile = replace(
             media_profile(checkpoint, self._family, patches, config),
             tool_format=self._prompts.abilities.tool_format,
@@ -138,6 +141,7 @@ class Preparation:
             with _borrowed(self._tokenizers) as tokenizer:
                 expanded = Expanded(tokenized(tokenizer, prompt), {}, ())
         self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
+        tensors = with_embeds(expanded, media.embeds, inputs, self._tokens)
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
@@ -146,7 +150,7 @@ class Preparation:
             prepare_s=time.monotonic() - started,
             thinking=prompt.thinking,
         )
-        return prepared, expanded.tensors if inputs else None
+        return prepared, tensors if inputs else None
 
     def _expand_clip(self, media: Media) -> Expanded:
         """What the processor makes of one clip and no text, its pixels left as uint8."""

@@ -15,7 +15,7 @@ from deployments.errors import BadRequest
 from deployments.media.geometry import target_size
 from deployments.preprocessor.embeds import Embeds
 from deployments.preprocessor.family import Family
-from deployments.types import DecodedVideo, DeclaredSize, MediaInput, ResizeRule
+from deployments.types import DeclaredSize, DecodedVideo, MediaInput, ResizeRule
 
 DEFAULT_FPS = 2.0
 """At which the frames of a video were taken that does not say it."""

@@ -209,7 +209,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 
-def tiny_checkpoint(processor: Any, context_length: int = CONTEXT_LENGTH) -> Checkpoint:
-    """`processor` beside a model configuration which tells no more than the length of its context."""
-    text_config = SimpleNamespace(max_position_embeddings=context_length)
-    return Checkpoint(processor, processor.tokenizer, SimpleNamespace(get_text_config=lambda: text_config))
+def tiny_checkpoint(processor: Any, context_length: int = CONTEXT_LENGTH, deepstack: int = 0) -> Checkpoint:
+    """`processor` beside a model configuration which tells the length of its context and how wide it is."""
+    text_config = SimpleNamespace(max_position_embeddings=context_length, hidden_size=8)
+    vision_config = SimpleNamespace(deepstack_visual_indexes=[*range(deepstack)])
+    config = SimpleNamespace(get_text_config=lambda: text_config, vision_config=vision_config)
+    return Checkpoint(processor, processor.tokenizer, config)

@@ -4,8 +4,9 @@ A body may hold tens of megabytes of base64 in a few long strings. A JSON parser
 stop the event loop meanwhile. `BodyScanner` takes such strings out chunk by chunk: what is left to parse is small, and
 the media text lies in buffers that need no further copy on their way into shared memory.
 
-Which strings: those that begin with `data:`, and the value of a key `data` (of `input_audio`), from `CUT_CHARS` on, but
-not the value of a key `text` or `content`. In valid JSON an unescaped quote before `data:` always opens a string.
+Which strings: those that begin with `data:`, and the value of a key `data` (of `input_audio`) or `image_embeds` and its
+kin, from `CUT_CHARS` on, but not the value of a key `text` or `content`. In valid JSON an unescaped quote before `data:`
+always opens a string.
 """
 
 import asyncio
@@ -32,8 +33,8 @@ MAX_DEPTH = 128
 DATA_PREFIX = b"data:;base64,"
 """Makes a `data:` URL of `input_audio.data`, which is bare base64."""
 
-_START = re.compile(rb'"(?:[dD][aA][tT][aA]:|data"\s{0,8}:\s{0,8}")')
-_START_MAX_BYTES = 32
+_START = re.compile(rb'"(?:[dD][aA][tT][aA]:|(?:data|(?:image|video|audio)_embeds)"\s{0,8}:\s{0,8}")')
+_START_MAX_BYTES = 40
 _STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _TEXT_KEY = re.compile(rb'"(?:text|content)"\s*:\s*\Z')
 _ESCAPE_MAX_BYTES = 6

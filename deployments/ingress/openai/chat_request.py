@@ -18,19 +18,25 @@ from deployments.types import Chat, ChatMessage, SamplingParams
 MAX_KWARG_CHARS = 64
 
 
-def read_request(body: Body, config: AppConfig) -> GenerationRequest:
-    """Raises `BadRequest`, `ModelNotFound` or `TooManyItems`, each naming the field at fault."""
+def read_request(body: Body, config: AppConfig, *, counts: bool = False) -> GenerationRequest:
+    """Raises `BadRequest`, `ModelNotFound` or `TooManyItems`, each naming the field at fault.
+
+    `counts`: only tokens are to be counted, so that media which tell their size are not needed.
+    """
     document = body.document
     messages = document.get("messages") if isinstance(document, dict) else None
     check_size(messages, "messages")
     labels = [f"messages[{i}]" for i in range(len(messages))] if isinstance(messages, list) else []
-    return read_chat(parse_request(document), labels, body, config)
+    return read_chat(parse_request(document), labels, body, config, counts=counts)
 
 
-def read_chat(request: ChatRequest, labels: list[str], body: Body, config: AppConfig) -> GenerationRequest:
+def read_chat(
+    request: ChatRequest, labels: list[str], body: Body, config: AppConfig, *, counts: bool = False
+) -> GenerationRequest:
     """The same of a chat request whose messages stand at the places `labels` of a body, of whichever API."""
     check_model(request.model, config)
-    reader = PartReader(body.cuts, config.ingress.max_list_frames)
+    takes_embeds = config.media.max_embeds_bytes > 0
+    reader = PartReader(body.cuts, config.ingress.max_list_frames, takes_embeds=takes_embeds, counts=counts)
     messages = [read_message(entry, at, reader) for entry, at in zip(request.messages, labels, strict=True)]
     check_counts(reader.items, config.ingress)
     frames, use_audio, processor_kwargs = _media_options(

@@ -9,8 +9,8 @@ from deployments.errors import BadRequest, TooManyItems, shown
 from deployments.ingress.http.body import DATA_PREFIX
 from deployments.ingress.openai.schema import Message
 from deployments.ingress.request import ItemPlan, Source
-from deployments.ingress.wire import NO_FRAME_OPTIONS, FrameOptions, PositiveInt, Wire, merged, validated
-from deployments.types import MediaItem, MediaKind
+from deployments.ingress.wire import NO_FRAME_OPTIONS, FrameOptions, PositiveFloat, PositiveInt, Wire, merged, validated
+from deployments.types import DeclaredSize, MediaItem, MediaKind
 
 MAX_URL_CHARS = 8192
 
@@ -70,6 +70,42 @@ class FramesPart(FrameOptions, PixelLimits):
     video: Annotated[list[Url], Field(min_length=1)]
 
 
+Side = Annotated[int, Field(ge=1, le=2**16)]
+
+
+class ImageSize(Wire):
+    """Of a picture that is not looked at."""
+
+    width: Side | None = None
+    height: Side | None = None
+
+
+class VideoSize(ImageSize):
+    """Likewise: its frames, and how many of them stand for a second."""
+
+    num_frames: Side | None = None
+    fps: PositiveFloat | None = None
+
+
+class AudioSize(Wire):
+    """Likewise."""
+
+    duration_s: PositiveFloat | None = None
+
+
+class ImageEmbedsPart(ImageSize):
+    image_embeds: Url
+    """Base64 of a safetensors file."""
+
+
+class VideoEmbedsPart(VideoSize):
+    video_embeds: Url
+
+
+class AudioEmbedsPart(AudioSize):
+    audio_embeds: Url
+
+
 class RefusalPart(Wire):
     refusal: str
 
@@ -84,7 +120,20 @@ class FilePart(Wire):
     file: File
 
 
-PART_TYPES = ("text", "image_url", "video_url", "audio_url", "input_audio", "video", "file", "refusal")
+EMBEDS_PARTS: dict[str, tuple[MediaKind, type[Wire]]] = {
+    "image_embeds": (MediaKind.IMAGE, ImageEmbedsPart),
+    "video_embeds": (MediaKind.VIDEO, VideoEmbedsPart),
+    "audio_embeds": (MediaKind.AUDIO, AudioEmbedsPart),
+}
+PART_TYPES = ("text", "image_url", "video_url", "audio_url", "input_audio", "video", "file", "refusal", *EMBEDS_PARTS)
+_COUNTED: dict[str, tuple[MediaKind, type[Wire]]] = {
+    "image_url": (MediaKind.IMAGE, ImageSize),
+    "video_url": (MediaKind.VIDEO, VideoSize),
+    "audio_url": (MediaKind.AUDIO, AudioSize),
+    "input_audio": (MediaKind.AUDIO, AudioSize),
+}
+_TELLING = {MediaKind.IMAGE: ("width",), MediaKind.VIDEO: ("width",), MediaKind.AUDIO: ("duration_s",)}
+"""By which a part is known to tell its size."""
 _HARMLESS = frozenset({"annotations", "cache_control", "logprobs", "uuid"})
 _ALIASES = {
     "audio": "audio_url",
@@ -101,9 +150,14 @@ _ALIAS_KEYS = {"image": "image_url", "audio": "audio_url"}
 class PartReader:
     """Reads the contents of messages and collects the media items on the way."""
 
-    def __init__(self, cuts: dict[str, bytearray], max_list_frames: int) -> None:
+    def __init__(
+        self, cuts: dict[str, bytearray], max_list_frames: int, *, takes_embeds: bool = False, counts: bool = False
+    ) -> None:
+        """`counts`: whether parts may tell their size, and are not fetched then."""
         self._cuts = cuts
         self._max_list_frames = max_list_frames
+        self._takes_embeds = takes_embeds
+        self._counts = counts
         self.items: list[ItemPlan] = []
         self.processor_kwargs: dict[str, int] = {}
         """What the parts say of the pixels of all."""
@@ -122,6 +176,8 @@ class PartReader:
         if not isinstance(document, dict):
             raise BadRequest(f"{label} must be an object with a `type`", param=label)
         kind, fields = _normalised(document)
+        if self._counts and (counted := self._counted(kind, fields, label)) is not None:
+            return counted
         match kind:
             case "text":
                 return validated(TextPart, fields, label).text
@@ -144,8 +200,30 @@ class PartReader:
                 return self._file(validated(FilePart, fields, label).file, label)
             case "refusal":
                 return validated(RefusalPart, fields, label).refusal
+            case "image_embeds" | "video_embeds" | "audio_embeds":
+                return self._embeds(kind, fields, label)
         said = f"unknown part type {shown(str(kind))!r}" if "type" in document else "a part needs a `type`"
         raise BadRequest(f"{label}: {said}: one of {', '.join(PART_TYPES)}", param=f"{label}.type")
+
+    def _embeds(self, name: str, fields: dict[str, Any], label: str) -> int:
+        if not self._takes_embeds:
+            said = f"{label}: `{name}` are not taken by this server; its setting is media.max_embeds_bytes"
+            raise BadRequest(said, param=label)
+        kind, form = EMBEDS_PARTS[name]
+        told = validated(form, fields, label).model_dump()
+        source = self._source(kind, self.as_data_url(told.pop(name)), label, embeds=True)
+        self.items.append(ItemPlan(kind, label, (source,), embeds=True, declared=DeclaredSize(**told)))
+        return len(self.items) - 1
+
+    def _counted(self, name: object, fields: dict[str, Any], label: str) -> int | None:
+        """A part that tells its size, for those who only count; None for any other."""
+        kind, form = _COUNTED.get(str(name), (None, None))
+        if kind is None or form is None or not any(field in fields for field in _TELLING[kind]):
+            return None
+        sized = {field: fields[field] for field in form.model_fields if field in fields}
+        size = validated(form, sized, label)
+        self.items.append(ItemPlan(kind, label, (), declared=DeclaredSize(**size.model_dump())))
+        return len(self.items) - 1
 
     def _limit(self, part: PixelLimits, label: str) -> None:
         for name in PixelLimits.model_fields:
@@ -192,12 +270,12 @@ class PartReader:
         self.items.append(ItemPlan(kind, label, sources, is_list, frames or NO_FRAME_OPTIONS))
         return len(self.items) - 1
 
-    def _source(self, kind: MediaKind, url: str, label: str) -> Source:
+    def _source(self, kind: MediaKind, url: str, label: str, *, embeds: bool = False) -> Source:
         data = self._cuts.pop(url, None)
         if data is None and url[:5].lower() == "data:":
             data = bytearray(url, "utf-8")
         if data is not None:
-            return Source(MediaItem(kind, label, None), data)
+            return Source(MediaItem(kind, label, None, embeds=embeds), data)
         if len(url) > MAX_URL_CHARS:
             raise BadRequest(f"the URL of {label} is longer than {MAX_URL_CHARS} characters", param=label)
         return Source(MediaItem(kind, label, url), None)

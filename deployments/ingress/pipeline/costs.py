@@ -22,6 +22,10 @@ COPIES = 2
 
 def pixel_bytes(item: ItemPlan, video: VideoTask | None) -> int:
     """Pixels of one item, by what is asked of the decoder; none of a sound."""
+    if item.embeds:
+        return COPIES * sum(len(source.data or b"") for source in item.sources)
+    if item.declared is not None:
+        return 0
     if video is not None:
         frames = len(item.sources) if item.is_list else _frames(video.sampling)
         return _copies(video) * CHANNELS * frames * _frame_pixels(video.resize, frames)

@@ -18,7 +18,7 @@ from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
-from deployments.types import DecodedVideo, Fetched, MediaInput, MediaKind, StageName, VideoTask
+from deployments.types import DecodedVideo, Fetched, MediaInput, StageName, VideoTask
 
 COPY_WORKERS = 2
 
@@ -60,17 +60,22 @@ class ItemLoader:
         self._put = put
         self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS)
 
-    async def load(self, task: ItemTask, progress: Progress) -> tuple[MediaInput, TensorRef]:
-        """The item as the preprocessor takes it. Raises `SluiceError`s whose `param` is the item."""
+    async def load(self, task: ItemTask, progress: Progress) -> tuple[MediaInput, TensorRef | None]:
+        """The item as the preprocessor takes it; nothing but its size of one that is only counted.
+
+        Raises `SluiceError`s whose `param` is the item.
+        """
+        if not task.item.sources:
+            return _media_input(task.item, "", None), None
         try:
             fetched = await together(self._fetch(source, progress) for source in task.item.sources)
             metas: list[Fetched] = [result.meta for result in fetched]
             refs = [_payload(result) for result in fetched]
             fetched.clear()
             if task.video is None:
-                return _media_input(task.item, metas, None), refs[0]
+                return _media_input(task.item, metas[0].container, None), refs[0]
             decoded = await self._decode(task, task.video, refs, progress)
-            return _media_input(task.item, metas, decoded.meta), _payload(decoded)
+            return _media_input(task.item, metas[0].container, decoded.meta), _payload(decoded)
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
@@ -124,8 +129,8 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _media_input(item: ItemPlan, files: list[Fetched], video: DecodedVideo | None) -> MediaInput:
-    return MediaInput(MediaKind(item.kind), item.label, files[0].container, video)
+def _media_input(item: ItemPlan, container: str, video: DecodedVideo | None) -> MediaInput:
+    return MediaInput(item.kind, item.label, container, video, declared=item.declared, embeds=item.embeds)
 
 
 def _payload(result: StageResult[Any]) -> TensorRef:

@@ -80,8 +80,8 @@ class Pipeline:
         loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
         at_model = _straight_to_model([media for media, _ in loaded])
         inputs = tuple(replace(media, pixels_at_model=media.label in at_model) for media, _ in loaded)
-        payloads = [ref for media, ref in loaded if media.label not in at_model]
-        clips = [ref for media, ref in loaded if media.label in at_model]
+        payloads = [ref for media, ref in loaded if ref is not None and media.label not in at_model]
+        clips = [ref for media, ref in loaded if ref is not None and media.label in at_model]
         loaded.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
         if isinstance(request.prompt, PlainPrompt):
@@ -120,7 +120,7 @@ class Pipeline:
     def _task(self, item: ItemPlan, request: GenerationRequest, profile: MediaProfile) -> ItemTask:
         if item.kind not in profile.modalities:
             raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
-        if item.kind != MediaKind.VIDEO:
+        if item.kind != MediaKind.VIDEO or item.embeds or item.declared is not None:
             return ItemTask(item, None, pixel_bytes(item, None))
         assert isinstance(request.prompt, Chat), "plain prompts have no items"
         hears = request.prompt.use_audio_in_video and not item.is_list

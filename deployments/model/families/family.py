@@ -37,7 +37,7 @@ _ROPE_NAMES = {"second_per_grids": "video_second_per_grid", "second_per_grid_ts"
 
 
 @dataclass
-class _GivenOutput(BaseModelOutputWithPooling):
+class _GivenOutput(BaseModelOutputWithPooling):  # type: ignore[misc]
     """Encoder outputs that no tower made, as the forwards of families with deepstack take them."""
 
     deepstack_features: list[Any] | None = None

@@ -42,7 +42,7 @@ class Encoder:
             self._digests.expect(items)
 
     def cost(self, item: Item, *, wait: bool) -> int | None:
-        """An expected item's values, 0 where its outputs are there; None where that is unknown and not to `wait` for."""
+        """An expected item's values, 0 where its outputs are there; None where that is not known without a `wait`."""
         if item.given:
             return 0
         kept = False if self._cache is None else self._cache.holds(item, wait=wait)
