@@ -101,9 +101,7 @@ def _check(entries: dict[str, _Entry], size_bytes: int, kind: MediaKind, family:
         if entry.dtype not in kinds:
             raise BadMedia(f"`{name}` is of type {shown(entry.dtype)}; it may be {', '.join(kinds)}")
         if entry.shape not in wanted[name] or not rows:
-            takes = {main: f"[rows, {family.width}]", deepstack: f"[{layers}, rows, {family.width}]", grid: "[1, 3]"}[
-                name
-            ]
+            takes = {main: f"[rows, {family.width}]", grid: "[1, 3]"}.get(name, f"[{layers}, rows, {family.width}]")
             raise BadMedia(f"`{name}` has the shape {list(entry.shape)}; this model takes {takes}")
         length = math.prod(entry.shape) * np.dtype(kinds[entry.dtype]).itemsize
         if entry.stop - entry.start != length or entry.stop > size_bytes:

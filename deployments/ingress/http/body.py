@@ -4,9 +4,9 @@ A body may hold tens of megabytes of base64 in a few long strings. A JSON parser
 stop the event loop meanwhile. `BodyScanner` takes such strings out chunk by chunk: what is left to parse is small, and
 the media text lies in buffers that need no further copy on their way into shared memory.
 
-Which strings: those that begin with `data:`, and the value of a key `data` (of `input_audio`) or `image_embeds` and its
-kin, from `CUT_CHARS` on, but not the value of a key `text` or `content`. In valid JSON an unescaped quote before `data:`
-always opens a string.
+Which strings: those that begin with `data:`, and the value of a key `data` (of `input_audio`), `image_embeds` and its
+kin, from `CUT_CHARS` on, but not the value of a key `text` or `content`. In valid JSON an unescaped quote before
+`data:` always opens a string.
 """
 
 import asyncio

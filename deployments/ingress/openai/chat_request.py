@@ -16,6 +16,13 @@ from deployments.ingress.wire import FrameOptions, merged, validated
 from deployments.types import Chat, ChatMessage, SamplingParams
 
 MAX_KWARG_CHARS = 64
+_NEUTRAL_IO: dict[tuple[str, str], tuple[object, ...]] = {
+    ("image", "image_mode"): ("RGB",),
+    ("image", "rgba_background_color"): ([255, 255, 255],),
+    ("audio", "mono"): (True,),
+    ("audio", "sr"): (),
+}
+"""By kind and name: the values of `media_io_kwargs` by which things are done anyway."""
 
 
 def read_request(body: Body, config: AppConfig, *, counts: bool = False) -> GenerationRequest:
@@ -128,10 +135,7 @@ def _media_options(
     Frame options and `use_audio_in_video` may stand in `mm_processor_kwargs` too; at the top level they win.
     """
     extra = of_parts | {key: value for key, value in request.mm_processor_kwargs.items() if value is not None}
-    for kind, options in request.media_io_kwargs.items():
-        if kind != "video" and options:
-            param = f"media_io_kwargs.{shown(kind)}"
-            raise BadRequest(f"`{param}` is not supported by this server", param=param)
+    _check_media_io(request.media_io_kwargs)
     in_io = validated(FrameOptions, request.media_io_kwargs.get("video", {}), "media_io_kwargs.video")
     own = {key: extra.pop(key) for key in list(extra) if key in FrameOptions.model_fields}
     use_audio = extra.pop("use_audio_in_video", False)
@@ -145,6 +149,17 @@ def _media_options(
             raise BadRequest(f"`{param}` is not allowed; allowed are {known}", param=param)
     frames = merged(in_io, validated(FrameOptions, own, "mm_processor_kwargs"), _frame_options(request))
     return frames, use_audio or request.use_audio_in_video, tuple(sorted(extra.items()))
+
+
+def _check_media_io(kwargs: dict[str, dict[str, Any]]) -> None:
+    """Raises `BadRequest` for an option of pictures or sounds that asks for something else than what is done."""
+    for kind, options in kwargs.items():
+        if kind == "video":
+            continue
+        for name, value in options.items():
+            if value is not None and value not in _NEUTRAL_IO.get((kind, name), ()):
+                param = f"media_io_kwargs.{shown(kind)}.{shown(name)}"
+                raise BadRequest(f"`{param}` is not supported by this server with this value", param=param)
 
 
 def _frame_options(request: ChatRequest) -> FrameOptions:

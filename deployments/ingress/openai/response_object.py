@@ -11,6 +11,7 @@ from starlette.responses import Response
 from deployments.errors import SluiceError, shown
 from deployments.ingress.http.json_responses import MAX_MESSAGE_CHARS, json_response
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.openai.chat_response import worded_logprobs
 from deployments.ingress.openai.response_store import Items, ResponseStore
 from deployments.ingress.output.answer import Answer, ChoiceDelta
 
@@ -46,7 +47,9 @@ class ResponsesWriter:
         if choice.thoughts:
             self._items.append(self._reasoning(choice.thoughts))
         if choice.content or not choice.calls:
-            self._items.append(self._message(choice.content, "completed"))
+            message = self._message(choice.content, "completed")
+            message["content"][0]["logprobs"] = worded_logprobs(choice.logprobs)["content"]
+            self._items.append(message)
         for call in choice.calls:
             self._items.append(self._call(call.id, call.name, call.arguments, "completed"))
         return json_response(self._finished())
@@ -103,7 +106,9 @@ class ResponsesWriter:
         if delta.content:
             said += self._begin("text", self._message("", "in_progress"))
             self._items[-1]["content"][0]["text"] += delta.content
-            said += self._part("response.output_text.delta", delta=delta.content, logprobs=[])
+            logprobs = worded_logprobs(delta.logprobs)["content"]
+            self._items[-1]["content"][0]["logprobs"] += logprobs
+            said += self._part("response.output_text.delta", delta=delta.content, logprobs=logprobs)
         for call in delta.calls:
             if call.id is not None:
                 item = self._call(call.id, call.name or "", "", "in_progress")
@@ -133,7 +138,8 @@ class ResponsesWriter:
         said = b""
         if item["type"] == "message":
             item["status"] = "completed"
-            said += self._part("response.output_text.done", text=item["content"][0]["text"], logprobs=[])
+            part = item["content"][0]
+            said += self._part("response.output_text.done", text=part["text"], logprobs=part["logprobs"])
             said += self._part("response.content_part.done", part=item["content"][0])
         elif item["type"] == "reasoning":
             said += self._part("response.reasoning_text.done", text=item["content"][0]["text"])

@@ -24,7 +24,6 @@ from deployments.ingress.wire import PositiveInt, Wire, validated
 
 _HARMLESS = frozenset(
     {
-        "include",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
@@ -32,11 +31,18 @@ _HARMLESS = frozenset(
         "service_tier",
         "stream_options",
         "user",
-        "max_tool_calls",
-        "context_management",
     }
 )
-_NEUTRAL: dict[str, tuple[object, ...]] = {"background": (), "conversation": (), "prompt": (), "moderation": ()}
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "background": (),
+    "conversation": (),
+    "prompt": (),
+    "moderation": (),
+    "context_management": (),
+}
+_LOGPROBS = "message.output_text.logprobs"
+_INCLUDED = (_LOGPROBS, "reasoning.encrypted_content")
+"""What `include` may name. Thoughts are never encrypted: they stand in the output as they are."""
 _FIELDS = {
     "max_completion_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning.effort",
@@ -86,7 +92,9 @@ class ResponsesRequest(Wire):
     reasoning: Reasoning | None = None
     text: TextOptions = TextOptions()
     truncation: Literal["auto", "disabled"] = "disabled"
-    """Accepted; nothing is left out: what does not fit is refused."""
+    max_tool_calls: PositiveInt | None = None
+    """Of tools that a server has itself: there are none here, so that it is always kept."""
+    include: Annotated[list[str], Field(max_length=16)] = []
     metadata: dict[str, str] = {}
     structured_outputs: dict[str, Any] | None = None
     """As on chat completions."""
@@ -115,6 +123,7 @@ class Responses:
             entries.insert(0, ({"role": "system", "content": request.instructions}, "instructions"))
         if not entries:
             raise BadRequest("`input` is empty", param="input")
+        _check_unsupported(request)
         try:
             chat = validated(ChatRequest, _fields(request) | {"messages": [entry for entry, _ in entries]}, "")
             read = read_chat(chat, [label for _, label in entries], body, self._config)
@@ -143,6 +152,19 @@ class Responses:
             said = f"the response {shown(response_id)!r} is not kept here; send the conversation itself as `input`"
             raise NotFound(said, param="previous_response_id")
         return kept
+
+
+def _check_unsupported(request: ResponsesRequest) -> None:
+    """Raises `BadRequest` for what would change the response and is not done."""
+    if request.truncation == "auto":
+        said = "`truncation: auto` is not supported by this server: what does not fit the context is refused"
+        raise BadRequest(said, param="truncation")
+    for name in request.include:
+        if name not in _INCLUDED:
+            said = (
+                f"`include` names {shown(name)!r}, which this server does not have; it may name: {', '.join(_INCLUDED)}"
+            )
+            raise BadRequest(said, param="include")
 
 
 def _items(said: str | list[Any]) -> list[Any]:
@@ -207,7 +229,7 @@ def _fields(request: ResponsesRequest) -> dict[str, Any]:
         "max_completion_tokens": request.max_output_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "logprobs": True if request.top_logprobs else None,
+        "logprobs": True if request.top_logprobs or _LOGPROBS in request.include else None,
         "top_logprobs": request.top_logprobs or None,
         "tools": [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)],
         "tool_choice": _tool_choice(request.tool_choice),

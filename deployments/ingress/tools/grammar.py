@@ -23,7 +23,9 @@ _SHARED: tuple[str, ...] = ("$defs", "definitions")
 _TEXT = r"/(.|\n)*/"
 _BEGIN = {ToolFormat.MISTRAL: "[TOOL_CALLS]", ToolFormat.MISTRAL_ARGS: "[TOOL_CALLS]"}
 _WITHOUT_MARK = frozenset({ToolFormat.LLAMA3_JSON, ToolFormat.PYTHONIC})
-"""Their calls begin like any text."""
+"""Their calls have no mark: an answer is a call by how it begins."""
+_TEXT_WITHOUT_CALL = {ToolFormat.LLAMA3_JSON: r"/(\s*[^\s{](.|\n)*)?/", ToolFormat.PYTHONIC: r"/(\s*[^\s\[](.|\n)*)?/"}
+"""Answers that do not begin like a call."""
 
 
 def tool_grammar(
@@ -55,8 +57,10 @@ def tool_grammar(
         start = "calls"
     elif answer is not None:
         start = f"calls | {_answer(answer)}"
-    elif not begin or not any(tool.strict for tool in use.tools):
+    elif not any(tool.strict for tool in use.tools):
         return None
+    elif not begin:
+        start = f"calls | {_TEXT_WITHOUT_CALL[form]}"
     elif begin.startswith("<"):
         start = "TEXT calls | TEXT"
     else:
