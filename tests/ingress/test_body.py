@@ -179,3 +179,8 @@ async def test_others_get_their_turn_while_a_large_body_is_read() -> None:
     await read_body(body(), BodyScanner(LIMIT, LIMIT))
     other.cancel()
     assert turns >= 8_000_000 // (512 * 1024)
+
+
+def test_embeddings_are_cut_out_of_the_body_before_it_is_parsed() -> None:
+    body = scan(json.dumps({"image_embeds": "QUJD" * 2000, "width": 3}).encode())
+    assert body.cuts[body.document["image_embeds"]] == b"data:;base64," + b"QUJD" * 2000

@@ -144,6 +144,27 @@ async def test_a_streamed_response_opens_fills_and_closes_its_items_in_order() -
     assert output[1]["arguments"] == '{"x": 3}'
 
 
+async def test_what_a_response_can_not_do_is_refused_by_name() -> None:
+    for fields in ({"truncation": "auto"}, {"include": ["file_search_call.results"]}, {"context_management": [{}]}):
+        response = await post(application(), "/v1/responses", input="hi", **fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, next(iter(fields)))
+    neutral = {"truncation": "disabled", "include": ["reasoning.encrypted_content"], "max_tool_calls": 2}
+    body = (await post(application(), "/v1/responses", input="hi", **neutral)).json()
+    assert {name: body[name] for name in neutral} == neutral
+
+
+async def test_a_response_tells_the_log_probabilities_that_are_asked_for() -> None:
+    token = TokenLogprob(7, "Hi", b"Hi", -0.5)
+    for stream in (False, True):
+        app = application()
+        app.model.chunks = [GenerateChunk((TokenDelta(0, "Hi", 1, (token,), "stop"),), TIMES)]
+        fields = {"input": "hi", "include": ["message.output_text.logprobs"], "stream": stream}
+        response = await post(app, "/v1/responses", **fields)
+        whole = named_events(response.text)[-1][1]["response"] if stream else response.json()
+        (told,) = whole["output"][0]["content"][0]["logprobs"]
+        assert (told["token"], told["logprob"]) == ("Hi", -0.5)
+
+
 async def test_a_conversation_goes_on_from_an_earlier_response() -> None:
     app = application("red")
     first = (await post(app, "/v1/responses", input="colour?")).json()

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from deployments.config import AppConfig, DecoderConfig, IngressConfig, PreprocessorConfig
+from deployments.config import AppConfig, DecoderConfig, IngressConfig, MediaConfig, PreprocessorConfig
 from deployments.errors import BadRequest, ModelNotFound, SluiceError, TooManyItems
 from deployments.ingress.http.body import Body
 from deployments.ingress.openai.chat_request import read_request
 from deployments.ingress.request import GenerationRequest
-from deployments.types import ChatMessage, ChatPart, Grammar, MediaKind, SamplingParams
+from deployments.types import ChatMessage, ChatPart, DeclaredSize, Grammar, MediaKind, SamplingParams
 
 URL = "https://media.example/x"
 CONFIG = AppConfig(ingress=IngressConfig(max_images=2, max_tokens=100, max_list_frames=3))
@@ -239,3 +239,40 @@ def test_top_level_frame_options_win_over_processor_options() -> None:
 def test_configured_names_and_lengths_hold() -> None:
     config = AppConfig(served_model_name="mine", ingress=IngressConfig(default_max_tokens=9), decoder=DecoderConfig())
     assert read(config=config, model="mine").params.max_tokens == 9
+
+
+SENT = {"type": "image_embeds", "image_embeds": "QUJD", "width": 8, "height": 4}
+
+
+def test_embeddings_are_refused_by_name_where_they_are_not_allowed() -> None:
+    with pytest.raises(BadRequest, match=r"media\.max_embeds_bytes") as caught:
+        read([SENT])
+    assert caught.value.param == "messages[0].content[0]"
+
+
+def test_embeddings_travel_as_files_of_their_own_kind() -> None:
+    config = AppConfig(media=MediaConfig(max_embeds_bytes=100))
+    (item,) = read([SENT], config).items
+    (source,) = item.sources
+    assert (item.kind, item.embeds, source.item.embeds, source.item.url) == (MediaKind.IMAGE, True, True, None)
+    assert item.declared == DeclaredSize(width=8, height=4)
+    assert source.data == b"data:;base64,QUJD"
+    with pytest.raises(BadRequest, match="duration_s"):
+        read([{**SENT, "duration_s": 1.0}], config)
+
+
+def test_sizes_of_parts_are_for_those_who_only_count() -> None:
+    part = {"type": "image_url", "image_url": {"url": URL}, "width": 8, "height": 4}
+    document = {"model": "demo", "messages": [{"role": "user", "content": [part]}]}
+    (item,) = read_request(Body(document), CONFIG, counts=True).items
+    assert (item.sources, item.declared) == ((), DeclaredSize(width=8, height=4))
+    with pytest.raises(BadRequest, match="width"):
+        read([part])
+
+
+def test_media_io_options_pass_where_they_say_what_is_done_anyway() -> None:
+    neutral = {"image": {"image_mode": "RGB"}, "audio": {"mono": True}, "video": {"num_frames": 3}}
+    assert read(media_io_kwargs=neutral).frames.num_frames == 3
+    with pytest.raises(BadRequest) as caught:
+        read(media_io_kwargs={"image": {"image_mode": "L"}})
+    assert caught.value.param == "media_io_kwargs.image.image_mode"
