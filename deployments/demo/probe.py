@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deployments.demo.dialogue.truth import Item, Question, answer
+from deployments.demo.dialogue.truth import Question, Subject, answer
 from deployments.demo.evaluation.cases import MediaFile, make_file
 from deployments.demo.synth.scenes import Colour, Direction, random_scene
 from deployments.demo.synth.sounds import Pitch, random_sound
@@ -39,9 +39,9 @@ def make_probes(seed: int, rounds: int = 1) -> Iterator[Probe]:
     directions = [direction for direction in Direction if direction is not Direction.STILL]
     for number in range(rounds):
         colours = [TELLING_COLOURS[(number + place) % len(TELLING_COLOURS)] for place in range(2)]
-        picture = Item(scene=random_scene(rng, colour=colours[0]))
-        clip = Item(scene=random_scene(rng, colours[1], direction=directions[number % 4]), clip_s=1.6)
-        sound = Item(sound=random_sound(rng, list(Pitch)[number % 2]))
+        picture = Subject(scene=random_scene(rng, colour=colours[0]))
+        clip = Subject(scene=random_scene(rng, colours[1], direction=directions[number % 4]), clip_s=1.6)
+        sound = Subject(sound=random_sound(rng, list(Pitch)[number % 2]))
         for item, questions in (
             (picture, (Question.COLOUR,)),
             (clip, (Question.COLOUR, Question.DIRECTION)),

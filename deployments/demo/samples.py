@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from deployments.demo.dialogue.truth import Item, describe
+from deployments.demo.dialogue.truth import Subject, describe
 from deployments.demo.synth.drawing import draw, draw_clip
 from deployments.demo.synth.files import Codec, encode_clip, encode_picture, encode_sound
 from deployments.demo.synth.scenes import PAINT, Colour, Direction, Rgb, Scene, Shape
@@ -32,7 +32,7 @@ class Sample:
     """A file to be and what it shows or plays."""
 
     name: str
-    item: Item
+    item: Subject
     height: int = 360
     width: int = 640
     codec: Codec = "libx264"
@@ -51,17 +51,17 @@ def sound(pitch: Pitch, beeps: int, duration_s: float) -> Sound:
 
 
 SAMPLES = (
-    Sample("red-circle-left.mp4", Item(scene(Colour.RED, Shape.CIRCLE, Direction.LEFT), clip_s=1.6)),
-    Sample("blue-square-up.mp4", Item(scene(Colour.BLUE, Shape.SQUARE, Direction.UP), clip_s=1.6), 720, 1280),
-    Sample("green-triangle-still.webm", Item(scene(Colour.GREEN, Shape.TRIANGLE), clip_s=4.5), codec="libvpx-vp9"),
+    Sample("red-circle-left.mp4", Subject(scene(Colour.RED, Shape.CIRCLE, Direction.LEFT), clip_s=1.6)),
+    Sample("blue-square-up.mp4", Subject(scene(Colour.BLUE, Shape.SQUARE, Direction.UP), clip_s=1.6), 720, 1280),
+    Sample("green-triangle-still.webm", Subject(scene(Colour.GREEN, Shape.TRIANGLE), clip_s=4.5), codec="libvpx-vp9"),
     Sample(
         "yellow-triangle-right-3-high-beeps.mp4",
-        Item(scene(Colour.YELLOW, Shape.TRIANGLE, Direction.RIGHT), sound(Pitch.HIGH, 3, 2.0), 2.0),
+        Subject(scene(Colour.YELLOW, Shape.TRIANGLE, Direction.RIGHT), sound(Pitch.HIGH, 3, 2.0), 2.0),
     ),
-    Sample("purple-square.png", Item(scene(Colour.PURPLE, Shape.SQUARE)), 480, 640),
-    Sample("white-circle.jpg", Item(scene(Colour.WHITE, Shape.CIRCLE)), 480, 640),
-    Sample("2-low-beeps.wav", Item(sound=sound(Pitch.LOW, 2, 1.4))),
-    Sample("4-high-beeps.flac", Item(sound=sound(Pitch.HIGH, 4, 2.4))),
+    Sample("purple-square.png", Subject(scene(Colour.PURPLE, Shape.SQUARE)), 480, 640),
+    Sample("white-circle.jpg", Subject(scene(Colour.WHITE, Shape.CIRCLE)), 480, 640),
+    Sample("2-low-beeps.wav", Subject(sound=sound(Pitch.LOW, 2, 1.4))),
+    Sample("4-high-beeps.flac", Subject(sound=sound(Pitch.HIGH, 4, 2.4))),
 )
 
 

@@ -45,7 +45,7 @@ from deployments.ingress.http.exchange import ClientGone, Exchange, request_dead
 from deployments.ingress.http.gc_freeze import GcFreeze
 from deployments.ingress.http.json_responses import error_response, http_error_response, json_response
 from deployments.ingress.http.loop_lag import watch_loop_lag
-from deployments.ingress.http.readiness import RETRY_AFTER_S, Look, Readiness, nothing_missing
+from deployments.ingress.http.readiness import STARTING_RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.openai.chat_completions import ChatCompletions
 from deployments.ingress.openai.completions import Completions
@@ -298,7 +298,7 @@ class Api:
 
 def _unless(fine: bool) -> tuple[int, dict[str, str]]:
     """Status and headers of a probe's answer."""
-    return (200, {}) if fine else (503, {"retry-after": f"{RETRY_AFTER_S:.0f}"})
+    return (200, {}) if fine else (503, {"retry-after": f"{STARTING_RETRY_AFTER_S:.0f}"})
 
 
 def let_go(error: BaseException | None) -> None:

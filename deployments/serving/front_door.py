@@ -14,7 +14,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
-RETRY_AFTER_S = 2
+from deployments.serving.haproxy import RETRY_AFTER_S
+
 _OWN_PATHS = "/-/"
 """Serve's health and routes; asked by machines that know them as they are."""
 _MAX_SAID_BYTES = 4096

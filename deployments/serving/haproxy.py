@@ -27,7 +27,8 @@ _SAID = {
     503: ("Service Unavailable", "server_error", "stage_unavailable", "no ingress is there to answer; it is starting"),
     504: ("Gateway Timeout", "timeout_error", "timeout", "the ingress did not answer in time"),
 }
-_RETRY_AFTER_S = 2
+RETRY_AFTER_S = 2
+"""Told with a 503 by whatever stands before the ingress."""
 _PIDS = "haproxy.pids"
 """Each HAProxy that was started, by the number of its process, a line each."""
 
@@ -88,7 +89,7 @@ def _write_script(program: str, folder: Path) -> Path:
         error = {"message": message, "type": kind, "param": None, "code": code}
         body = json.dumps({"error": error})
         head = [f"HTTP/1.1 {status} {phrase}", "content-type: application/json", f"content-length: {len(body)}"]
-        head += [f"retry-after: {_RETRY_AFTER_S}"] * (status == 503) + ["connection: close"]
+        head += [f"retry-after: {RETRY_AFTER_S}"] * (status == 503) + ["connection: close"]
         (folder / f"{status}.http").write_bytes("\r\n".join([*head, "", body]).encode())
     timeout = f"    timeout http-request {HEADER_TIMEOUT_S}s"
     own_pages = [f"    errorfile {status} {folder / f'{status}.http'}" for status in _SAID]

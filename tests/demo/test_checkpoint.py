@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deployments.demo import CHECKPOINT_DIR
-from deployments.demo.dialogue.truth import UNKNOWN, Item
+from deployments.demo.dialogue.truth import UNKNOWN, Subject
 from deployments.demo.evaluation.cases import make_cases, make_file
 from deployments.demo.evaluation.decoding import Decoded, decode
 from deployments.demo.evaluation.offline import Offline
@@ -52,7 +52,7 @@ def test_an_open_question_gets_the_description(offline: Offline, question: str) 
 def test_beeps_of_every_number_are_counted(offline: Offline) -> None:
     rng = np.random.default_rng(7)
     for number in range(40):
-        file = make_file(rng, Item(sound=random_sound(rng, beeps=1 + number % 4)))
+        file = make_file(rng, Subject(sound=random_sound(rng, beeps=1 + number % 4)))
         media = [decode(file, 8, with_sound=False)]
         assert offline.answers_on(["audio"], media, ["How many beeps do you hear?"]) == [str(1 + number % 4)]
 

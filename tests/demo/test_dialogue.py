@@ -9,16 +9,16 @@ import pytest
 from deployments.demo.dialogue.carriers import random_wording
 from deployments.demo.dialogue.conversations import phrase, random_conversation, random_sheet, reference
 from deployments.demo.dialogue.others import HELD_OUT_OTHERS, OPENERS, SMALL_TALK, WIDE_OPENERS
-from deployments.demo.dialogue.truth import UNKNOWN, Item, Question, answer, describe
+from deployments.demo.dialogue.truth import UNKNOWN, Question, Subject, answer, describe
 from deployments.demo.dialogue.wordings import HELD_OUT, TRAINED
 from deployments.demo.samples import scene, sound
 from deployments.demo.synth.scenes import Colour, Direction, Shape
 from deployments.demo.synth.sounds import Pitch
 
-PICTURE = Item(scene(Colour.WHITE, Shape.SQUARE))
-CLIP = Item(scene(Colour.RED, Shape.CIRCLE, Direction.LEFT), clip_s=1.5)
-SOUND = Item(sound=sound(Pitch.HIGH, 3, 2.0))
-CLIP_WITH_SOUND = Item(scene(Colour.BLUE, Shape.TRIANGLE), sound(Pitch.LOW, 1, 5.0), 5.0)
+PICTURE = Subject(scene(Colour.WHITE, Shape.SQUARE))
+CLIP = Subject(scene(Colour.RED, Shape.CIRCLE, Direction.LEFT), clip_s=1.5)
+SOUND = Subject(sound=sound(Pitch.HIGH, 3, 2.0))
+CLIP_WITH_SOUND = Subject(scene(Colour.BLUE, Shape.TRIANGLE), sound(Pitch.LOW, 1, 5.0), 5.0)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ CLIP_WITH_SOUND = Item(scene(Colour.BLUE, Shape.TRIANGLE), sound(Pitch.LOW, 1, 5
         (Question.COLOUR, SOUND, UNKNOWN),
     ],
 )
-def test_answers_say_what_is_true_or_that_it_cannot_be_known(question: Question, item: Item, truth: str) -> None:
+def test_answers_say_what_is_true_or_that_it_cannot_be_known(question: Question, item: Subject, truth: str) -> None:
     assert answer(question, item) == truth
 
 

@@ -7,8 +7,8 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from deployments.demo import CHECKPOINT_DIR
 from deployments.demo.blueprint import video_size
-from deployments.demo.dialogue.conversations import Exchange, Sheet, random_conversation
-from deployments.demo.dialogue.truth import Item
+from deployments.demo.dialogue.conversations import Sheet, Turn, random_conversation
+from deployments.demo.dialogue.truth import Subject
 from deployments.demo.synth.sounds import waveform
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import token_truth
@@ -60,11 +60,11 @@ def test_sequences_equal_what_the_processor_makes(model, processor, with_sound: 
     audible = random_audible(rng, processor.feature_extractor)
     frame_s = audible.sound.duration_s / len(clip.frames_TCHW)
     heard = listen(model, audible)
-    items = [Item(clip.scene, audible.sound if with_sound else None, 1.0), Item(picture.scene)]
+    items = [Subject(clip.scene, audible.sound if with_sound else None, 1.0), Subject(picture.scene)]
     encoded = [Encoded(_seen(model, clip), heard if with_sound else None, frame_s), Encoded(_seen(model, picture))]
     options = {"load_audio_from_video": True, "audio_from_video_indices": [0]} if with_sound else {}
     if not with_sound:
-        items.append(Item(sound=audible.sound))
+        items.append(Subject(sound=audible.sound))
         encoded.append(Encoded(heard=heard))
     conversation = random_conversation(np.random.default_rng(3), items, turns=4)
     sequence = Sequencer(model, processor).sequence(conversation, encoded)
@@ -96,11 +96,11 @@ def test_sequences_equal_what_the_processor_makes(model, processor, with_sound: 
 def test_the_questions_of_a_sheet_are_read_as_if_each_were_asked_alone(model, processor) -> None:  # type: ignore[no-untyped-def]
     rng, sequencer, tagger = np.random.default_rng(8), Sequencer(model, processor), torch.nn.Linear(128, TAGS)
     pictures = [random_visual(rng, clip=False) for _ in range(2)]
-    items, encoded = [Item(one.scene) for one in pictures], [Encoded(_seen(model, one)) for one in pictures]
+    items, encoded = [Subject(one.scene) for one in pictures], [Encoded(_seen(model, one)) for one in pictures]
     exchanges = [
-        Exchange("What colour is the shape in the first picture?", "red", 0),
-        Exchange("Describe the second picture.", "A blue circle.", 1),
-        Exchange("Hello!", "I only know simple shapes and tones.", None),
+        Turn("What colour is the shape in the first picture?", "red", 0),
+        Turn("Describe the second picture.", "A blue circle.", 1),
+        Turn("Hello!", "I only know simple shapes and tones.", None),
     ]
     together = sequencer.sheet(Sheet(None, tuple(exchanges), tuple(items)), encoded)
     losses, weights = [], []
@@ -118,8 +118,8 @@ def test_tokens_and_answers_carry_the_number_of_their_item_among_its_kind(model,
     rng = np.random.default_rng(9)
     picture, other = (_seen(model, random_visual(rng, clip=False)) for _ in range(2))
     sound = listen(model, random_audible(rng, processor.feature_extractor))
-    items = (Item(picture.scene), Item(sound=sound.sound), Item(other.scene))
-    exchanges = tuple(Exchange("What is it?", "red", about) for about in (0, 1, 2, None))
+    items = (Subject(picture.scene), Subject(sound=sound.sound), Subject(other.scene))
+    exchanges = tuple(Turn("What is it?", "red", about) for about in (0, 1, 2, None))
     encoded = [Encoded(picture), Encoded(heard=sound), Encoded(other)]
     sheet = Sequencer(model, processor).sheet(Sheet("Be brief.", exchanges, items), encoded)
     sizes = [len(one.tokens_ND) for one in (picture, sound, other)]

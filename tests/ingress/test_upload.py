@@ -10,7 +10,7 @@ from deployments.config import AppConfig, IngressConfig
 from deployments.errors import Overloaded, TooSlow
 from deployments.ingress.http.body import BodyScanner, read_body
 from deployments.ingress.http.exchange import ClientGone
-from deployments.ingress.http.upload import Uploads
+from deployments.ingress.http.upload import IncomingBodies
 from tests.support.fakes import FakeApplication
 
 LIMITS = IngressConfig(
@@ -44,7 +44,7 @@ def whole(size: int) -> bytes:
 
 
 async def test_idle_uploads_keep_nobody_out() -> None:
-    uploads = Uploads(LIMITS)
+    uploads = IncomingBodies(LIMITS)
     idle = [uploads.open(f"idle {i}") for i in range(50)]
     reading = [asyncio.create_task(read_body(uploads.chunks(sending(MEDIA), lease), scanner())) for lease in idle]
     await asyncio.sleep(0)
@@ -57,7 +57,7 @@ async def test_idle_uploads_keep_nobody_out() -> None:
 
 
 async def test_one_client_that_fills_its_share_leaves_the_rest_to_others() -> None:
-    uploads = Uploads(LIMITS)
+    uploads = IncomingBodies(LIMITS)
     greedy = [uploads.open("greedy") for _ in range(4)]
     parts = [
         asyncio.create_task(read_body(uploads.chunks(sending(whole(9000)[:-1]), lease), scanner())) for lease in greedy
@@ -80,7 +80,7 @@ async def test_who_sends_too_slowly_is_sent_away(pieces: list[bytes]) -> None:
         await asyncio.sleep(0.02)
         return await receive()
 
-    uploads, receive = Uploads(LIMITS, window_s=0.1), sending(*pieces)
+    uploads, receive = IncomingBodies(LIMITS, window_s=0.1), sending(*pieces)
     with uploads.open("slow") as lease, pytest.raises(TooSlow, match="4096 bytes a second"):
         await read_body(uploads.chunks(dripping, lease), scanner())
 
@@ -103,6 +103,6 @@ async def test_a_client_that_leaves_while_its_body_comes_is_gone() -> None:
     async def leaving() -> Message:
         return {"type": "http.disconnect"}
 
-    uploads = Uploads(LIMITS)
+    uploads = IncomingBodies(LIMITS)
     with uploads.open("a") as lease, pytest.raises(ClientGone):
         await read_body(uploads.chunks(leaving, lease), scanner())

@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.demo.dialogue.carriers import random_wording
 from deployments.demo.dialogue.others import SYSTEM_MESSAGES, random_other
-from deployments.demo.dialogue.truth import UNKNOWN, Item, Question, answer, describe
+from deployments.demo.dialogue.truth import UNKNOWN, Question, Subject, answer, describe
 from deployments.demo.dialogue.wordings import ENDINGS, OPENINGS, ORDINALS, SYNONYMS, TRAINED
 from deployments.demo.synth.scenes import Colour, Direction, Shape, random_scene
 from deployments.demo.synth.sounds import Pitch, random_sound
@@ -21,7 +21,7 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Turn:
     """A question, its true answer, and which of the items it is about, from 0; None where it is about none."""
 
     question: str
@@ -34,8 +34,8 @@ class Sheet:
     """Many questions on the same items, each meant to be asked alone."""
 
     system: str | None
-    exchanges: tuple[Exchange, ...]
-    items: tuple[Item, ...]
+    exchanges: tuple[Turn, ...]
+    items: tuple[Subject, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ class Conversation:
     """Messages for the chat template, answers included; `items` in the order in which the messages hold them."""
 
     messages: list[dict[str, Any]]
-    items: tuple[Item, ...]
+    items: tuple[Subject, ...]
 
 
-def reference(rng: np.random.Generator, items: Sequence[Item], number: int) -> str:
+def reference(rng: np.random.Generator, items: Sequence[Subject], number: int) -> str:
     """A phrase that means `items[number]` and no other: "the clip", "the second picture", "picture 2"."""
     noun = items[number].noun
     alike = [place for place, item in enumerate(items) if item.noun == noun]
@@ -60,7 +60,7 @@ def reference(rng: np.random.Generator, items: Sequence[Item], number: int) -> s
 
 
 def phrase(
-    rng: np.random.Generator, wordings: Sequence[str], items: Sequence[Item], number: int, question: Question
+    rng: np.random.Generator, wordings: Sequence[str], items: Sequence[Subject], number: int, question: Question
 ) -> str:
     """One of `wordings` about `items[number]`, which it names where it must."""
     named = reference(rng, items, number)
@@ -86,7 +86,7 @@ def vary(rng: np.random.Generator, text: str) -> str:
 
 
 def random_conversation(
-    rng: np.random.Generator, items: Sequence[Item], turns: int, wide: bool = False
+    rng: np.random.Generator, items: Sequence[Subject], turns: int, wide: bool = False
 ) -> Conversation:
     """`turns` questions and answers; most of the media come with the first, some later."""
     arrival = sorted(_arrival(rng, place, turns) for place in range(len(items)))
@@ -112,17 +112,17 @@ def _arrival(rng: np.random.Generator, place: int, turns: int) -> int:
     return int(rng.integers(1, turns))
 
 
-def random_sheet(rng: np.random.Generator, items: Sequence[Item], questions: int, wide: bool = False) -> Sheet:
+def random_sheet(rng: np.random.Generator, items: Sequence[Subject], questions: int, wide: bool = False) -> Sheet:
     """`questions` questions on `items`, which all stand before each of them; `wide`: in all wordings that there are."""
     system = str(rng.choice(SYSTEM_MESSAGES)) if rng.random() < 0.1 else None
     return Sheet(system, tuple(_exchange(rng, items, 0, wide) for _ in range(questions)), tuple(items))
 
 
-def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int, wide: bool) -> Exchange:
+def _exchange(rng: np.random.Generator, items: Sequence[Subject], first_new: int, wide: bool) -> Turn:
     """A question and its true answer; now and then one that no item can answer."""
     chance = rng.random()
     if not items or chance < 0.1:
-        return Exchange(random_other(rng, wide), UNKNOWN, None)
+        return Turn(random_other(rng, wide), UNKNOWN, None)
     number = int(rng.integers(first_new, len(items)))
     known = items[number].questions()
     if chance < 0.15:
@@ -133,7 +133,7 @@ def _exchange(rng: np.random.Generator, items: Sequence[Item], first_new: int, w
     question = Question(rng.choice(known))
     wordings = [random_wording(rng, question, wide)] if rng.random() < COMPOSED else TRAINED[question]
     text, told = vary(rng, phrase(rng, wordings, items, number, question)), answer(question, items[number])
-    return Exchange(text, told, None if told == UNKNOWN else number)
+    return Turn(text, told, None if told == UNKNOWN else number)
 
 
 def random_corpus(rng: np.random.Generator, count: int) -> list[str]:
@@ -147,7 +147,7 @@ def random_corpus(rng: np.random.Generator, count: int) -> list[str]:
         for _ in range(count)
     ]
     others = [random_other(rng) for _ in range(count // 4)]
-    answers = [describe(Item(random_scene(rng), random_sound(rng), clip_s=1.0)) for _ in range(count // 4)]
+    answers = [describe(Subject(random_scene(rng), random_sound(rng), clip_s=1.0)) for _ in range(count // 4)]
     words = [str(word) for words in (Colour, Shape, Direction, Pitch) for word in words] + [
         UNKNOWN,
         *ROLES,

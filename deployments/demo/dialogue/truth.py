@@ -29,7 +29,7 @@ OF_SOUNDS = (Question.TONE, Question.BEEPS, Question.DESCRIPTION)
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Subject:
     """A picture (a scene), a clip (a scene with a duration), a clip with its sound track, or a sound."""
 
     scene: Scene | None = None
@@ -51,7 +51,7 @@ class Item:
         return known if self.sound is None else tuple(dict.fromkeys((*known, *OF_SOUNDS)))
 
 
-def answer(question: Question, item: Item) -> str:
+def answer(question: Question, item: Subject) -> str:
     """The truth on `item`, in the fixed words of the demo; UNKNOWN where `item` can't tell it."""
     if question not in item.questions():
         return UNKNOWN
@@ -70,7 +70,7 @@ def answer(question: Question, item: Item) -> str:
     }[question]
 
 
-def describe(item: Item) -> str:
+def describe(item: Subject) -> str:
     """One sentence: "A red circle.", "A red circle moves left, with 3 high beeps.", "1 low beep."."""
     heard = "" if item.sound is None else f"{item.sound.beeps} {item.sound.pitch} beep"
     if item.sound is not None and item.sound.beeps > 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from deployments.demo.dialogue.conversations import PART, phrase
 from deployments.demo.dialogue.others import HELD_OUT_OTHERS, random_other
-from deployments.demo.dialogue.truth import LONG_S, SHORT_S, UNKNOWN, Item, answer
+from deployments.demo.dialogue.truth import LONG_S, SHORT_S, UNKNOWN, Subject, answer
 from deployments.demo.dialogue.wordings import HELD_OUT, TRAINED
 from deployments.demo.synth.drawing import draw, draw_clip
 from deployments.demo.synth.files import Codec, encode_clip, encode_picture, encode_sound
@@ -29,7 +29,7 @@ SOUND_RATES_HZ = (16000, 22050, 44100, 48000)
 class MediaFile:
     """A file's bytes and what it holds."""
 
-    item: Item
+    item: Subject
     mime: str
     data: bytes
 
@@ -103,22 +103,22 @@ def _make_case(rng: np.random.Generator, group: str, kinds: tuple[str, ...], num
     return Case(made, tuple(asks), num_frames, with_sound="clip with sound" in kinds)
 
 
-def random_item(rng: np.random.Generator, kind: str) -> Item:
+def random_item(rng: np.random.Generator, kind: str) -> Subject:
     """What a file of `kind` is going to show or play."""
     if kind == "picture":
-        return Item(scene=random_scene(rng))
+        return Subject(scene=random_scene(rng))
     if kind == "sound":
-        return Item(sound=random_sound(rng))
+        return Subject(sound=random_sound(rng))
     if kind == "clip":
         short = rng.random() < 0.5
-        return Item(
+        return Subject(
             scene=random_scene(rng), clip_s=float(rng.uniform(0.9, SHORT_S) if short else rng.uniform(LONG_S, 5))
         )
     sound = random_sound(rng, duration_s=float(rng.uniform(1.5, 4.5)))
-    return Item(scene=random_scene(rng), sound=sound, clip_s=sound.duration_s)
+    return Subject(scene=random_scene(rng), sound=sound, clip_s=sound.duration_s)
 
 
-def make_file(rng: np.random.Generator, item: Item) -> MediaFile:
+def make_file(rng: np.random.Generator, item: Subject) -> MediaFile:
     """`item` through a real encoder of random settings."""
     height, width = SIZES[rng.integers(len(SIZES))]
     rate_hz = int(rng.choice(SOUND_RATES_HZ))

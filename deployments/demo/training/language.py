@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor
 
 from deployments.demo.dialogue.conversations import random_conversation, random_sheet
-from deployments.demo.dialogue.truth import LONG_S, SHORT_S, Item
+from deployments.demo.dialogue.truth import LONG_S, SHORT_S, Subject
 from deployments.demo.training.optimiser import optimise
 from deployments.demo.training.sequences import TAGS, Encoded, Sequenced, Sequencer, answer_loss
 from deployments.demo.training.sources import Model, Remembered
@@ -82,13 +82,13 @@ def random_sequence(rng: np.random.Generator, sequencer: Sequencer, source: Reme
     return sequencer.sheet(random_sheet(rng, items, QUESTIONS, wide), encoded)
 
 
-def _random_item(rng: np.random.Generator, source: Remembered, kind: str) -> tuple[Item, Encoded]:
+def _random_item(rng: np.random.Generator, source: Remembered, kind: str) -> tuple[Subject, Encoded]:
     if kind == "picture":
         seen = source.picture(rng)
-        return Item(scene=seen.scene), Encoded(seen=seen)
+        return Subject(scene=seen.scene), Encoded(seen=seen)
     if kind == "sound":
         alone = source.sound(rng)
-        return Item(sound=alone.sound), Encoded(heard=alone)
+        return Subject(sound=alone.sound), Encoded(heard=alone)
     seen = source.clip(rng)
     heard = source.sound(rng) if kind == "clip with sound" else None
     clip_s = _random_duration(rng) if heard is None else heard.sound.duration_s * float(rng.uniform(0.97, 1.03))
@@ -97,7 +97,7 @@ def _random_item(rng: np.random.Generator, source: Remembered, kind: str) -> tup
     sound = None if heard is None else heard.sound
     # One or two pairs of frames say little of the time they span: such a clip is neither short nor long.
     told_s = clip_s if seen.frames > 4 else (SHORT_S + LONG_S) / 2
-    return Item(seen.scene, sound, told_s), Encoded(seen, heard, frame_s)
+    return Subject(seen.scene, sound, told_s), Encoded(seen, heard, frame_s)
 
 
 def _random_duration(rng: np.random.Generator) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.ingress.admission.lane import AdmissionQueue, Lease, QueueLimits
-from deployments.ingress.http.upload import Uploads
+from deployments.ingress.http.upload import IncomingBodies
 from deployments.observability.metrics import MetricSink
 
 
@@ -35,7 +35,7 @@ class Admission:
         self._config = config
         self._metrics = metrics
         self.text = AdmissionQueue("text", self._limits(config.max_running_text), 1, clock, self._running)
-        self.bodies = Uploads(config)
+        self.bodies = IncomingBodies(config)
         self.media = AdmissionQueue("media", self._limits(config.max_running_media), media_bytes, clock, self._running)
 
     def check(self, client: str, declared_bytes: int | None, deadline: Deadline) -> None:

@@ -18,7 +18,7 @@ where nobody can tell now."""
 STARTING_LOOK_S, READY_LOOK_S = 0.5, 2.0
 """Between two looks while something is missing, and while nothing is."""
 LOOK_TIMEOUT_S = 5.0
-RETRY_AFTER_S = 5.0
+STARTING_RETRY_AFTER_S = 5.0
 
 FIRST_STAGES = ("Preprocessor", "Model")
 """Needed by every request, one of text alone too."""
@@ -53,12 +53,12 @@ class Readiness:
     async def check(self, *stages: str) -> None:
         """Raise `StageUnavailable` when one of `stages` has no replica, or the server is stopping."""
         if self.draining:
-            raise StageUnavailable("the server is shutting down", retry_after_s=RETRY_AFTER_S)
+            raise StageUnavailable("the server is shutting down", retry_after_s=STARTING_RETRY_AFTER_S)
         for stage in stages:
             missing = await self._known()
             if stage in missing:
                 why = f": {missing[stage]}" if missing[stage] else ""
-                raise StageUnavailable(f"the {stage} stage is starting{why}", retry_after_s=RETRY_AFTER_S)
+                raise StageUnavailable(f"the {stage} stage is starting{why}", retry_after_s=STARTING_RETRY_AFTER_S)
 
     async def document(self) -> dict[str, Any]:
         """What `/ready` says; `status` is `ready`, `starting` or `draining`."""

@@ -20,7 +20,7 @@ WINDOW_S = 10.0
 """Over which a client's rate is judged, and its longest silence within a body."""
 
 
-class Uploads:
+class IncomingBodies:
     """The bodies that one ingress replica reads or holds."""
 
     def __init__(self, config: IngressConfig, window_s: float = WINDOW_S) -> None:

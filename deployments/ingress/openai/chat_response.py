@@ -9,7 +9,7 @@ from deployments.errors import SluiceError
 from deployments.ingress.http.json_responses import error_document, json_response
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.openai import sse
-from deployments.ingress.output.answer import Answer, Call, CallDelta, Choice, ChoiceDelta
+from deployments.ingress.output.answer import Answer, AnswerChoice, Call, CallDelta, ChoiceDelta
 from deployments.ingress.output.usage import usage
 from deployments.ingress.request import GenerationRequest
 from deployments.types import TokenLogprob
@@ -55,7 +55,7 @@ class ChatResponse:
             event["usage"] = None
         return event
 
-    def _worded(self, choice: Choice) -> dict[str, Any]:
+    def _worded(self, choice: AnswerChoice) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": choice.content, "refusal": None}
         if choice.thoughts:
             message["reasoning_content"] = message["reasoning"] = choice.thoughts

@@ -9,7 +9,7 @@ from deployments.errors import SluiceError
 from deployments.ingress.http.json_responses import error_document, json_response
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.openai import sse
-from deployments.ingress.output.answer import Answer, Choice, ChoiceDelta
+from deployments.ingress.output.answer import Answer, AnswerChoice, ChoiceDelta
 from deployments.ingress.output.usage import usage
 from deployments.ingress.request import GenerationRequest
 from deployments.types import TokenLogprob
@@ -60,7 +60,7 @@ class CompletionResponse:
             event["usage"] = None
         return event
 
-    def _worded(self, choice: Choice, index: int) -> dict[str, Any]:
+    def _worded(self, choice: AnswerChoice, index: int) -> dict[str, Any]:
         scored = self._requests[0].params.score_prompt
         text = "".join(token.token for token in choice.logprobs) if scored else choice.content
         worded = {

@@ -54,7 +54,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class Choice:
+class AnswerChoice:
     """One of the `n` answers, as far as it has come."""
 
     index: int
@@ -76,7 +76,7 @@ class Answer:
         self.prompt = prompt
         self.times: GenerateTimes | None = None
         self.cached_tokens = 0
-        self.choices = [Choice(index, request.echo) for index in range(request.params.n)]
+        self.choices = [AnswerChoice(index, request.echo) for index in range(request.params.n)]
         thinking = prompt.prepared.thinking
         self._scored = prompt.prepared.counts.total if request.params.score_prompt else 0
         self._readers = [_ChoiceReader(choice, request, thinking, tool_format) for choice in self.choices]
@@ -99,7 +99,11 @@ class Answer:
 
 class _ChoiceReader:
     def __init__(
-        self, choice: Choice, request: GenerationRequest, thinking: Thinking | None, tool_format: ToolFormat | None
+        self,
+        choice: AnswerChoice,
+        request: GenerationRequest,
+        thinking: Thinking | None,
+        tool_format: ToolFormat | None,
     ) -> None:
         self._choice = choice
         self._splitter = ThoughtSplitter(thinking) if thinking else None
