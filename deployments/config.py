@@ -81,6 +81,9 @@ class IngressConfig(Section):
     one body of `max_body_bytes` is kept for the oldest; of the rest one client may have half."""
     min_body_rate_bytes_s: Count = 4 * 2**10
     """A client that sends its body more slowly than this, over ten seconds of waiting for it, is sent away."""
+    decoded_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Of the bytes that admitted media may hold: what may be filled with decoded videos that were asked about before,
+    as long as no request wants it. They are let go before anybody waits; 0 keeps none."""
     assumed_image_bytes: Bytes = 2 * MIB
     """What a picture is taken to weigh until it has been fetched."""
     assumed_video_bytes: Bytes = 32 * MIB
@@ -142,8 +145,12 @@ class MediaConfig(Section):
     """Networks that may be dialled although they are not public."""
     local_root: Path | None = None
     """`file:` URLs may name files below this folder; None refuses them."""
-    cache_bytes: Annotated[int, Field(ge=0)] = 0
-    """Bytes of fetched media that a replica may keep by URL, within `Cache-Control`; 0 keeps none."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 256 * MIB
+    """Bytes of fetched media that a replica may keep by URL, as their hosts allow it (`Cache-Control`, `ETag`,
+    `Last-Modified`); 0 keeps none. What a host calls `private` answers the API key alone for which it was fetched."""
+    cache_per_key: bool = False
+    """Share fetched and decoded media among requests of one API key alone: how long a fetch or a decoding takes else
+    tells one client whether another has sent the same."""
     max_buffered_bytes: Bytes = 2048 * MIB
     """Bytes of media that a replica holds at once while it fetches and hands on, taken as they arrive. A quarter is for
     `data:` and `file:` alone. Of the rest, one file of the largest kind is kept for the oldest download, and one client
@@ -241,8 +248,8 @@ class EngineConfig(Section):
     """Keep keys and values of prompts and answers until their memory is wanted: a prompt that begins like an earlier
     one, media included, is prefilled from where they part. Not for families with linear attention."""
     prefix_cache_per_key: bool = False
-    """Share them among requests of one API key alone: the time to the first token else tells one client whether
-    another has asked the same."""
+    """Share them, and encoder outputs, among requests of one API key alone: the time to the first token else tells one
+    client whether another has asked the same."""
     prefill_chunk_tokens: Count | None = None
     """Prompt tokens computed in one step at most; None: 512 on a CPU, 8192 on a GPU."""
     target_itl_s: Seconds = 0.05
@@ -253,8 +260,8 @@ class EngineConfig(Section):
     them: a GPU then does not wait for Python. Takes some seconds, and memory."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
-    reuse_cache_mib: Annotated[float, Field(ge=0)] = 0.0
-    """Encoder outputs kept for media that are seen again; 0 keeps none."""
+    reuse_cache_mib: Annotated[float, Field(ge=0)] = 256.0
+    """Encoder outputs kept on the device for media that are seen again; 0 keeps none."""
     max_waiting: Count = 256
     """Requests that wait for the model; more are refused."""
     target_backlog_s: Seconds = 0.15
@@ -334,6 +341,12 @@ class AppConfig(Section):
     def model_name(self) -> str:
         """The name in `/v1/models` and in answers."""
         return self.served_model_name or self.model
+
+    @property
+    def keeps_media(self) -> bool:
+        """Whether anything is kept by what media are: then their bytes need digests."""
+        engine, media = self.engine, self.media
+        return bool(media.cache_bytes or self.ingress.decoded_share or engine.reuse_cache_mib or engine.prefix_cache)
 
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments of every `from_pretrained` call."""

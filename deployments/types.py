@@ -43,6 +43,17 @@ class StageName(StrEnum):
     DECODE = "decode"
 
 
+class CacheUse(StrEnum):
+    """Whether something was there already, as answers tell it."""
+
+    HIT = "hit"
+    REVALIDATED = "revalidated"
+    """There already; its host was asked whether it still holds, and sent nothing."""
+    MISS = "miss"
+    OFF = "off"
+    """Nobody looked: the client wants none of it, or the server keeps none."""
+
+
 # ── media: ingress -> fetcher -> decoder ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -60,11 +71,16 @@ class MediaItem:
     """Whose request it is: nobody gets more than a share of connections, look-ups and room."""
     embeds: bool = False
     """Whether the bytes are encoder outputs of such an item (safetensors) instead of the item."""
+    cache: bool = True
+    """Whether what was fetched before may answer, and this may be kept for later."""
+    known: tuple[str, ...] = ()
+    """Digests of contents that the caller has no use for: it has what is made of them. Their bytes are not sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Of `MediaFetcher.fetch`; its payload is the item's bytes as one uint8 array of shape (size_bytes,)."""
+    """Of `MediaFetcher.fetch`; its payload is the item's bytes as one uint8 array of shape (size_bytes,), which is left
+    out for contents that are `known`."""
 
     kind: MediaKind
     container: str
@@ -74,6 +90,10 @@ class Fetched:
     """After redirects, without credentials; None for `data:`."""
     fetch_s: float
     """Seconds inside the fetcher."""
+    digest: str = ""
+    """SHA-256 of the bytes, hexadecimal; empty where nothing is kept by it."""
+    cache: CacheUse = CacheUse.OFF
+    """Where the bytes came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,10 +307,23 @@ class MediaInput:
     """Of items that are not looked at."""
     embeds: bool = False
     """Its payload is a safetensors file of encoder outputs."""
+    digest: str = ""
+    """SHA-256 of its file, or of all files of a list of pictures, hexadecimal; empty where nothing is kept by it."""
 
     @property
     def has_payload(self) -> bool:
         return not self.pixels_at_model and (self.declared is None or self.embeds)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaMark:
+    """A picture, a clip or a sound, named by all that decides what the model is shown of it."""
+
+    kind: MediaKind
+    label: str
+    """Of the item that it belongs to."""
+    digest: str
+    """SHA-256, hexadecimal; empty where the model has to name it by its tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +365,11 @@ class Prepared:
     thinking: "Thinking | None" = None
     """Of a model that thinks aloud: how that looks, and whether this prompt ends within it."""
     cache_salt: str = ""
-    """Only prompts of equal salt share what the model keeps of their beginnings."""
+    """Only prompts of equal salt share what the model keeps of their beginnings and of their media."""
+    media: tuple[MediaMark, ...] = ()
+    """In the prompt's order."""
+    reuse: bool = True
+    """Whether what is kept of earlier requests may be used, and this one kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,3 +515,5 @@ class GenerateChunk:
     times: GenerateTimes | None = None
     cached_tokens: int = 0
     """Of the prompt, in the last one: their keys and values were there already."""
+    encoded: frozenset[str] = frozenset()
+    """Labels of the items that a tower had to look at, in the last one."""

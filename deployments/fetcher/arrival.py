@@ -10,6 +10,7 @@ from deployments.core.least_rate import LeastRate
 from deployments.core.shared_budget import Share
 from deployments.errors import MediaHostError
 from deployments.fetcher.blob import ByteLimit, Bytes, lazy_buffer
+from deployments.fetcher.digest import RunningDigest
 from deployments.fetcher.encoding import ENCODINGS, Inflater
 
 
@@ -19,21 +20,21 @@ class Arrival:
     def __init__(self, room: int, limit: ByteLimit, lease: Share) -> None:
         self._limit = limit
         self._lease = lease
-        self._buffer = lazy_buffer(room)
-        self._view = self._buffer.data
-        self._size = 0
+        self.buffer = lazy_buffer(room)
+        self._view = self.buffer.data
+        self.size = 0
 
     async def add(self, piece: bytes) -> None:
         """Raises `TooLarge` at the first byte beyond the limit."""
-        end = self._size + len(piece)
+        end = self.size + len(piece)
         self._limit.check(end)
         await self._lease.grow(len(piece))
-        self._view[self._size : end] = piece
-        self._size = end
+        self._view[self.size : end] = piece
+        self.size = end
 
     def whole(self) -> Bytes:
         """(size,), for whose memory the room stays taken."""
-        data = self._buffer[: self._size]
+        data = self.buffer[: self.size]
         self._lease.keep_for(data)
         return data
 
@@ -45,8 +46,13 @@ async def receive(
     rate: LeastRate,
     executor: StageExecutor,
     deadline: Deadline,
-) -> Bytes:
-    """The body of `response`. Raises `TooLarge`, `BadMedia`, and `MediaHostError` for a host that is too slow."""
+    *,
+    hashed: bool,
+) -> tuple[Bytes, str]:
+    """The body of `response`, and its SHA-256 where it shall be `hashed`.
+
+    Raises `TooLarge`, `BadMedia`, and `MediaHostError` for a host that is too slow.
+    """
     declared = response.content_length
     limit.check(declared or 0)
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -54,17 +60,38 @@ async def receive(
         raise MediaHostError(f"could not be fetched: {response.url.host} sent an unknown Content-Encoding")
     packed = encoding in ENCODINGS
     arrival = Arrival(limit.max_bytes if declared is None or packed else declared, limit, lease)
+    digest = RunningDigest(arrival.buffer, executor, deadline) if hashed else None
+    try:
+        await _take_in(response, arrival, digest, rate, executor, deadline, packed=packed)
+        told = "" if digest is None else await digest.finish(arrival.size)
+    finally:
+        if digest is not None:
+            digest.close()
+    return arrival.whole(), told
+
+
+async def _take_in(
+    response: aiohttp.ClientResponse,
+    arrival: Arrival,
+    digest: RunningDigest | None,
+    rate: LeastRate,
+    executor: StageExecutor,
+    deadline: Deadline,
+    *,
+    packed: bool,
+) -> None:
     inflater = Inflater()
     while piece := await _next(response, rate):
         if not packed:
             await arrival.add(piece)
-            continue
-        inflater.feed(piece)
-        while inflated := await executor.run(deadline, inflater.take):
-            await arrival.add(inflated)
+        else:
+            inflater.feed(piece)
+            while inflated := await executor.run(deadline, inflater.take):
+                await arrival.add(inflated)
+        if digest is not None:
+            digest.arrived(arrival.size)
     if packed:
         inflater.finish()
-    return arrival.whole()
 
 
 async def _next(response: aiohttp.ClientResponse, rate: LeastRate) -> bytes:

@@ -25,6 +25,8 @@ class Blob:
     """(n,), read-only: several requests may share it."""
     source: str | None
     """The URL after redirects, without query; None for `data:`."""
+    digest: str = ""
+    """SHA-256 of `data`, hexadecimal; empty where nobody keeps anything by it."""
 
 
 @dataclass(frozen=True, slots=True)

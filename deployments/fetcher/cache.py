@@ -1,79 +1,122 @@
 """Fetched media kept in memory by URL, as far as its host allows (RFC 9111) and up to a number of bytes."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from deployments.core.bounded_cache import BoundedCache
 from deployments.fetcher.blob import Blob
+from deployments.observability.metrics import MetricSink
+from deployments.types import StageName
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """By what a host can tell whether an answer of it still holds (RFC 9110, 8.8)."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.etag is not None or self.last_modified is not None
+
+    def headers(self) -> dict[str, str]:
+        """Of a conditional GET; none where nothing is known."""
+        asked = {"If-None-Match": self.etag, "If-Modified-Since": self.last_modified}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+NOTHING_KNOWN = Validators()
 
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """What a response's headers say about keeping it."""
+    """What a response's headers say about keeping it. Nothing is guessed where nothing is said."""
 
-    storable: bool
+    allowed: bool
+    """Whether it may be kept at all."""
     max_age_s: float
     """How long it may be used without asking its host again."""
-    etag: str | None
+    validators: Validators = NOTHING_KNOWN
+    private: bool = False
+    """It may be kept for the client alone for whom it was fetched."""
+
+    @property
+    def storable(self) -> bool:
+        """Whether keeping it can spare a download."""
+        return self.allowed and (self.max_age_s > 0 or bool(self.validators))
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "Freshness":
-        """Of a shared cache's point of view: `private` media are not kept. Nothing is guessed where nothing is said."""
         directives = _directives(headers.get("Cache-Control", ""))
-        etag = headers.get("ETag")
-        age_s = _seconds(directives.get("s-maxage", directives.get("max-age"))) - _seconds(headers.get("Age"))
+        validators = Validators(headers.get("ETag"), headers.get("Last-Modified"))
+        private = "private" in directives
+        shared_age = None if private else directives.get("s-maxage")
+        age_s = _seconds(shared_age or directives.get("max-age")) - _seconds(headers.get("Age"))
         max_age_s = 0.0 if "no-cache" in directives else max(0.0, age_s)
-        forbidden = {"no-store", "private"} & directives.keys() or headers.get("Vary", "").strip() == "*"
-        return cls(not forbidden and (max_age_s > 0 or etag is not None), max_age_s, etag)
+        forbidden = "no-store" in directives or headers.get("Vary", "").strip() == "*"
+        return cls(not forbidden, max_age_s, validators, private)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A blob that may be used until `fresh_until`, and after that once its host has said that `etag` still holds."""
+    """A blob that may be used until `fresh_until`, and after that once its host has said that it still holds."""
 
     blob: Blob
-    etag: str | None
+    validators: Validators
     fresh_until: float
     """By the cache's clock."""
+    private: bool
 
 
 class MediaCache:
     """Least recently used goes first; holds at most `capacity_bytes`."""
 
-    def __init__(self, capacity_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity = capacity_bytes
+    def __init__(
+        self,
+        capacity_bytes: int,
+        metrics: MetricSink,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        per_client: bool = False,
+    ) -> None:
+        """`per_client`: no answer is another client's, whatever its host says."""
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self.size_bytes = 0
+        self._per_client = per_client
+        self._kept: BoundedCache[tuple[str, str | None], Entry] = BoundedCache(
+            StageName.FETCH, capacity_bytes, lambda entry: len(entry.blob.data), metrics
+        )
 
-    def get(self, url: str) -> Entry | None:
-        entry = self._entries.get(url)
-        if entry is not None:
-            self._entries.move_to_end(url)
-        return entry
+    @property
+    def size_bytes(self) -> int:
+        return self._kept.size_bytes
+
+    def get(self, url: str, client: str = "") -> Entry | None:
+        """What was kept for `client` alone, or for everybody."""
+        return self._kept.get((url, client)) or self._kept.get((url, None))
 
     def is_fresh(self, entry: Entry) -> bool:
         return self._clock() < entry.fresh_until
 
-    def put(self, url: str, blob: Blob, freshness: Freshness) -> None:
+    def put(self, url: str, blob: Blob, freshness: Freshness, client: str = "") -> None:
         """Keep `blob` if its host allows that and it fits; what was kept for `url` goes in any case."""
-        self.drop(url)
-        if freshness.storable and len(blob.data) <= self._capacity:
-            self._entries[url] = Entry(blob, freshness.etag, self._clock() + freshness.max_age_s)
-            self.size_bytes += len(blob.data)
-            while self.size_bytes > self._capacity:
-                self.drop(next(iter(self._entries)))
+        self._kept.drop((url, client))
+        self._kept.drop((url, None))
+        if freshness.storable:
+            alone = self._per_client or freshness.private
+            entry = Entry(blob, freshness.validators, self._clock() + freshness.max_age_s, freshness.private)
+            self._kept.put((url, client if alone else None), entry)
 
-    def confirm(self, url: str, entry: Entry, freshness: Freshness) -> None:
+    def confirm(self, url: str, entry: Entry, freshness: Freshness, client: str = "") -> None:
         """The host has said that `entry` still holds: keep it for as long as it says now."""
-        freshness = replace(freshness, etag=freshness.etag or entry.etag)
-        self.put(url, entry.blob, freshness)
+        said, known = freshness.validators, entry.validators
+        validators = Validators(said.etag or known.etag, said.last_modified or known.last_modified)
+        private = freshness.private or entry.private
+        self.put(url, entry.blob, replace(freshness, validators=validators, private=private), client)
 
-    def drop(self, url: str) -> None:
-        entry = self._entries.pop(url, None)
-        if entry is not None:
-            self.size_bytes -= len(entry.blob.data)
+    def record(self, *, hits: int = 0, misses: int = 0) -> None:
+        """See `BoundedCache.record`."""
+        self._kept.record(hits=hits, misses=misses)
 
 
 def _directives(cache_control: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from deployments.errors import InternalError, MediaHostError, MediaNotReachable,
 from deployments.fetcher.addresses import AddressPolicy
 from deployments.fetcher.arrival import receive
 from deployments.fetcher.blob import MIB, OWN_LACKS, ByteLimit, Bytes
-from deployments.fetcher.cache import Freshness
+from deployments.fetcher.cache import NOTHING_KNOWN, Freshness, Validators
 from deployments.fetcher.resolver import CheckedAddresses, Lookup, NameResolver
 from deployments.fetcher.transient import TransientError
 from deployments.fetcher.urls import UrlPolicy, describe, is_literal
@@ -38,9 +38,11 @@ _FIRST_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """The answer to a GET; `data` is None when the host says that the ETag still holds."""
+    """The answer to a GET; `data` is None when the host says that what is known of it still holds."""
 
     data: Bytes | None
+    digest: str
+    """SHA-256 of `data`, where it is wanted."""
     final_url: URL
     freshness: Freshness
     redirected: bool
@@ -56,11 +58,15 @@ class HttpClient:
         executor: StageExecutor,
         lookup: Lookup,
         ssl_context: ssl.SSLContext | None = None,
+        *,
+        hashes: bool = True,
     ) -> None:
-        """`room`: for what arrives; `lookup` resolves names; `ssl_context` None trusts the system's certificates."""
+        """`room`: for what arrives; `lookup` resolves names; `ssl_context` None trusts the system's certificates;
+        `hashes`: whether digests are wanted."""
         self._config = config
         self._room = room
         self._executor = executor
+        self._hashes = hashes
         addresses = AddressPolicy(config.allowed_networks)
         self.urls = UrlPolicy(addresses, config.allowed_domains)
         self._slots = SharedBudget(config.max_connections)
@@ -83,24 +89,36 @@ class HttpClient:
         )
 
     async def get(
-        self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, etag: str | None = None
+        self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators = NOTHING_KNOWN
     ) -> Download:
         """The bytes at `url`, one of `self.urls.parse`; tried again after failures that may pass.
 
-        `client`: on whose account connections, look-ups and room are taken.
+        `client`: on whose account connections, look-ups and room are taken. `known`: what an earlier answer said of
+        itself, for the host to say that it still holds.
 
         Raises `MediaNotReachable`, `MediaHostError`, `TooLarge`, `BadMedia`. The caller bounds the whole by a timeout;
         `deadline` is for threads and for pauses, which are not begun when they would outlast it.
         """
         for attempt in range(self._config.max_retries + 1):
             try:
-                return await self._follow(url, limit, deadline, client, etag)
+                return await self._follow(url, limit, deadline, client, known)
             except TransientError as failure:
                 pause_s = _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
                 if attempt == self._config.max_retries or pause_s >= deadline.remaining_s():
                     raise MediaHostError(failure.message) from failure.__cause__
                 await asyncio.sleep(pause_s)
         raise AssertionError("the loop returns or raises")
+
+    async def check_host(self, url: URL, client: str) -> None:
+        """Raise `MediaNotReachable` where the host of `url` may not be dialled now, `MediaHostError` where nobody can
+        tell: for what is had without dialling it."""
+        host = url.raw_host or ""
+        if is_literal(host):
+            return
+        try:
+            await self._names.resolve(host, client)
+        except TransientError as failure:
+            raise MediaHostError(failure.message) from failure
 
     def check_health(self) -> None:
         """Raise `InternalError` when the session can't be used any more."""
@@ -111,33 +129,37 @@ class HttpClient:
         await self._names.close()
         await self._session.close()
 
-    async def _follow(self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, etag: str | None) -> Download:
+    async def _follow(self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators) -> Download:
         redirected = False
         for _ in range(self._config.max_redirects + 1):
-            async with self._exchange(url, client, etag) as response:
+            async with self._exchange(url, client, known) as response:
                 if response.status not in _REDIRECTS:
-                    data = None if _still_holds(response, etag) else await self._read(response, limit, deadline, client)
-                    return Download(data, url, Freshness.of(response.headers), redirected)
+                    data, digest = None, ""
+                    if not _still_holds(response, known):
+                        data, digest = await self._read(response, limit, deadline, client)
+                    return Download(data, digest, url, Freshness.of(response.headers), redirected)
                 location = response.headers.get("Location")
                 if location is None:
                     raise MediaHostError(f"could not be fetched: {url.host} redirects without saying where")
                 url = self.urls.follow(url, location)
-                redirected, etag = True, None  # an ETag speaks of the URL that it came from only
+                redirected, known = True, NOTHING_KNOWN  # an ETag speaks of the URL that it came from only
         raise MediaNotReachable(f"is redirected more than {self._config.max_redirects} times")
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: ByteLimit, deadline: Deadline, client: str) -> Bytes:
+    async def _read(
+        self, response: aiohttp.ClientResponse, limit: ByteLimit, deadline: Deadline, client: str
+    ) -> tuple[Bytes, str]:
         """The body of a 200; room is taken as it arrives."""
         _check_status(response)
         rate = LeastRate(self._config.min_rate_bytes_s, self._config.read_timeout_s)
         with self._room.open(f"client {client}", f"host {response.url.host}") as lease:
-            data = await receive(response, limit, lease, rate, self._executor, deadline)
+            data, digest = await receive(response, limit, lease, rate, self._executor, deadline, hashed=self._hashes)
         data.flags.writeable = False
-        return data
+        return data, digest
 
     @asynccontextmanager
-    async def _exchange(self, url: URL, client: str, etag: str | None) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    async def _exchange(self, url: URL, client: str, known: Validators) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A GET and its answer's headers; aiohttp's errors become ours, also those of reading the body."""
-        headers = {} if etag is None else {"If-None-Match": etag}
+        headers = known.headers()
         host = url.raw_host or ""
         with self._slots.open(f"client {client}", f"host {host}") as slot:
             await slot.grow(1)
@@ -179,8 +201,8 @@ def _meaning(error: Exception, url: URL) -> SluiceError:
     return MediaHostError(f"could not be fetched: {host} does not speak HTTP properly")
 
 
-def _still_holds(response: aiohttp.ClientResponse, etag: str | None) -> bool:
-    return etag is not None and response.status == 304
+def _still_holds(response: aiohttp.ClientResponse, known: Validators) -> bool:
+    return bool(known) and response.status == 304
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:

@@ -21,17 +21,21 @@ class MediaFetcher(MediaFetcherReplica):
     def __init__(self, config: AppConfig) -> None:
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
-        self._fetcher = Fetcher(config.media, ServeMetricSink())
+        self._fetcher = Fetcher(config.media, ServeMetricSink(), hashes=config.keeps_media)
         self._open.push_async_callback(self._fetcher.close)
 
     @stage_method
     async def fetch(
         self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
     ) -> AsyncGenerator[Fetched | Bytes, None]:
-        """Yields `Fetched`, then the bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, uint8."""
+        """Yields `Fetched`, then the bytes, uint8 (size_bytes,), unless `item.known` names them.
+
+        `data_url`: the text of a `data:` URL, uint8.
+        """
         fetched, data = await self._fetcher.fetch(item, Deadline(remaining_s, STAGE), data_url)
         yield fetched
-        yield data
+        if data is not None:
+            yield data
 
     async def check_health(self) -> None:
         self._fetcher.check_health()

@@ -3,6 +3,8 @@
 import asyncio
 import ssl
 import time
+from collections.abc import Hashable
+from dataclasses import dataclass
 
 from yarl import URL
 
@@ -12,16 +14,17 @@ from deployments.core.executor import StageExecutor
 from deployments.core.shared_budget import SharedBudget
 from deployments.errors import BadMedia, SluiceError, StageTimeout
 from deployments.fetcher.blob import Blob, ByteLimit, Bytes, lazy_buffer
-from deployments.fetcher.cache import Entry, MediaCache
+from deployments.fetcher.cache import NOTHING_KNOWN, Entry, MediaCache
 from deployments.fetcher.client import HttpClient
 from deployments.fetcher.data_url import decode_data_url, parse_data_url
+from deployments.fetcher.digest import digest_of
 from deployments.fetcher.flights import Flights
 from deployments.fetcher.local_files import LocalFolder
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
 from deployments.media.sniff import HEAD_BYTES, is_safetensors, sniff
 from deployments.observability.metrics import MetricSink
-from deployments.types import Fetched, MediaItem, MediaKind, StageName
+from deployments.types import CacheUse, Fetched, MediaItem, MediaKind, StageName
 
 STAGE = StageName.FETCH
 _OWN_SHARE = 0.25
@@ -39,8 +42,10 @@ class Fetcher:
         *,
         lookup: Lookup | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        hashes: bool = True,
     ) -> None:
-        """`lookup` None asks the system's resolver; `ssl_context` None trusts the system's certificates."""
+        """`lookup` None asks the system's resolver; `ssl_context` None trusts the system's certificates; `hashes`:
+        whether items get digests."""
         self._config = config
         self._metrics = metrics
         self._limits = {
@@ -55,13 +60,17 @@ class Fetcher:
         self._room = SharedBudget(own_bytes)
         largest = max(limit.max_bytes for limit in self._limits.values())
         arriving = SharedBudget(config.max_buffered_bytes - own_bytes + config.cache_bytes, reserve=largest)
-        self._http = HttpClient(config, arriving, self._executor, lookup or self._system_lookup, ssl_context)
+        names = lookup or self._system_lookup
+        self._http = HttpClient(config, arriving, self._executor, names, ssl_context, hashes=hashes)
         self._folder = LocalFolder(config.local_root)
-        self._flights: Flights[Blob] = Flights()
-        self._cache = MediaCache(config.cache_bytes)
+        self._hashes = hashes
+        self._flights: Flights[_Loaded] = Flights()
+        self._cache = MediaCache(config.cache_bytes, metrics, per_client=config.cache_per_key)
 
-    async def fetch(self, item: MediaItem, deadline: Deadline, data_url: Bytes | None = None) -> tuple[Fetched, Bytes]:
-        """The item's metadata and its bytes, read-only uint8 (size_bytes,).
+    async def fetch(
+        self, item: MediaItem, deadline: Deadline, data_url: Bytes | None = None
+    ) -> tuple[Fetched, Bytes | None]:
+        """The item's metadata and its bytes, read-only uint8 (size_bytes,); None for contents that `item.known` names.
 
         `data_url`: the text of a `data:` URL, uint8 (characters,), when `item.url` is None. Every error names the
         item: `MediaNotReachable`, `MediaHostError`, `BadMedia`, `TooLarge`, and `StageTimeout` when `deadline`, or
@@ -72,7 +81,8 @@ class Fetcher:
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 limit = self._embeds_limit if item.embeds else self._limits[item.kind]
-                blob = await self._load(item, limit, deadline, data_url)
+                loaded = await self._load(item, limit, deadline, data_url)
+            blob = loaded.blob
             container = _embeds(blob.data) if item.embeds else _container(blob.data, item.kind)
         except (SluiceError, TimeoutError) as error:
             ours = error if isinstance(error, SluiceError) else StageTimeout(STAGE)
@@ -81,7 +91,8 @@ class Fetcher:
         self._metrics.count("sluice_fetches", kind=item.kind, outcome="ok")
         self._metrics.count("sluice_fetched_bytes", len(blob.data), kind=item.kind)
         seconds = time.monotonic() - started
-        return Fetched(item.kind, container, len(blob.data), blob.source, seconds), blob.data
+        fetched = Fetched(item.kind, container, len(blob.data), blob.source, seconds, blob.digest, loaded.use)
+        return fetched, None if blob.digest in item.known else blob.data
 
     def check_health(self) -> None:
         """Raise `InternalError` when the session is broken or threads do not stop."""
@@ -96,13 +107,13 @@ class Fetcher:
         self._executor.close()
         await self._system_lookup.close()
 
-    async def _load(self, item: MediaItem, limit: ByteLimit, deadline: Deadline, data_url: Bytes | None) -> Blob:
+    async def _load(self, item: MediaItem, limit: ByteLimit, deadline: Deadline, data_url: Bytes | None) -> "_Loaded":
         if item.url is None:
             assert data_url is not None, "an item without a URL comes with the text of its data: URL"
-            return await self._load_data_url(data_url, limit, deadline)
+            return _Loaded(await self._load_data_url(data_url, limit, deadline))
         if item.url[:5].lower() == "file:":
-            return await self._load_file(item.url, limit, deadline)
-        return await self._load_http(self._http.urls.parse(item.url), limit, deadline, item.client)
+            return _Loaded(await self._load_file(item.url, limit, deadline))
+        return await self._load_http(self._http.urls.parse(item.url), limit, deadline, item)
 
     async def _load_data_url(self, text: Bytes, limit: ByteLimit, deadline: Deadline) -> Blob:
         url = parse_data_url(text)
@@ -111,7 +122,7 @@ class Fetcher:
             await lease.grow(url.size_bytes)
             data = await self._executor.run(deadline, decode_data_url, url, deadline)
             lease.keep_for(data)
-        return _blob(data, None)
+        return _blob(data, None, await self._digest(data, deadline))
 
     async def _load_file(self, url: str, limit: ByteLimit, deadline: Deadline) -> Blob:
         size_bytes = await self._executor.run(deadline, self._folder.size_bytes, url)
@@ -121,41 +132,67 @@ class Fetcher:
             data = lazy_buffer(size_bytes)
             await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
             lease.keep_for(data)
-        return _blob(data, url)
+        return _blob(data, url, await self._digest(data, deadline))
 
-    async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline, client: str) -> Blob:
+    async def _digest(self, data: Bytes, deadline: Deadline) -> str:
+        return await self._executor.run(deadline, digest_of, data) if self._hashes else ""
+
+    async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline, item: MediaItem) -> "_Loaded":
         """From the cache, from a fetch that is under way for an item of the same kind, or from the host."""
-        known = self._cache.get(str(url))
+        if not item.cache:
+            return await self._download(url, limit, item.client, None, keep=False)
+        known = self._cache.get(str(url), item.client)
         if known is not None and self._cache.is_fresh(known):
-            return self._cached(known, limit)
-        key = (str(url), limit.kind)
+            await self._http.check_host(url, item.client)  # what may not be dialled now is not answered either
+            limit.check(len(known.blob.data))
+            self._cache.record(hits=1)
+            return _Loaded(known.blob, CacheUse.HIT)
+        loaded = await self._join((str(url), limit.kind), url, limit, deadline, item.client, known)
+        if loaded.client not in (None, item.client):  # private, and somebody else's
+            loaded = await self._join((str(url), limit.kind, item.client), url, limit, deadline, item.client, None)
+        return loaded
+
+    async def _join(
+        self, key: Hashable, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Entry | None
+    ) -> "_Loaded":
         if self._flights.under_way(key):
             self._metrics.count("sluice_fetch_joined")
-        return await self._flights.join(key, lambda: self._download(url, limit, client, known), deadline)
+        return await self._flights.join(key, lambda: self._download(url, limit, client, known, keep=True), deadline)
 
-    async def _download(self, url: URL, limit: ByteLimit, client: str, known: Entry | None) -> Blob:
+    async def _download(self, url: URL, limit: ByteLimit, client: str, known: Entry | None, *, keep: bool) -> "_Loaded":
         """For whoever joins, so with a time of its own; on the account of the client who came first."""
         deadline = Deadline(self._config.total_timeout_s, STAGE)
         async with asyncio.timeout(deadline.remaining_s()):
-            answer = await self._http.get(url, limit, deadline, client, known.etag if known else None)
+            answer = await self._http.get(url, limit, deadline, client, known.validators if known else NOTHING_KNOWN)
+            alone = client if answer.freshness.private or self._config.cache_per_key else None
             if answer.data is None:
-                assert known is not None, "only an ETag that was sent can be confirmed"
-                self._cache.confirm(str(url), known, answer.freshness)
-                return self._cached(known, limit)
-            blob = _blob(answer.data, describe(answer.final_url))
+                assert known is not None, "only what was kept can be confirmed"
+                self._cache.confirm(str(url), known, answer.freshness, client)
+                limit.check(len(known.blob.data))
+                self._cache.record(hits=1)
+                return _Loaded(known.blob, CacheUse.REVALIDATED, client if known.private else alone)
+            blob = _blob(answer.data, describe(answer.final_url), answer.digest)
+        if not keep:
+            return _Loaded(blob, CacheUse.OFF, alone)
         if not answer.redirected:  # what a redirect leads to may change while the bytes there stay fresh
-            self._cache.put(str(url), blob, answer.freshness)
-        return blob
-
-    def _cached(self, entry: Entry, limit: ByteLimit) -> Blob:
-        limit.check(len(entry.blob.data))
-        self._metrics.count("sluice_fetch_cache_hits")
-        return entry.blob
+            self._cache.put(str(url), blob, answer.freshness, client)
+        self._cache.record(misses=1)
+        return _Loaded(blob, CacheUse.MISS if self._config.cache_bytes else CacheUse.OFF, alone)
 
 
-def _blob(data: Bytes, source: str | None) -> Blob:
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A blob, and how it was come by."""
+
+    blob: Blob
+    use: CacheUse = CacheUse.MISS
+    client: str | None = None
+    """The one client who may have it; None: everybody."""
+
+
+def _blob(data: Bytes, source: str | None, digest: str) -> Blob:
     data.flags.writeable = False
-    return Blob(data, source)
+    return Blob(data, source, digest)
 
 
 def _container(data: Bytes, kind: MediaKind) -> str:

@@ -70,9 +70,9 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
     cache = allocate_cache(family, config)
     memory = MediaMemory(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
-    kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory) if config.reuse_cache_mib else None
+    kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory, sink) if config.reuse_cache_mib else None
     digests = Digests() if kept is not None or cache.prefixes is not None else None
-    runner = ModelRunner(family, cache, Encoder(family, uploads, kept, sink, digests), uploads)
+    runner = ModelRunner(family, cache, Encoder(family, uploads, kept, digests), uploads)
     check_text(runner)
     warn_unverified(family)
     recorded = None
@@ -203,7 +203,11 @@ def kv_budget_bytes(family: Family, config: EngineConfig) -> int:
         return int(CPU_KV_CACHE_GIB * GIB)
     pass_bytes = _largest_pass_bytes(family, *step_limits(config, device))
     torch.cuda.empty_cache()
-    left = torch.cuda.mem_get_info(device)[0] - pass_bytes - int(config.encoder_budget_mib * MIB)
+    left = (
+        torch.cuda.mem_get_info(device)[0]
+        - pass_bytes
+        - int((config.encoder_budget_mib + config.reuse_cache_mib) * MIB)
+    )
     return int(max(left, 0) * config.kv_cache_share)
 
 

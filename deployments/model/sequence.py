@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deployments.core.deadline import Deadline
 from deployments.errors import SluiceError
 from deployments.model.kv_cache.pages import PageTable
-from deployments.types import FinishReason, PixelNorm, SamplingParams
+from deployments.types import FinishReason, MediaMark, PixelNorm, SamplingParams
 
 _numbers = itertools.count()
 
@@ -49,7 +49,11 @@ class EngineRequest:
     use_audio_in_video: bool = False
     new_constraint: Callable[[], TokenConstraint] | None = None
     cache_salt: str = ""
-    """Only prompts of equal salt share what is kept of their beginnings."""
+    """Only prompts of equal salt share what is kept of their beginnings and of their media."""
+    media: tuple[MediaMark, ...] = ()
+    """Names of the media, as far as the preprocessor has any."""
+    reuse: bool = True
+    """Whether what is kept may be used, and this request's kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Timing:
     prefill_s: float
     decode_s: float
     cached_tokens: int = 0
+    encoded: frozenset[str] = frozenset()
+    """Labels of the media that had to be encoded."""
 
 
 class Listener(Protocol):
@@ -138,6 +144,8 @@ class Sequence:
         self.num_prefilled = 0
         self.num_cached = 0
         """Prompt tokens that had not to be computed: their keys and values were there."""
+        self.encoded: set[str] = set()
+        """Labels of the media that had to be encoded."""
         self.prompt_T = torch.from_numpy(np.asarray(request.token_ids, dtype=np.int64))
         self.positions: torch.Tensor | None = None
         """(axes, T) rotary positions of the prompt; None where they are 0, 1, 2, ..."""
@@ -168,6 +176,7 @@ class Sequence:
             prefill_s=stamps.first_token - stamps.encoded,
             decode_s=now - stamps.first_token,
             cached_tokens=self.num_cached,
+            encoded=frozenset(self.encoded),
         )
 
     def abort(self) -> None:

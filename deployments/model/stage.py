@@ -78,6 +78,8 @@ class ModelStage:
             use_audio_in_video=prepared.use_audio_in_video,
             new_constraint=constraint,
             cache_salt=prepared.cache_salt,
+            media=prepared.media,
+            reuse=prepared.reuse,
         )
         mailbox = Mailbox(asyncio.get_running_loop())
         if clips:
@@ -101,7 +103,7 @@ class ModelStage:
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
             timing = mailbox.timing or sequence.timing(time.monotonic())
-            yield GenerateChunk(deltas, times(timing), timing.cached_tokens)
+            yield GenerateChunk(deltas, times(timing), timing.cached_tokens, timing.encoded)
         finally:
             self.engine.abort(sequence)
 

@@ -58,7 +58,6 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_fetched_bytes": MetricSpec("counter", "Bytes of media fetched.", ("kind",)),
     "sluice_fetches": MetricSpec("counter", "Media items fetched.", ("kind", "outcome")),
     "sluice_fetch_joined": MetricSpec("counter", "Fetches that joined one already under way."),
-    "sluice_fetch_cache_hits": MetricSpec("counter", "Fetches answered by the replica's cache."),
     # decoder
     "sluice_frames_decoded": MetricSpec("counter", "Frames that the codec had to decode."),
     "sluice_frames_delivered": MetricSpec("counter", "Frames delivered."),
@@ -70,6 +69,11 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_threads_busy": MetricSpec("gauge", "Threads of a stage's executor that work.", ("stage",)),
     # stages that are scaled by their work
     "sluice_load": MetricSpec("gauge", "Work in hand as a multiple of what one replica should have before it."),
+    # whatever is kept for media that are seen again, by cache: fetch, video_decode, encode (items, or frames of clips)
+    "sluice_cache_hits": MetricSpec("counter", "Media that were there already.", ("cache",)),
+    "sluice_cache_misses": MetricSpec("counter", "Media that had to be fetched, decoded or encoded.", ("cache",)),
+    "sluice_cache_evictions": MetricSpec("counter", "Media that made way for others.", ("cache",)),
+    "sluice_cache_bytes": MetricSpec("gauge", "Bytes kept for media that are seen again.", ("cache",)),
     # model
     "sluice_sequences_running": MetricSpec("gauge", "Sequences that prefill or decode."),
     "sluice_sequences_waiting": MetricSpec("gauge", "Sequences that wait to run."),
@@ -83,9 +87,6 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_prefix_cache_prompt_tokens": MetricSpec("counter", "Prompt tokens in all, those among them."),
     "sluice_waiting_prefill_tokens": MetricSpec("gauge", "Prompt tokens that wait for their prefill."),
     "sluice_multimodal_bytes": MetricSpec("gauge", "Bytes of processor tensors and encoder outputs alive.", ("place",)),
-    "sluice_encoder_cache_bytes": MetricSpec("gauge", "Bytes of encoder outputs kept for media that are seen again."),
-    "sluice_encoder_reuse_hits": MetricSpec("counter", "Media, or frames of clips, whose encoder outputs were reused."),
-    "sluice_encoder_reuse_misses": MetricSpec("counter", "Media, or frames, encoded although outputs are kept."),
 }
 
 

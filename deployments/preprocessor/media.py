@@ -48,6 +48,8 @@ class Media:
     """For each of `sounds` the clip that it belongs to."""
     embeds: dict[MediaKind, list[Embeds]] = field(default_factory=dict)
     """Encoder outputs that are there already; of a kind either all items are such or none is."""
+    sounding: set[str] = field(default_factory=set)
+    """Labels of those clips."""
 
     @property
     def hears_clips(self) -> bool:
@@ -169,6 +171,7 @@ class MediaReader:
             self._check_length(item, samples)
             media.sounds.append(samples)
             media.clip_of_sound.append(len(media.clips) - 1)
+            media.sounding.add(item.label)
 
     def _frames(self, item: MediaInput, video: DecodedVideo, payload: dict[str, NDArray[Any]]) -> torch.Tensor:
         """(T, C, H, W)"""

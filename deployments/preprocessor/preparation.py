@@ -23,6 +23,7 @@ from deployments.preprocessor.hf_processor import Expanded, HfProcessor, tokeniz
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
+from deployments.preprocessor.media_marks import media_marks
 from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import PromptRenderer
@@ -149,6 +150,7 @@ class Preparation:
             use_audio_in_video=media.hears_clips,
             prepare_s=time.monotonic() - started,
             thinking=prompt.thinking,
+            media=media_marks(inputs, media, (sizes, norm, chat.processor_kwargs)),
         )
         return prepared, tensors if inputs else None
 

@@ -15,7 +15,12 @@ from tests.support import media_server as host
 from tests.support.media_files import make_picture
 
 PICTURE = make_picture()
-SMALL = {"max_image_bytes": len(PICTURE), "max_video_bytes": len(PICTURE), "max_audio_bytes": len(PICTURE)}
+SMALL = {
+    "cache_bytes": 0,
+    "max_image_bytes": len(PICTURE),
+    "max_video_bytes": len(PICTURE),
+    "max_audio_bytes": len(PICTURE),
+}
 ROOM_FOR_TWO = {**SMALL, "max_buffered_bytes": 2 * len(PICTURE) * 4 // 3 + 2}
 
 

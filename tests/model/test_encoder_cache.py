@@ -5,12 +5,15 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
-from deployments.types import MediaKind
+from deployments.observability.metrics import RecordingSink
+from deployments.types import MediaKind, MediaMark, PixelNorm
 from tests.model.conftest import Counting, SteppedEngine, generate, greedy
 from tests.support.tiny_families import FAMILIES, Prompt
 
@@ -42,7 +45,7 @@ def _twice(prompt: Prompt) -> Prompt:
 
 
 def _counted(stepped: SteppedEngine, what: str) -> float:
-    return stepped.sink.values.get((f"sluice_encoder_reuse_{what}", ()), 0)
+    return stepped.sink.values.get((f"sluice_cache_{what}", ("encode",)), 0)
 
 
 def _cached_bytes(stepped: SteppedEngine) -> int:
@@ -198,12 +201,12 @@ def test_what_decodes_holds_no_media_while_the_cache_does(qwen3_vl, rng):
     assert (state.media_host_bytes, state.media_device_bytes, state.media_reserved_bytes) == (0, 0, 0)
     assert _cached_bytes(stepped) > 0
     stepped.run()
-    assert stepped.sink.values["sluice_encoder_cache_bytes", ()] == _cached_bytes(stepped)
+    assert stepped.sink.values["sluice_cache_bytes", ("encode",)] == _cached_bytes(stepped)
 
 
 def test_nothing_is_kept_or_digested_unless_there_is_a_size(qwen3_vl, rng):
     prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
-    stepped = SteppedEngine(qwen3_vl, prefix_cache=False)
+    stepped = SteppedEngine(qwen3_vl, prefix_cache=False, reuse_cache_mib=0)
     with Counting(qwen3_vl) as counting:
         for _ in range(2):
             stepped.submit(prompt, greedy())
@@ -225,7 +228,7 @@ def test_wrong_media_fail_alone_and_are_not_kept(qwen3_vl, rng):
 
 def test_the_least_recently_used_leaves_first_and_the_bytes_are_known():
     memory = MediaMemory(0)
-    cache = EncoderCache(2048, memory)
+    cache = EncoderCache(2048, memory, RecordingSink())
     items = [Item(MediaKind.IMAGE, {"pixel_values": torch.full((1, 2), float(i))}) for i in range(4)]
     rows = [EncodedRows(torch.full((64, 4), float(i))) for i in range(3)]  # 1024 bytes each
     digests = Digests()
@@ -239,3 +242,72 @@ def test_the_least_recently_used_leaves_first_and_the_bytes_are_known():
     assert torch.equal(cache.get(items[0]).rows_ND, rows[0].rows_ND)
     assert memory.cached_bytes == 2048
     digests.close()
+
+
+def _marked(prompt: Prompt, name: str) -> dict[str, object]:
+    """As the preprocessor would name the media of `prompt`."""
+    grid = prompt.tensors["video_grid_thw"]
+    return {"media": tuple(MediaMark(MediaKind.VIDEO, f"clip {i}", f"{name} {i}") for i in range(len(grid)))}
+
+
+def test_a_named_clip_is_known_without_its_pixels_and_another_name_is_another_clip(qwen3_vl, rng):
+    """The pixels of the second turn are others: whoever looked at them would notice."""
+    prompt = FAMILIES["qwen3_vl"].prompt(rng, ["video"])
+    blank = {**prompt.tensors, "pixel_values_videos": np.zeros_like(prompt.tensors["pixel_values_videos"])}
+    unseen = Prompt(prompt.token_ids, blank, prompt.use_audio_in_video)
+    for settings in ({"prefix_cache": False}, {"reuse_cache_mib": 0}):
+        stepped = SteppedEngine(qwen3_vl, **settings)
+        heard = []
+        for asked, name in ((prompt, "one"), (unseen, "one"), (unseen, "two")):
+            _, listener = stepped.submit(asked, greedy(), **_marked(asked, name))
+            stepped.run()
+            heard.append(listener)
+        assert [listener.ids() for listener in heard] == [generate(qwen3_vl, p) for p in (prompt, prompt, unseen)]
+        assert [listener.timing.encoded for listener in heard] == [{"clip 0"}, set(), {"clip 0"}]
+
+
+def test_requests_that_want_no_cache_use_and_leave_nothing(qwen3_vl, rng):
+    prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image", "video"])
+    stepped = SteppedEngine(qwen3_vl)
+    with Counting(qwen3_vl) as counting:
+        for _ in range(2):
+            _, listener = stepped.submit(prompt, greedy(), reuse=False)
+            stepped.run()
+            assert listener.ids() == generate(qwen3_vl, prompt)
+            assert listener.timing.cached_tokens == 0
+    assert counting.calls >= 2
+    assert _cached_bytes(stepped) == stepped.state.pages_cached == 0
+
+
+def test_clients_of_unequal_salts_share_no_encoder_outputs(qwen3_vl, rng):
+    prompt = FAMILIES["qwen3_vl"].prompt(rng, ["image"])
+    stepped = SteppedEngine(qwen3_vl)
+    for salt in ("one", "two", "one"):
+        stepped.submit(prompt, greedy(), cache_salt=salt)
+        stepped.run()
+    assert _counted(stepped, "misses") == 2
+
+
+@given(st.data())
+def test_whatever_an_item_is_made_of_changes_its_digest(data):
+    pixels = np.arange(24, dtype=np.uint8)
+    facts = {
+        "kind": st.sampled_from([MediaKind.IMAGE, MediaKind.VIDEO]),
+        "shape": st.sampled_from([(4, 6), (6, 4), (2, 12)]),
+        "dtype": st.sampled_from([torch.uint8, torch.float32]),
+        "norm": st.sampled_from([None, PixelNorm(0.5, (0.0,), (1.0,), "NCHW"), PixelNorm(0.5, (0.1,), (1.0,), "NCHW")]),
+        "grid": st.sampled_from([(1, 2, 2), (1, 4, 1)]),
+        "name": st.sampled_from(["", "a", "b"]),
+        "salt": st.sampled_from(["", "a"]),
+        "pixel": st.sampled_from([0, 1]),
+    }
+
+    def item(said):
+        tensor = torch.from_numpy(pixels + np.uint8(said["pixel"])).reshape(said["shape"]).to(said["dtype"])
+        tensors = {"pixel_values": tensor, "grid_thw": torch.tensor([said["grid"]])}
+        return Item(said["kind"], tensors, norm=said["norm"], main="pixel_values", name=said["name"], salt=said["salt"])
+
+    first, second = ({name: data.draw(values) for name, values in facts.items()} for _ in "12")
+    compared = [name for name in facts if name != "pixel" or not first["name"]]  # a name stands for the pixels
+    same = all(first[name] == second[name] for name in compared)
+    assert (item(first).digest() == item(second).digest()) == same

@@ -32,7 +32,7 @@ def test_model_whose_attention_is_not_understood_is_refused(qwen3_vl):
 
 def _runner(family, cache, backend):
     uploads = Uploads(family.model.device)
-    encoder = Encoder(family, uploads, None, RecordingSink())
+    encoder = Encoder(family, uploads, None)
     return ModelRunner(family, cache, encoder, uploads, backend)
 
 

@@ -9,6 +9,7 @@ from deployments.model.kv_cache.cache import KVCache
 from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.sequence import Phase, Sequence
 from deployments.observability.metrics import MetricSink
+from deployments.types import StageName
 
 REPORT_EVERY_S = 0.25
 _PROMPTS = (Phase.ENCODE, Phase.PREFILL)
@@ -102,4 +103,4 @@ class EngineMetrics:
         self._preemptions = state.preemptions
         for place, num_bytes in self._memory.alive.items():
             gauge("sluice_multimodal_bytes", num_bytes, place=place)
-        gauge("sluice_encoder_cache_bytes", self._memory.cached_bytes)
+        gauge("sluice_cache_bytes", self._memory.cached_bytes, cache=StageName.ENCODE)

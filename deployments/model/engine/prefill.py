@@ -94,7 +94,7 @@ class Prefill:
             self._attempt(request, partial(self._start, request))
         if request.sequence.phase is not Phase.ENCODE:
             return False
-        if self._keeps_prefixes and not request.matched:
+        if self._keeps_prefixes and request.sequence.request.reuse and not request.matched:
             if not wait and not all(item.key is None or item.key.done() for item in request.media.items):
                 return False
             self._attempt(request, partial(self._match, request))
@@ -103,7 +103,8 @@ class Prefill:
     def _start(self, request: ScheduledRequest) -> None:
         request.sequence.stamps.encoding = time.monotonic()
         unpack(self._family, request.sequence, request.media)
-        self._encoder.expect(request.media.items)
+        if request.sequence.request.reuse:
+            self._encoder.expect(request.media.items)
 
     def _match(self, request: ScheduledRequest) -> None:
         request.matched = True
@@ -131,6 +132,8 @@ class Prefill:
     def _keep(request: ScheduledRequest, items: list[Item], encoded: list[EncodedRows]) -> None:
         for item, rows in zip(items, encoded, strict=True):
             request.media.parts.setdefault(item.kind, []).append(rows)
+            if item.encoded:
+                request.sequence.encoded.update(item.labels)
         request.media.count()
 
     @staticmethod

@@ -14,7 +14,6 @@ from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.pixels import normalised
 from deployments.model.multimodal.request_media import EncodedRows, joined_rows
 from deployments.model.multimodal.uploads import Uploads
-from deployments.observability.metrics import MetricSink
 from deployments.types import MediaKind
 
 
@@ -26,7 +25,6 @@ class Encoder:
         family: Family,
         uploads: Uploads,
         cache: EncoderCache | None,
-        sink: MetricSink,
         digests: Digests | None = None,
     ) -> None:
         """`digests` where the names of media are wanted; a `cache` needs them."""
@@ -34,7 +32,6 @@ class Encoder:
         self._uploads = uploads
         self._cache = cache
         self._digests = digests
-        self._sink = sink
 
     def expect(self, items: Sequence[Item]) -> None:
         """Items that will be encoded: begin to find out which of them have been already."""
@@ -42,35 +39,40 @@ class Encoder:
             self._digests.expect(items)
 
     def cost(self, item: Item, *, wait: bool) -> int | None:
-        """An expected item's values, 0 where its outputs are there; None where that is not known without a `wait`."""
+        """An item's values, 0 where its outputs are there; None where that is not known without a `wait`."""
         if item.given:
             return 0
-        kept = False if self._cache is None else self._cache.holds(item, wait=wait)
+        kept = False if self._cache is None or item.key is None else self._cache.holds(item, wait=wait)
         if kept is None:
             return None
         return 0 if kept else item.values
 
     @torch.inference_mode()
     def encode(self, items: Sequence[Item]) -> list[EncodedRows]:
-        """One result for each expected item, in their order. Raises whatever the model raises on impossible items."""
+        """One result for each item, in their order. Raises whatever the model raises on impossible items."""
         if any(item.given for item in items):
             encoded = iter(self.encode([item for item in items if not item.given]))
             return [self._as_given(item) if item.given else next(encoded) for item in items]
         if self._cache is None:
             return self._run(items)
-        found = [self._cache.get(item) for item in items]
-        keys = [item.key.result() for item in items if item.key is not None]
-        missing = {key: item for key, item, rows in zip(keys, items, found, strict=True) if rows is None}
+        found = {id(item): rows for item in items if item.key and (rows := self._cache.get(item)) is not None}
+        missing: dict[object, Item] = {}  # one for each content; items that are not expected are nobody's twin
+        for item in items:
+            if id(item) not in found:
+                missing.setdefault(_identity(item), item)
         fresh = dict(zip(missing, self._run(list(missing.values())), strict=True))
-        for key, rows in fresh.items():
-            self._cache.put(missing[key], rows)
-        self._sink.count("sluice_encoder_reuse_hits", len(items) - len(missing))
-        self._sink.count("sluice_encoder_reuse_misses", len(missing))
-        return [fresh[key] if rows is None else rows for key, rows in zip(keys, found, strict=True)]
+        for identity, item in missing.items():
+            if item.key is not None:
+                self._cache.put(item, fresh[identity])
+        expected = sum(item.key is not None for item in items)
+        made = sum(item.key is not None for item in missing.values())
+        self._cache.record(hits=expected - made, misses=made)
+        return [found[id(item)] if id(item) in found else fresh[_identity(item)] for item in items]
 
     def _run(self, items: Sequence[Item]) -> list[EncodedRows]:
         groups: dict[object, list[int]] = {}
         for number, item in enumerate(items):
+            item.encoded = True
             groups.setdefault(item.form, []).append(number)
         results: dict[int, EncodedRows] = {}
         for numbers in groups.values():
@@ -117,6 +119,10 @@ class Encoder:
             joined[first.pixels] = normalised(joined[first.pixels], first.norm, dtype)
         given = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in joined.items()}
         return self._family.encode(first.kind, given)
+
+
+def _identity(item: Item) -> object:
+    return id(item) if item.key is None else item.key.result()
 
 
 def _joined(tensors: list[torch.Tensor]) -> torch.Tensor:

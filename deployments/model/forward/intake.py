@@ -4,6 +4,7 @@ import torch
 
 from deployments.model.families.family import Family
 from deployments.model.kv_cache.prefix_cache import Content, content_of
+from deployments.model.multimodal.item_names import frames_of_clips, name_items
 from deployments.model.multimodal.items import given_items, rows_of_items, split_items
 from deployments.model.multimodal.request_media import Media
 from deployments.model.sequence import Sequence
@@ -40,6 +41,11 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
             arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
             pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
             items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
+            marks = [mark for mark in request.media if mark.kind is kind]
+            name_items(items, marks, frames_of_clips(arguments) if family.frames_apart else ())
+        for item in items:
+            item.main, item.salt = feature.main_tensor, request.cache_salt
+            item.labels = item.labels or tuple(mark.label for mark in request.media)
         media.item_rows[kind] = rows_of_items(items, places_T)
         media.items += items
     media.tensors.clear()

@@ -4,20 +4,22 @@ What is kept belongs to the cache alone: a request's end, abort or error takes n
 it.
 """
 
-from collections import OrderedDict
-
+from deployments.core.bounded_cache import BoundedCache
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
+from deployments.observability.metrics import MetricSink
+from deployments.types import StageName
 
 
 class EncoderCache:
     """The least recently used leave first. Belongs to the engine's thread."""
 
-    def __init__(self, capacity_bytes: int, memory: MediaMemory) -> None:
+    def __init__(self, capacity_bytes: int, memory: MediaMemory, metrics: MetricSink) -> None:
         """`memory` is told what is kept."""
-        self._capacity_bytes = capacity_bytes
         self._memory = memory
-        self._entries: OrderedDict[bytes, EncodedRows] = OrderedDict()
+        self._kept: BoundedCache[bytes, EncodedRows] = BoundedCache(
+            StageName.ENCODE, capacity_bytes, lambda rows: rows.nbytes, metrics
+        )
 
     def holds(self, item: Item, *, wait: bool) -> bool | None:
         """Whether an expected item's outputs are there; None where that is not known yet and the caller can't `wait`.
@@ -27,30 +29,26 @@ class EncoderCache:
         assert item.key is not None
         if not wait and not item.key.done():
             return None
-        return item.key.exception() is None and item.key.result() in self._entries
+        return item.key.exception() is None and item.key.result() in self._kept
 
     def get(self, item: Item) -> EncodedRows | None:
         """An expected item's outputs, where they are there. Raises what made its digest fail."""
         assert item.key is not None
-        key = item.key.result()
-        rows = self._entries.get(key)
-        if rows is not None:
-            self._entries.move_to_end(key)
-        return rows
+        return self._kept.get(item.key.result())
 
     def put(self, item: Item, rows: EncodedRows) -> None:
         """Keep a copy of an expected item's outputs, unless it is larger than the whole cache."""
         assert item.key is not None
         key = item.key.result()
-        if key in self._entries or rows.nbytes > self._capacity_bytes:
-            return
-        self._entries[key] = rows.clone()
-        self._memory.cached_bytes += rows.nbytes
-        while self._memory.cached_bytes > self._capacity_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            self._memory.cached_bytes -= oldest.nbytes
+        if key not in self._kept:
+            self._kept.put(key, rows.clone())
+            self._memory.cached_bytes = self._kept.size_bytes
+
+    def record(self, *, hits: int, misses: int) -> None:
+        """See `BoundedCache.record`."""
+        self._kept.record(hits=hits, misses=misses)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
+        self._kept.clear()
         self._memory.cached_bytes = 0

@@ -24,12 +24,22 @@ class Item:
     """Which of the tensors holds pixels."""
     norm: PixelNorm | None = None
     """How to normalise them where they are uint8."""
+    main: str | None = None
+    """Which of the tensors its content is in."""
     uploads: dict[str, Upload] = field(default_factory=dict)
     """Of the tensors, by name, once they have begun."""
     given: bool = False
     """Whether the tensors are encoder outputs already: `embeds` [N, D], and `deepstack` [L, N, D] where there are."""
     key: "Future[bytes] | None" = None
     """Its digest, where encoder outputs are kept for media that are seen again."""
+    name: str = ""
+    """What decides all of `main`, in place of its bytes; empty where nobody told."""
+    salt: str = ""
+    """Items of unequal salts are unequal."""
+    labels: tuple[str, ...] = ()
+    """The items of the request that it is of, as far as that is known."""
+    encoded: bool = False
+    """Whether a tower had to look at it."""
 
     @property
     def form(self) -> object:
@@ -46,10 +56,12 @@ class Item:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def digest(self) -> bytes:
-        """Over kind, normalisation, names, shapes, types and content."""
-        digest = hashlib.sha256(f"{self.kind}{self.norm}".encode())
+        """Over kind, normalisation, names, shapes, types and content: bytes, or its name in place of the many."""
+        digest = hashlib.sha256(repr((self.kind.value, self.norm, self.salt, self.name)).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            if self.name and name == self.main:
+                continue
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
 
