@@ -19,7 +19,7 @@ class BoundedCache(Generic[K, V]):
     def __init__(self, name: str, capacity_bytes: int, size_of: Callable[[V], int], metrics: MetricSink) -> None:
         """`name`: the metrics' tag `cache`. `size_of`: bytes of a value."""
         self._name = name
-        self._capacity_bytes = capacity_bytes
+        self.capacity_bytes = capacity_bytes
         self._size_of = size_of
         self._metrics = metrics
         self._entries: OrderedDict[K, tuple[V, int]] = OrderedDict()
@@ -42,10 +42,10 @@ class BoundedCache(Generic[K, V]):
         """Keep `value` in place of what was kept under `key`, unless it is larger than the whole cache."""
         self.drop(key)
         size_bytes = self._size_of(value)
-        if size_bytes <= self._capacity_bytes:
+        if size_bytes <= self.capacity_bytes:
             self._entries[key] = value, size_bytes
             self.size_bytes += size_bytes
-        self.shrink(self._capacity_bytes)
+        self.shrink(self.capacity_bytes)
 
     def shrink(self, size_bytes: int) -> None:
         """Let go of what was not used for longest until no more than `size_bytes` are held."""

@@ -54,6 +54,7 @@ from deployments.ingress.openai.response_store import ResponseStore
 from deployments.ingress.openai.responses import Responses
 from deployments.ingress.openai.transcriptions import Transcriptions
 from deployments.ingress.openapi import docs_page, openapi_document, version
+from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
 from deployments.ingress.tokens import Tokenize, read_tokens
@@ -97,8 +98,9 @@ class Api:
         self._set_request_id = set_request_id
         self._created_s = int(time.time())
         self.clients = Clients(config.ingress)
-        self.pipeline = Pipeline(config, stages, put)
-        self.admission = Admission(config.ingress, media_bytes, metrics)
+        decoded = DecodedMedia(config.ingress.decoded_share, metrics, per_client=config.media.cache_per_key)
+        self.pipeline = Pipeline(config, stages, put, decoded)
+        self.admission = Admission(config.ingress, media_bytes, metrics, media_changed=decoded.fit)
         self.readiness = Readiness(missing)
         self._running = 0
         self._refusals = Refusals(metrics)

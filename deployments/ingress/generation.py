@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import ExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.shared_budget import Share
-from deployments.errors import InternalError, SluiceError, StageTimeout, TooLarge
+from deployments.errors import SluiceError, StageTimeout, TooLarge
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
 from deployments.ingress.http.body import Body, BodyScanner, check_type, read_body
 from deployments.ingress.http.clients import Clients
-from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline
+from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline, wants_reuse
 from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
 from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
@@ -74,12 +74,15 @@ class Generation:
         headers = Headers(scope=scope)
         check_type(headers, endpoint.body_type)
         deadline = request_deadline(headers, self._config.ingress)
+        reuse = wants_reuse(headers)
         await self._readiness.check(*FIRST_STAGES)
         with ExitStack() as held:
             declared_bytes = self._declared_bytes(headers)
             self._admission.check(client, declared_bytes, deadline)
             body_lease = held.enter_context(self._admission.bodies.open(client))
             requests = endpoint.read(await self._read(receive, headers, body_lease, client, deadline))
+            if not reuse:
+                requests = [replace(request, reuse=False) for request in requests]
             await self._readiness.check(*_media_stages(requests))
             items = sum(len(request.items) for request in requests)
             exchange.facts |= {"client": client, "stream": requests[0].stream, "items": items}
@@ -128,7 +131,7 @@ class Generation:
         plan = await self._pipeline.plan(request, asked.deadline)
         with await self._admission.admit(asked.client, plan.media_bytes, asked.deadline) as lease:
             prompt = await self._pipeline.prepare(
-                request, plan, Progress(asked.deadline, asked.exchange.timings, lease)
+                request, plan, Progress(asked.deadline, asked.exchange.timings, lease, request.reuse)
             )
             prompt.tensors.clear()
             response = endpoint.respond(asked.requests, prompt, profile)
@@ -148,12 +151,11 @@ class Generation:
             exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
             self._admission.report()
-            prompt = await self._pipeline.prepare(request, plan, Progress(deadline, exchange.timings, lease))
-            asked.body_lease.release()
+            progress = Progress(deadline, exchange.timings, lease, request.reuse)
             tool_format = (await self._pipeline.profile(deadline)).tool_format if request.tool_use else None
+            prompt, first, rest = await self._pipeline.begin(request, plan, progress, asked.body_lease.release)
             answer = Answer(request, prompt, tool_format)
-            async with aclosing(self._pipeline.generate(request, prompt, deadline, asked.client)) as chunks:
-                first = await _first(chunks)
+            async with aclosing(rest) as chunks:
                 prompt.tensors.clear()
                 lease.first_token()
                 writer = endpoint.writer([request], [answer], exchange.id) if send is not None else None
@@ -261,14 +263,6 @@ async def _hung_up(receive: Receive) -> None:
             pass
     except ClientGone:
         return
-
-
-async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:
-    """Awaited before the status is sent, so that errors up to the first token have their own."""
-    try:
-        return await anext(chunks)
-    except StopAsyncIteration:
-        raise InternalError("the model stage gave no answer") from None
 
 
 async def _chain(first: GenerateChunk, rest: AsyncGenerator[GenerateChunk, None]) -> AsyncIterator[GenerateChunk]:

@@ -66,5 +66,7 @@ class GenerationRequest:
     """Whether thoughts are told apart from the answer; otherwise they are left out."""
     echo: str = ""
     """What the answer begins with, out of the request itself."""
+    reuse: bool = True
+    """Whether what is kept of earlier requests may be used for it, and what is made of it kept."""
     wording: object = None
     """What the endpoint's own writer wants to know of the request; nobody else looks at it."""

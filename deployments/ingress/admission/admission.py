@@ -30,13 +30,17 @@ class Admission:
         media_bytes: int,
         metrics: MetricSink,
         clock: Callable[[], float] = time.monotonic,
+        media_changed: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`media_bytes`: this replica's share of what all requests may hold."""
+        """`media_bytes`: this replica's share of what all requests may hold. `media_changed(held_bytes, max_bytes)`:
+        for what makes way for them."""
         self._config = config
         self._metrics = metrics
         self.text = AdmissionQueue("text", self._limits(config.max_running_text), 1, clock, self._running)
         self.bodies = IncomingBodies(config)
-        self.media = AdmissionQueue("media", self._limits(config.max_running_media), media_bytes, clock, self._running)
+        self.media = AdmissionQueue(
+            "media", self._limits(config.max_running_media), media_bytes, clock, self._running, media_changed
+        )
 
     def check(self, client: str, declared_bytes: int | None, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""

@@ -104,14 +104,18 @@ class AdmissionQueue:
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
         crowd: Callable[[], int] | None = None,
+        changed: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane."""
+        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane.
+        `changed(held_bytes, max_bytes)` is told how many bytes are held of how many, whenever that changes."""
         self.name = name
         self.clock = clock
         self.crowd = crowd or (lambda: self.running)
         self._limits = limits
         self._max_bytes = max_bytes
         self._held_bytes = 0
+        self._changed = changed or (lambda held_bytes, max_bytes: None)
+        self._changed(0, max_bytes)
         self._running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
         self._queue: FairQueue[_Waiter] = FairQueue()
@@ -146,6 +150,7 @@ class AdmissionQueue:
     def set_max_bytes(self, max_bytes: int) -> None:
         """The share of this replica has changed; takes effect for whoever comes next."""
         self._max_bytes = max_bytes
+        self._changed(self._held_bytes, max_bytes)
         self._admit()
 
     def check(self, client: str, size_bytes: int, deadline: Deadline) -> None:
@@ -202,6 +207,7 @@ class AdmissionQueue:
     def recount(self, more_bytes: int) -> None:
         """A lease holds so many bytes more."""
         self._held_bytes += more_bytes
+        self._changed(self._held_bytes, self._max_bytes)
         if more_bytes < 0:
             self._admit()
 
@@ -211,6 +217,7 @@ class AdmissionQueue:
         lone = lease.came_alone and self.crowd() <= LONE
         self._running.remove(lease)
         self._held_bytes -= lease.size_bytes
+        self._changed(self._held_bytes, self._max_bytes)
         self._pace.left(now - lease.granted_at, now, full=full)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
@@ -284,6 +291,7 @@ class AdmissionQueue:
         self._running.add(lease)
         self._clients[waiter.client] += 1
         self._held_bytes += waiter.size_bytes
+        self._changed(self._held_bytes, self._max_bytes)
         waiter.lease.set_result(lease)
 
     def _may_run(self, client: str) -> bool:

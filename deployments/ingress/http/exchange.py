@@ -90,6 +90,14 @@ def request_deadline(headers: Headers, config: IngressConfig) -> Deadline:
     return Deadline(seconds, STAGE)
 
 
+def wants_reuse(headers: Headers) -> bool:
+    """False with `x-sluice-cache: off`. Raises `BadRequest` for anything but `on` and `off`."""
+    asked = headers.get("x-sluice-cache", "on").strip().lower()
+    if asked not in ("on", "off"):
+        raise BadRequest("the header x-sluice-cache must be `on` or `off`")
+    return asked == "on"
+
+
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:
     """The exchange that `scope` belongs to."""
     exchange = scope["sluice.exchange"]

@@ -1,6 +1,8 @@
 """Where a request's time went, by stage, as clients see it: the `Server-Timing` header and the usage extension."""
 
-from deployments.types import GenerateTimes, StageName
+from deployments.types import CacheUse, GenerateTimes, StageName
+
+_BY_WORK = (CacheUse.OFF, CacheUse.HIT, CacheUse.REVALIDATED, CacheUse.MISS)
 
 
 class Timings:
@@ -10,6 +12,8 @@ class Timings:
         self.seconds: dict[str, float] = {}
         self.waits: dict[str, float] = {}
         """What of them was not work: for a replica, a thread or a slot, and the way there and back."""
+        self.cache: dict[str, CacheUse] = {}
+        """What of a stage's work was there already; of several items the one that took most."""
 
     def note(self, stage: StageName, seconds: float, *, worked_s: float | None = None) -> None:
         """`worked_s`: what the stage itself took of it, where it says so."""
@@ -18,6 +22,11 @@ class Timings:
         if worked_s is not None:
             self.waits[name] = max(0.0, seconds - worked_s, self.waits.get(name, 0.0))
 
+    def note_cache(self, stage: StageName, use: CacheUse) -> None:
+        """An item's, at a stage."""
+        name = stage.value
+        self.cache[name] = max(use, self.cache.get(name, use), key=_BY_WORK.index)
+
     def note_generation(self, times: GenerateTimes) -> None:
         self.note(StageName.QUEUE, times.queue_s, worked_s=0.0)
         self.note(StageName.ENCODE, times.encode_s)
@@ -25,8 +34,11 @@ class Timings:
         self.note(StageName.DECODE, times.decode_s)
 
     def header(self) -> str:
-        """For `Server-Timing`: `fetch;dur=12.3, preprocess;dur=4.5`, in milliseconds."""
-        return ", ".join(f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in self.seconds.items())
+        """For `Server-Timing`: `fetch;dur=12.3;desc="hit", preprocess;dur=4.5`, in milliseconds."""
+        return ", ".join(
+            f"{stage};dur={seconds * 1000:.1f}" + (f';desc="{self.cache[stage]}"' if stage in self.cache else "")
+            for stage, seconds in self.seconds.items()
+        )
 
     def milliseconds(self) -> dict[str, float]:
         return {stage: round(seconds * 1000, 1) for stage, seconds in self.seconds.items()}

@@ -74,8 +74,11 @@ class Answer:
 
     def __init__(self, request: GenerationRequest, prompt: ReadyPrompt, tool_format: ToolFormat | None) -> None:
         self.prompt = prompt
+        self.reuses = request.reuse
         self.times: GenerateTimes | None = None
         self.cached_tokens = 0
+        self.encoded: frozenset[str] = frozenset()
+        """Labels of the items that the model's towers had to look at."""
         self.choices = [AnswerChoice(index, request.echo) for index in range(request.params.n)]
         thinking = prompt.prepared.thinking
         self._scored = prompt.prepared.counts.total if request.params.score_prompt else 0
@@ -93,6 +96,7 @@ class Answer:
         """What a chunk adds, choice by choice, where it adds something."""
         self.times = chunk.times or self.times
         self.cached_tokens += chunk.cached_tokens
+        self.encoded |= chunk.encoded
         deltas = [self._readers[delta.index].add(delta) for delta in chunk.deltas]
         return [delta for delta in deltas if delta.says_something]
 

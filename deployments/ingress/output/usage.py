@@ -1,11 +1,12 @@
-"""What an answer took, in OpenAI's words; extensions: tokens of all modalities, `sluice_timing_ms`, `sluice_videos`."""
+"""What an answer took, in OpenAI's words; extensions: tokens of all modalities, `sluice_timing_ms`, `sluice_videos`,
+`sluice_cache`."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.output.answer import Answer
-from deployments.types import MODALITIES, DecodedVideo
+from deployments.types import MODALITIES, CacheUse, DecodedVideo
 
 
 def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
@@ -28,6 +29,19 @@ def usage(answers: Sequence[Answer], timings: Timings | None) -> dict[str, Any]:
     videos = {label: _worded_video(video) for answer in answers for label, video in answer.prompt.videos.items()}
     if videos and timings is not None:
         worded["sluice_videos"] = videos
+    cache = {label: use for answer in answers for label, use in _cache_uses(answer).items()}
+    if cache and timings is not None:
+        worded["sluice_cache"] = cache
+    return worded
+
+
+def _cache_uses(answer: Answer) -> dict[str, dict[str, str]]:
+    """By item: what of it was there already."""
+    worded = {}
+    for label, use in answer.prompt.cache.items():
+        encode = CacheUse.OFF if not answer.reuses else CacheUse.MISS if label in answer.encoded else CacheUse.HIT
+        uses = {"fetch": use.fetch, "decode": use.decode, "encode": encode}
+        worded[label] = {stage: told.value for stage, told in uses.items() if told is not None}
     return worded
 
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,11 +16,14 @@ from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
+from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest, source_name
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
-from deployments.types import DecodedVideo, Fetched, MediaInput, StageName, VideoTask
+from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask
 
 COPY_WORKERS = 2
+_SHORT_TEXT = 65_536
+"""Hashed in 50 microseconds, less than crossing to a thread takes."""
 
 T = TypeVar("T")
 
@@ -35,6 +38,15 @@ class ItemTask:
     """What its pixels are expected to hold."""
 
 
+@dataclass(slots=True)
+class ItemCacheUse:
+    """What of an item was there already."""
+
+    fetch: CacheUse = CacheUse.OFF
+    decode: CacheUse | None = None
+    """Of a video."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What belongs to a request while its items are worked on."""
@@ -42,6 +54,12 @@ class Progress:
     deadline: Deadline
     timings: Timings
     lease: Lease
+    reuse: bool = True
+    """Whether the client wants what is kept of earlier requests."""
+    cache: dict[str, ItemCacheUse] = field(default_factory=dict)
+    """By label."""
+    reused: list[tuple[VideoTask, Decoded]] = field(default_factory=list)
+    """Clips of earlier requests, which may turn out to be lost."""
 
 
 class ItemLoader:
@@ -53,11 +71,13 @@ class ItemLoader:
         fetcher: MediaFetching,
         decoder: VideoDecoding,
         put: Callable[[NDArray[Any]], TensorRef],
+        decoded: DecodedMedia,
     ) -> None:
         self._config = config
         self._fetcher = fetcher
         self._decoder = decoder
         self._put = put
+        self._decoded = decoded
         self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS)
 
     async def load(self, task: ItemTask, progress: Progress) -> tuple[MediaInput, TensorRef | None]:
@@ -66,19 +86,24 @@ class ItemLoader:
         Raises `SluiceError`s whose `param` is the item.
         """
         if not task.item.sources:
-            return _media_input(task.item, "", None), None
+            return _media_input(task.item, [], None), None
         try:
-            fetched = await together(self._fetch(source, progress) for source in task.item.sources)
-            metas: list[Fetched] = [result.meta for result in fetched]
-            refs = [_payload(result) for result in fetched]
-            fetched.clear()
-            if task.video is None:
-                return _media_input(task.item, metas[0].container, None), refs[0]
-            decoded = await self._decode(task, task.video, refs, progress)
-            return _media_input(task.item, metas[0].container, decoded.meta), _payload(decoded)
+            if task.video is not None:
+                return await self._load_video(task, task.video, progress)
+            fetched = await together(self._fetch(source, None, progress) for source in task.item.sources)
+            self._note(task.item, [result.meta for result in fetched], progress)
+            return _media_input(task.item, [fetched[0].meta], None), _payload(fetched[0])
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
+
+    def forget(self, progress: Progress) -> bool:
+        """Let go of what was reused for a request, since some of it is lost; False where nothing was."""
+        for video, decoded in progress.reused:
+            self._decoded.forget(decoded.files, video, progress.lease.client)
+        found = bool(progress.reused)
+        progress.reused.clear()
+        return found
 
     def check_health(self) -> None:
         self._copies.check_health()
@@ -86,18 +111,80 @@ class ItemLoader:
     def close(self) -> None:
         self._copies.close()
 
-    async def _fetch(self, source: Source, progress: Progress) -> StageResult[Fetched]:
-        assumed_bytes = source_bytes(source, self._config)
+    async def _load_video(self, task: ItemTask, video: VideoTask, progress: Progress) -> tuple[MediaInput, TensorRef]:
+        """Decoded, or found; nothing is fetched that need not be looked at."""
+        client, sources = progress.lease.client, task.item.sources
+        reuse = progress.reuse and self._decoded.keeps_any
+        names = await self._names(sources, progress) if reuse else []
+        expected = self._decoded.expected(names, video, client) if reuse else None
+        known = expected.files if expected else [None] * len(sources)
+        fetched = await together(
+            self._fetch(source, file, progress) for source, file in zip(sources, known, strict=True)
+        )
+        metas = [result.meta for result in fetched]
+        use = self._note(task.item, metas, progress)
+        found = self._decoded.find(metas, video, client) if reuse else None
+        if found is not None:
+            use.decode = CacheUse.HIT
+            progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
+            self._decoded.record(hits=1)
+            self._decoded.remember(names, metas)
+            progress.reused.append((video, found))
+            progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
+            self._count_decoded(task, video, found.video, progress)
+            return _media_input(task.item, metas, found.video), found.payload
+        for number, result in enumerate(fetched):
+            if result.payload is None:  # of a list of which only some pictures have changed
+                fetched[number] = await self._fetch(sources[number], None, progress, again=True)
+        refs = [_payload(result) for result in fetched]
+        fetched.clear()
+        decoded = await self._decode(task, video, refs, progress)
+        use.decode = CacheUse.MISS if reuse else CacheUse.OFF
+        progress.timings.note_cache(StageName.VIDEO_DECODE, use.decode)
+        if reuse:
+            self._decoded.record(misses=1)
+            self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
+        return _media_input(task.item, metas, decoded.meta), _payload(decoded)
+
+    async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
+        """As `DecodedMedia` knows sources; long texts are hashed on a thread."""
+        limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
+        names = []
+        for source in sources:
+            text = source.data if source.data is not None else source.item.url or ""
+            in_thread = len(text) > _SHORT_TEXT
+            names.append(await self._copies.run(limited, source_name, text) if in_thread else source_name(text))
+        return names
+
+    def _note(self, item: ItemPlan, files: list[Fetched], progress: Progress) -> ItemCacheUse:
+        uses = {file.cache for file in files}
+        use = next(use for use in (CacheUse.MISS, CacheUse.REVALIDATED, CacheUse.HIT, CacheUse.OFF) if use in uses)
+        progress.cache[item.label] = noted = ItemCacheUse(use if progress.reuse else CacheUse.OFF)
+        progress.timings.note_cache(StageName.FETCH, noted.fetch)
+        return noted
+
+    async def _fetch(
+        self, source: Source, known: Fetched | None, progress: Progress, *, again: bool = False
+    ) -> StageResult[Fetched]:
+        """`known`: what the source's content was when what it is for was made; without a payload if it still is.
+        `again`: its size has been counted."""
+        assumed_bytes = 0 if again else source_bytes(source, self._config)
+        if known is not None and source.data is not None:
+            progress.lease.resize(progress.lease.size_bytes - assumed_bytes)
+            progress.timings.note(StageName.FETCH, 0.0, worked_s=0.0)
+            return StageResult(replace(known, fetch_s=0.0, cache=CacheUse.HIT), None, 0.0)
         limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
         data_url = await self._shared(source, limited) if source.data is not None else None
         started = time.monotonic()
         try:
-            item = replace(source.item, client=progress.lease.client)
+            digests = () if known is None else (known.digest,)
+            item = replace(source.item, client=progress.lease.client, cache=progress.reuse, known=digests)
             result = await self._fetcher.fetch(limited, item, data_url)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
         progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
-        progress.lease.resize(progress.lease.size_bytes - assumed_bytes + result.meta.size_bytes)
+        size_bytes = 0 if result.payload is None else result.meta.size_bytes
+        progress.lease.resize(progress.lease.size_bytes - assumed_bytes + size_bytes)
         return result
 
     async def _shared(self, source: Source, deadline: Deadline) -> TensorRef:
@@ -115,8 +202,13 @@ class ItemLoader:
         else:
             result = await self._decoder.decode(limited, video, refs[0])
         progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
-        progress.lease.resize(progress.lease.size_bytes - task.pixel_bytes + decoded_bytes(video, result.meta))
+        self._count_decoded(task, video, result.meta, progress)
         return result
+
+    @staticmethod
+    def _count_decoded(task: ItemTask, video: VideoTask, decoded: DecodedVideo, progress: Progress) -> None:
+        held_bytes = progress.lease.size_bytes - task.pixel_bytes
+        progress.lease.resize(held_bytes + decoded_bytes(video, decoded))
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -129,8 +221,11 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _media_input(item: ItemPlan, container: str, video: DecodedVideo | None) -> MediaInput:
-    return MediaInput(item.kind, item.label, container, video, declared=item.declared, embeds=item.embeds)
+def _media_input(item: ItemPlan, files: list[Fetched], video: DecodedVideo | None) -> MediaInput:
+    container, digest = (files[0].container, joined_digest(files)) if files else ("", "")
+    return MediaInput(
+        item.kind, item.label, container, video, declared=item.declared, embeds=item.embeds, digest=digest
+    )
 
 
 def _payload(result: StageResult[Any]) -> TensorRef:

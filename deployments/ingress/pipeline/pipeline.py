@@ -5,17 +5,18 @@ Holds metadata and references only. A reference is let go as soon as the stage t
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import BadRequest
+from deployments.errors import BadRequest, InternalError, StageUnavailable
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
+from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.frames import frame_sampling
-from deployments.ingress.pipeline.item_loader import ItemLoader, ItemTask, Progress, together
+from deployments.ingress.pipeline.item_loader import ItemCacheUse, ItemLoader, ItemTask, Progress, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import Stages, TensorRef
 from deployments.types import (
@@ -49,15 +50,19 @@ class ReadyPrompt:
     """The preprocessor's, then those of clips whose pixels are not among them; empty for text alone."""
     videos: dict[str, DecodedVideo]
     """By label."""
+    cache: dict[str, ItemCacheUse] = field(default_factory=dict)
+    """By label."""
 
 
 class Pipeline:
     """Composes the stages. One for an ingress replica."""
 
-    def __init__(self, config: AppConfig, stages: Stages, put: Callable[[NDArray[Any]], TensorRef]) -> None:
+    def __init__(
+        self, config: AppConfig, stages: Stages, put: Callable[[NDArray[Any]], TensorRef], decoded: DecodedMedia
+    ) -> None:
         self._config = config
         self._stages = stages
-        self._loader = ItemLoader(config, stages.fetcher, stages.decoder, put)
+        self._loader = ItemLoader(config, stages.fetcher, stages.decoder, put, decoded)
         self._profile: MediaProfile | None = None
 
     async def profile(self, deadline: Deadline) -> MediaProfile:
@@ -91,17 +96,46 @@ class Pipeline:
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
-        return ReadyPrompt(result.meta, tensors + clips, videos)
+        return ReadyPrompt(result.meta, tensors + clips, videos, progress.cache)
 
     def generate(
         self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline, client: str
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer as it comes. Closing the generator stops the model's work."""
         limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
-        prepared = prompt.prepared
+        prepared = replace(prompt.prepared, reuse=request.reuse)
         if self._config.engine.prefix_cache_per_key:
             prepared = replace(prepared, cache_salt=hashlib.sha256(client.encode()).hexdigest())
         return self._stages.model.generate(limited, prepared, request.params, request.stream, prompt.tensors)
+
+    async def begin(
+        self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
+    ) -> tuple[ReadyPrompt, GenerateChunk, AsyncGenerator[GenerateChunk, None]]:
+        """The prompt, the answer's first chunk, and its others. `prepared()`: the body is not needed any more.
+
+        Where what was kept of an earlier request turns out to be lost, all of it is made again, once.
+        """
+        admitted_bytes = progress.lease.size_bytes
+        while True:
+            chunks: AsyncGenerator[GenerateChunk, None] | None = None
+            try:
+                prompt = await self.prepare(request, plan, progress)
+                if not progress.reused:
+                    prepared()
+                chunks = self.generate(request, prompt, progress.deadline, progress.lease.client)
+                first = await _first(chunks)
+            except BaseException as error:
+                if chunks is not None:
+                    await chunks.aclose()
+                if not isinstance(error, StageUnavailable) or not self._loader.forget(progress):
+                    raise
+                progress.lease.resize(admitted_bytes)
+                continue
+            for task in plan.tasks:
+                for source in task.item.sources:
+                    source.take()
+            prepared()
+            return prompt, first, chunks
 
     async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
         """The text of tokens. Raises `BadRequest` for a number that is none."""
@@ -133,6 +167,14 @@ class Pipeline:
         rate_hz = profile.audio_rate_hz if hears else None
         video = VideoTask(item.label, sampling, resize, rate_hz, patches)
         return ItemTask(item, video, pixel_bytes(item, video))
+
+
+async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:
+    """Awaited before the status is sent, so that errors up to the first token have their own."""
+    try:
+        return await anext(chunks)
+    except StopAsyncIteration:
+        raise InternalError("the model stage gave no answer") from None
 
 
 def _straight_to_model(inputs: Sequence[MediaInput]) -> frozenset[str]:

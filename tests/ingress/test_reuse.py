@@ -1,0 +1,192 @@
+"""Videos of earlier requests are not fetched or decoded again; who wants none of it, or lost it, gets it anew."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.config import AppConfig
+from deployments.errors import StageUnavailable
+from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia
+from deployments.observability.metrics import RecordingSink
+from deployments.stages import TensorRef
+from deployments.types import CacheUse, Fetched, FrameSampling, GenerateChunk, MediaKind, ResizeRule, VideoTask
+from tests.support.fakes import VIDEO, FakeApplication, hello
+
+SIZE = 1000
+URL = "https://media.example/a.mp4"
+DATA = "data:video/mp4;base64,AAAA"
+OFF = {"x-sluice-cache": "off"}
+
+
+class Application(FakeApplication):
+    """Its media host may change what it has; its fetcher sends no bytes that the caller knows."""
+
+    content = "one"
+
+    def __init__(self, config: AppConfig | None = None, media_bytes: int = 2**30) -> None:
+        super().__init__(config, media_bytes=media_bytes)
+        self.fetcher.answers["fetch"] = self._fetched
+        self.decoder.answers["decode"] = lambda task: (replace(VIDEO, payload_bytes=SIZE), f"frames of {self.content}")
+
+    def _fetched(self, item):
+        digest = hashlib.sha256(self.content.encode()).hexdigest()
+        use = CacheUse.MISS if item.cache else CacheUse.OFF
+        payload = None if digest in item.known else f"bytes of {self.content}"
+        return Fetched(item.kind, "mp4", 10, item.url, 0.001, digest, use), payload
+
+    async def ask(self, url=URL, headers=None, **options):
+        response = await self.chat([{"type": "video_url", "video_url": {"url": url, **options}}], headers)
+        assert response.status_code == 200, response.text
+        return response
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Fetches and decodings."""
+        return len(self.fetcher.calls), len(self.decoder.calls)
+
+
+@pytest.mark.parametrize(("url", "fetches"), [(URL, 2), (DATA, 1)])
+async def test_a_second_question_decodes_nothing_and_shows_the_model_the_same(url, fetches):
+    app = Application()
+    first = await app.ask(url)
+    second = await app.ask(url)
+    assert app.counts == (fetches, 1)
+    assert len(app.shared) == (url == DATA)
+    assert app.preprocessor.calls[-1].payloads == app.preprocessor.calls[-2].payloads == ["frames of one"]
+    uses = [
+        response.json()["usage"]["sluice_cache"]["messages[0].content[0]"]["decode"] for response in (first, second)
+    ]
+    assert uses == ["miss", "hit"]
+    assert 'video_decode;dur=0.0;desc="hit"' in second.headers["server-timing"]
+    assert app.metrics.values["sluice_cache_hits", ("video_decode",)] == 1
+    assert app.metrics.values["sluice_cache_bytes", ("video_decode",)] == SIZE
+
+
+async def test_equal_contents_are_one_clip_wherever_they_come_from_and_changed_ones_are_another():
+    app = Application()
+    for url in (URL, URL + "?again", DATA):
+        await app.ask(url)
+    assert app.counts == (3, 1)
+    app.content = "two"
+    await app.ask()
+    assert app.counts == (4, 2)
+    assert app.preprocessor.calls[-1].payloads == ["frames of two"]
+
+
+async def test_other_frames_are_another_decoding():
+    app = Application()
+    for options in ({}, {"num_frames": 3}, {"num_frames": 3, "start_s": 1.0}, {"num_frames": 3}):
+        await app.ask(**options)
+    assert app.counts == (4, 3)
+
+
+async def test_a_client_that_wants_no_cache_is_answered_anew_and_leaves_nothing():
+    app = Application()
+    for _ in range(2):
+        response = await app.ask(headers=OFF)
+    assert app.counts == (2, 2)
+    assert not any(call.args[0].cache for call in app.fetcher.calls)
+    assert response.json()["usage"]["sluice_cache"]["messages[0].content[0]"] == dict.fromkeys(
+        ("fetch", "decode", "encode"), "off"
+    )
+    assert app.model.calls[-1].args[0].reuse is False
+    refused = await app.chat("hi", {"x-sluice-cache": "maybe"})
+    assert refused.status_code == 400
+
+
+async def test_what_the_towers_looked_at_is_told_by_item():
+    app = Application()
+    last = hello()[-1]
+    assert isinstance(last, GenerateChunk)
+    app.model.chunks = [replace(last, encoded=frozenset({"messages[0].content[0]"}))]
+    first = await app.ask()
+    app.model.chunks = [last]
+    second = await app.ask()
+    told = [r.json()["usage"]["sluice_cache"]["messages[0].content[0]"]["encode"] for r in (first, second)]
+    assert told == ["miss", "hit"]
+
+
+@pytest.mark.parametrize("url", [URL, DATA])
+@pytest.mark.parametrize("stage", ["preprocessor", "model"])
+async def test_a_clip_that_was_lost_with_its_machine_is_made_again(url, stage):
+    app = Application()
+    await app.ask(url)
+    lost = StageUnavailable("what it works with was lost")
+    if stage == "model":
+        stream = app.model.stream
+
+        async def failing(method, deadline, *args, payloads=()):
+            app.model.stream = stream
+            raise lost
+            yield
+
+        app.model.stream = failing
+    else:
+        prepare = app.preprocessor.answers["prepare"]
+
+        def failing_once(*args):
+            app.preprocessor.answers["prepare"] = prepare
+            raise lost
+
+        app.preprocessor.answers["prepare"] = failing_once
+    response = await app.ask(url)
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert len(app.decoder.calls) == 2
+    assert app.api.admission.media.held_bytes == 0
+
+
+async def test_a_lost_stage_without_anything_reused_is_an_error_at_once():
+    app = Application()
+    app.model.chunks = [StageUnavailable("gone")]
+    response = await app.chat([{"type": "video_url", "video_url": {"url": URL}}])
+    assert response.status_code == 503
+    assert len(app.model.calls) == 1
+
+
+async def test_clients_share_no_clips_where_the_operator_says_so():
+    config = AppConfig.model_validate({"ingress": {"api_keys": ["a", "b"]}, "media": {"cache_per_key": True}})
+    app = Application(config)
+    for key in ("a", "b", "a"):
+        await app.ask(headers={"authorization": f"Bearer {key}"})
+    assert app.counts == (3, 2)
+
+
+TASK = VideoTask("a", FrameSampling(8, None, 64), None, None)
+OTHERS = [
+    replace(TASK, sampling=FrameSampling(9, None, 64)),
+    replace(TASK, sampling=FrameSampling(8, None, 64, start_s=1.0)),
+    replace(TASK, resize=ResizeRule("exact", height=32, width=32)),
+    replace(TASK, audio_rate_hz=16_000),
+]
+
+
+def clip(name: str, size: int = SIZE) -> Decoded:
+    file = Fetched(MediaKind.VIDEO, "mp4", 10, None, 0.0, name)
+    return Decoded((file,), replace(VIDEO, payload_bytes=size), TensorRef(name))
+
+
+def test_all_that_was_asked_of_the_decoder_is_part_of_a_clips_key_and_its_label_is_not():
+    cache = DecodedMedia(1.0, RecordingSink())
+    cache.fit(0, 10**6)
+    decoded = clip("one")
+    cache.keep(["url"], decoded, TASK, "")
+    assert cache.find(decoded.files, replace(TASK, label="b"), "somebody") is decoded
+    assert [cache.find(decoded.files, other, "") for other in OTHERS] == [None] * len(OTHERS)
+    assert cache.find(clip("two").files, TASK, "") is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["keep", "fit"]), st.integers(0, 1200), st.integers(0, 9)), max_size=40))
+def test_kept_clips_and_admitted_requests_never_hold_more_than_may_be_held(steps):
+    cache = DecodedMedia(0.5, RecordingSink())
+    cache.fit(0, 1000)
+    held = 0
+    for what, size, number in steps:
+        if what == "fit":
+            held = min(size, 1000)
+            cache.fit(held, 1000)
+        else:
+            cache.keep([str(number)], clip(str(number), size), TASK, "")
+        assert cache.size_bytes <= min(500, 1000 - held)
