@@ -16,7 +16,7 @@ from benchmarks.kit.report import write_report
 from benchmarks.kit.servers import monolith, sluice
 
 SUBJECTS = {
-    "serving": ("serve", "waterfall", "costs", "rates", "frame_rates", "overload", "burst"),
+    "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst"),
     "cluster": ("soak", "autoscaling", "scaling", "sizing", "faults"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize"),

@@ -48,7 +48,10 @@ async def _serve_until_killed(pipe: Connection) -> None:
         if request.path not in files:
             return web.Response(status=404)
         content_type, data = files[request.path]
-        return web.Response(body=data, content_type=content_type, headers={"ETag": f'"{request.path[1:]}"'})
+        etag = f'"{request.path[1:]}"'
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers={"ETag": etag})
+        return web.Response(body=data, content_type=content_type, headers={"ETag": etag})
 
     def take() -> None:
         while True:
