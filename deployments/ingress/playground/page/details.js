@@ -20,6 +20,7 @@ export function showCost(place, usage, message, items, curl) {
     element("summary", "", ["Where the time went", element("span", "total", `${total.toFixed(0)} ms in all`)]),
     waterfall(milliseconds, total),
     element("p", "counts", counts(usage), { "aria-label": "Tokens" }),
+    ...reused(usage.sluice_cache ?? {}),
     ...(sampled.length ? frames : []),
     element("div", "code curl", [
       element("h3", "", "The same with curl"),
@@ -51,6 +52,14 @@ function counts(usage) {
     element("b", "", "Tokens"),
     ...counted.filter(([, count]) => count > 0).map(([kind, count]) => element("span", "", `${kind} ${count}`)),
   ];
+}
+
+// What of each item was there from earlier questions: one strip an item.
+function reused(cache) {
+  return Object.entries(cache).map(([label, uses]) => element("p", "counts", [
+    element("b", "", label),
+    ...Object.entries(uses).map(([stage, use]) => element("span", "", `${stage} ${use}`)),
+  ], { "aria-label": "Reused" }));
 }
 
 // Draws from the clips in the page what the server says it sampled: nothing is sent twice. Of a clip that the browser

@@ -1,0 +1,42 @@
+"""The second question about a video, over HTTP: nothing is fetched, decoded or encoded again; an equal answer."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http import parts
+from tests.support.media_files import make_video
+from tests.support.media_server import MediaServer, serve
+
+ITEM = "messages[0].content[0]"
+
+
+def ask(http: httpx.Client, video: parts.Part, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    body = {"model": "demo", "messages": parts.user(video, "What is this?"), "max_tokens": 8, "temperature": 0}
+    answer = http.post("/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
+
+
+def said(answer: dict[str, Any]) -> str:
+    text: str = answer["choices"][0]["message"]["content"]
+    return text
+
+
+@pytest.mark.parametrize("by", ["url", "data"])
+def test_the_second_question_costs_one_look_at_most(http: httpx.Client, media_server: MediaServer, by: str) -> None:
+    clip = make_video(45, width=320, height=192, gop=15 if by == "url" else 9)
+    video = parts.video(clip)
+    if by == "url":
+        video = {"type": "video_url", "video_url": {"url": media_server.add("/turns.mp4", serve(clip, etag='"1"'))}}
+    first, second, anew = ask(http, video), ask(http, video), ask(http, video, {"x-sluice-cache": "off"})
+    uses = [answer["usage"]["sluice_cache"][ITEM] for answer in (first, second, anew)]
+    assert uses[0] == {"fetch": "miss", "decode": "miss", "encode": "miss"}
+    assert uses[1] == {"fetch": "revalidated" if by == "url" else "hit", "decode": "hit", "encode": "hit"}
+    assert uses[2] == dict.fromkeys(("fetch", "decode", "encode"), "off")
+    assert said(first) == said(second) == said(anew)
+    assert first["usage"]["sluice_videos"] == second["usage"]["sluice_videos"] == anew["usage"]["sluice_videos"]
+    asked = [hit.headers.get("if-none-match") for hit in media_server.hits_seen if hit.path == "/turns.mp4"]
+    assert asked == ([None, '"1"', None] if by == "url" else asked)
