@@ -3,9 +3,8 @@
     python -m benchmarks turns [--quick] [--height 1080] [--seconds 60]
 
 One user asks eight questions about one clip, by URL and as `data:`, with the conversation sent whole each time; beside
-the same conversation about a text of as many tokens, and beside the same server with everything that is kept between
-requests turned off. Clips that nobody has sent before are asked about at both servers by turns: keeping must cost
-nothing where nothing comes again.
+the same conversation about a text of as many tokens, and beside the same with `x-sluice-cache: off`. Clips that nobody
+has sent before are asked about with and without it by turns: keeping must cost nothing where nothing comes again.
 """
 
 import argparse
@@ -27,12 +26,8 @@ from benchmarks.kit.load.host import MediaHost
 from benchmarks.kit.servers import Server, sluice
 
 QUESTION = "What does the second question about a video cost, and the eighth?"
-OFF = {
-    "media": {"cache_bytes": 0},
-    "ingress": {"decoded_share": 0},
-    "engine": {"reuse_cache_mib": 0, "prefix_cache": False},
-}
 KEPT, NOT_KEPT = "caches on", "caches off"
+HEADERS = {KEPT: {}, NOT_KEPT: {"x-sluice-cache": "off"}}
 _WORDS = "a red circle moves to the left while a bell rings twice "
 
 
@@ -53,7 +48,8 @@ class Conversation:
     """A long first part, and what was said about it."""
 
     session: aiohttp.ClientSession
-    server: Server
+    url: str
+    mode: str
     model: str
     subject: dict[str, Any]
     messages: list[dict[str, Any]] = field(default_factory=list)
@@ -70,15 +66,15 @@ class Conversation:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        told = await _ask(self.session, self.server.url, orjson.dumps(body))
+        told = await _ask(self.session, self.url, self.mode, orjson.dumps(body))
         self.messages.append({"role": "assistant", "content": told.text})
         return told
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, body: bytes) -> Told:
+async def _ask(session: aiohttp.ClientSession, url: str, mode: str, body: bytes) -> Told:
     began, first, text = asyncio.get_running_loop().time(), 0.0, ""
     usage: dict[str, Any] = {}
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", **HEADERS[mode]}
     async with session.post(f"{url}/v1/chat/completions", data=body, headers=headers) as response:
         if response.status != 200:
             raise RuntimeError(f"a turn was not answered: {(await response.text())[:500]}")
@@ -99,27 +95,27 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("turns", QUESTION, argv, _options)
     height, seconds = (360, 10) if bench.quick else (bench.args.height, bench.args.seconds)
     data = clip(ClipSpec(height, seconds, 30), bench.seed).tobytes()
-    with MediaHost() as host, sluice(name=KEPT) as kept, sluice(name=NOT_KEPT, args=OFF) as not_kept:
-        results = asyncio.run(_measure(bench, host, data, [kept, not_kept]))
+    server = Server("Sluice", bench.args.url) if bench.args.url else sluice()
+    with MediaHost() as host, server:
+        results = asyncio.run(_measure(bench, host, data, server.url))
     return bench.finish(_answer(results), results)
 
 
-async def _measure(bench: Benchmark, host: MediaHost, data: bytes, servers: Sequence[Server]) -> dict[str, Any]:
+async def _measure(bench: Benchmark, host: MediaHost, data: bytes, url: str) -> dict[str, Any]:
     results: dict[str, Any] = {"clip_bytes": len(data), "turns": {}, "distinct_s": {}}
     async with client_session() as session:
-        model = await served_model(session, servers[0].url, {})
-        for server in servers:  # warm-up, with a clip of its own
-            await Conversation(session, server, model, _subject(host, _distinct(data, 0), "URL")).ask("What?", 2)
+        model = await served_model(session, url, {})
+        for number, mode in enumerate(HEADERS):  # warm-up, with clips of its own
+            await Conversation(session, url, mode, model, _subject(host, _distinct(data, number), "URL")).ask("?", 2)
         for name in ("URL", "data:", "text"):
-            await _measure_turns(bench, host, data, servers, session, model, name, results)
-        rounds = 2 if bench.quick else 6
-        distinct: dict[str, list[float]] = {server.name: [] for server in servers}
-        for number in range(rounds * 2):
-            order = servers if number % 2 else servers[::-1]
-            for server in order:
-                subject = _subject(host, _distinct(data, number + 1), "URL")
-                told = await Conversation(session, server, model, subject).ask("What is this?", 2)
-                distinct[server.name].append(told.ttft_s)
+            await _measure_turns(bench, host, data, url, session, model, name, results)
+        rounds = 4 if bench.quick else 12
+        distinct: dict[str, list[float]] = {mode: [] for mode in HEADERS}
+        for number in range(rounds):
+            for place, mode in enumerate(list(HEADERS)[:: 1 if number % 2 else -1]):
+                subject = _subject(host, _distinct(data, 2 + 2 * number + place), "URL")
+                told = await Conversation(session, url, mode, model, subject).ask("What is this?", 2)
+                distinct[mode].append(told.ttft_s)
     _show(bench, results, distinct)
     results["distinct_s"] = {name: statistics.median(values) for name, values in distinct.items()}
     return results
@@ -129,21 +125,21 @@ async def _measure_turns(
     bench: Benchmark,
     host: MediaHost,
     data: bytes,
-    servers: Sequence[Server],
+    url: str,
     session: aiohttp.ClientSession,
     model: str,
     name: str,
     results: dict[str, Any],
 ) -> None:
     turns = 4 if bench.quick else 8
-    for server in servers:
+    for mode in HEADERS:
         # A clip of this conversation's own: by `data:` it is not yet known by its URL.
         mine = _distinct(data, 1000 + len(name))
-        length = results["turns"].get(f"URL, {server.name}", [{"prompt_tokens": 0}])[0]["prompt_tokens"]
+        length = results["turns"].get(f"URL, {mode}", [{"prompt_tokens": 0}])[0]["prompt_tokens"]
         subject = {"type": "text", "text": _text(length)} if name == "text" else _subject(host, mine, name)
-        talk = Conversation(session, server, model, subject)
+        talk = Conversation(session, url, mode, model, subject)
         told = [await talk.ask(f"Question {number}: what is there?", 4) for number in range(1, turns + 1)]
-        results["turns"][f"{name}, {server.name}"] = [
+        results["turns"][f"{name}, {mode}"] = [
             {
                 "ttft_s": each.ttft_s,
                 "prompt_tokens": each.prompt_tokens,
@@ -174,7 +170,7 @@ def _show(bench: Benchmark, results: dict[str, Any], distinct: dict[str, list[fl
     note = f"A clip of {results['clip_bytes'] / 1e6:.1f} MB. The last three: what the later turns had to do again."
     bench.table("Turns of one conversation", columns, rows, note)
     rows = [[name, len(values), statistics.median(values), min(values)] for name, values in distinct.items()]
-    bench.table("Clips that nobody has sent before", ["server", "clips", "TTFT p50 s", "least s"], rows)
+    bench.table("Clips that nobody has sent before", ["requests", "clips", "TTFT p50 s", "least s"], rows)
 
 
 def _tally(turns: Sequence[dict[str, Any]], stage: str) -> str:
@@ -213,6 +209,7 @@ def _text(tokens: int) -> str:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="of a Sluice that runs already; default: one that is started here")
     parser.add_argument("--height", type=int, default=1080, help="of the clip's frames")
     parser.add_argument("--seconds", type=int, default=60, help="of the clip")
 
