@@ -100,6 +100,20 @@ class IngressConfig(Section):
     """Answers of `/v1/responses` that an ingress replica keeps for `previous_response_id`; 0 keeps none."""
     max_stored_response_bytes: Bytes = 64 * MIB
     """Their conversations together, as JSON."""
+    batch_folder: Path | None = None
+    """Folder for the files of `/v1/files` and for the state of `/v1/batches`, shared by all ingress replicas; None: no
+    batches."""
+    max_batch_file_bytes: Bytes = 512 * MIB
+    """Largest file of `/v1/files`."""
+    max_batch_folder_bytes: Bytes = 10 * 1024 * MIB
+    """All files together, those that hold answers included; a file that finds no room is refused."""
+    max_batch_files: Count = 2000
+    """All files together, by number; batches likewise."""
+    max_batch_lines: Count = 50_000
+    """Requests in one batch."""
+    max_batch_running: Count = 256
+    """Requests of batches under way at once in one ingress replica, at most; how many there are at present follows
+    from how long the stages let them wait. Before their first token they take half of the places for other requests."""
     cors_origins: tuple[str, ...] = ()
     """Web pages from elsewhere that may ask this server, as `https://app.example.com`, or `*` for all."""
     client_address_header: str | None = None

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -78,9 +79,11 @@ class Generation:
         await self._readiness.check(*FIRST_STAGES)
         with ExitStack() as held:
             declared_bytes = self._declared_bytes(headers)
-            self._admission.check(client, declared_bytes, deadline)
+            if not exchange.background:
+                self._admission.check(client, declared_bytes, deadline)
             body_lease = held.enter_context(self._admission.bodies.open(client))
-            requests = endpoint.read(await self._read(receive, headers, body_lease, client, deadline))
+            check = None if exchange.background else partial(self._admission.check_media, client, deadline)
+            requests = endpoint.read(await self._read(receive, headers, body_lease, check, deadline))
             if not reuse:
                 requests = [replace(request, reuse=False) for request in requests]
             await self._readiness.check(*_media_stages(requests))
@@ -98,7 +101,14 @@ class Generation:
             raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
         return int(declared)
 
-    async def _read(self, receive: Receive, headers: Headers, lease: Share, client: str, deadline: Deadline) -> Body:
+    async def _read(
+        self,
+        receive: Receive,
+        headers: Headers,
+        lease: Share,
+        on_media: Callable[[], None] | None,
+        deadline: Deadline,
+    ) -> Body:
         limits = self._config.ingress
         chunks = self._admission.bodies.chunks(receive, lease)
         boundary = form.boundary_of(headers.get("content-type", ""))
@@ -106,9 +116,7 @@ class Generation:
             async with asyncio.timeout(deadline.remaining_s()):
                 if boundary is not None:
                     return await form.read_form(chunks, boundary, limits.max_body_bytes)
-                scanner = BodyScanner(
-                    limits.max_body_bytes, limits.max_text_bytes, lambda: self._admission.check_media(client, deadline)
-                )
+                scanner = BodyScanner(limits.max_body_bytes, limits.max_text_bytes, on_media)
                 return await read_body(chunks, scanner)
         except TimeoutError as error:
             raise StageTimeout(STAGE) from error
@@ -146,7 +154,8 @@ class Generation:
             request = settled(request, await self._pipeline.profile(deadline))
         plan = await self._pipeline.plan(request, deadline)
         asked_at = time.monotonic()
-        with await self._admission.admit(asked.client, plan.media_bytes, deadline) as lease:
+        background = exchange.background
+        with await self._admission.admit(asked.client, plan.media_bytes, deadline, background=background) as lease:
             waited_s = time.monotonic() - asked_at
             exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
@@ -174,7 +183,7 @@ class Generation:
             self._metrics.count("sluice_prompt_tokens", counts[modality], modality=modality)
         self._metrics.count("sluice_completion_tokens", answer.completion_tokens)
         exchange.facts |= {"prompt_tokens": counts.total, "completion_tokens": answer.completion_tokens}
-        if answer.times is None:
+        if answer.times is None or exchange.background:
             return
         decode_s = answer.times.decode_s
         self._metrics.observe("sluice_ttft_seconds", max(0.0, exchange.elapsed_s - decode_s))

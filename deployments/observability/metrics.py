@@ -47,6 +47,8 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_requests_allowed": MetricSpec(
         "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind",)
     ),
+    "sluice_batch_lines": MetricSpec("counter", "Requests of batches that are done.", ("outcome",)),
+    "sluice_batch_allowed": MetricSpec("gauge", "Requests of batches that may be under way at once."),
     "sluice_admitted_bytes": MetricSpec("gauge", "Bytes of media that admitted requests may hold."),
     "sluice_loop_lag_seconds": MetricSpec("gauge", "Longest pause of the ingress loop in the last ten seconds."),
     "sluice_loop_held_seconds": MetricSpec(

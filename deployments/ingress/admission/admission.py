@@ -52,10 +52,14 @@ class Admission:
         """Raise `Overloaded` when even the smallest request with media would be refused."""
         self.media.check(client, 1, deadline)
 
-    async def admit(self, client: str, media_bytes: int, deadline: Deadline) -> Lease:
-        """A lease for a whole request; `media_bytes` is 0 for text only. Raises `Overloaded` or `StageTimeout`."""
+    async def admit(self, client: str, media_bytes: int, deadline: Deadline, *, background: bool = False) -> Lease:
+        """A lease for a whole request; `media_bytes` is 0 for text only. Raises `Overloaded` or `StageTimeout`.
+
+        `background`: nobody waits for it, so it waits for everybody.
+        """
         lane = self.media if media_bytes else self.text
-        return await lane.acquire(client, media_bytes, deadline)
+        acquire = lane.acquire_background if background else lane.acquire
+        return await acquire(client, media_bytes, deadline)
 
     @property
     def admitted(self) -> int:
@@ -71,7 +75,7 @@ class Admission:
         self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)
 
     def _running(self) -> int:
-        return self.text.running + self.media.running
+        return sum(lane.running + lane.background_running for lane in (self.text, self.media))
 
     def _limits(self, max_running: int) -> QueueLimits:
         ours = self._config

@@ -3,9 +3,13 @@
 Knows nothing of HTTP. A request gets all it needs at once or waits; so no two requests can hold half of what the other
 lacks. Clients take turns, whatever the length of their queues. The head of the queue is never passed by a smaller
 request, so a large one is not starved. Must be used from one event loop.
+
+Background requests stand in a queue of their own: one of them is let in only while nobody else waits, takes no place
+from those who come later, and together they have a part of the lane.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +31,8 @@ SLACK = 10.0
 sent away after all."""
 LONE = 2
 """Requests that run with no more than so many, this one included, show what the work itself takes."""
+BACKGROUND_SHARE = 0.5
+"""Of the lane's places and bytes, for background requests together."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -49,9 +55,10 @@ class QueueLimits:
 class Lease:
     """The right to run, in a `with` block: its place is given back at the first token, and all of it at the end."""
 
-    def __init__(self, lane: "AdmissionQueue", client: str, size_bytes: int) -> None:
+    def __init__(self, lane: "AdmissionQueue", client: str, size_bytes: int, background: bool = False) -> None:
         self._lane = lane
         self.client = client
+        self.background = background
         self.size_bytes = size_bytes
         self.granted_at = lane.clock()
         self.came_alone = lane.crowd() < LONE
@@ -63,8 +70,8 @@ class Lease:
         """What was estimated is now counted. Growing never waits: the bytes are there already."""
         if not (self._answering or self._released):
             size_bytes = max(size_bytes, 0)
-            self._lane.recount(size_bytes - self.size_bytes)
-            self.size_bytes = size_bytes
+            more_bytes, self.size_bytes = size_bytes - self.size_bytes, size_bytes
+            self._lane.recount(self, more_bytes)
 
     def first_token(self) -> None:
         """The place and the bytes are the next one's from now on; the client's share is kept until `release()`."""
@@ -91,6 +98,7 @@ class _Waiter:
     client: str
     size_bytes: int
     gives_up_at: float
+    background: bool = False
     lease: "asyncio.Future[Lease]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -110,15 +118,17 @@ class AdmissionQueue:
         `changed(held_bytes, max_bytes)` is told how many bytes are held of how many, whenever that changes."""
         self.name = name
         self.clock = clock
-        self.crowd = crowd or (lambda: self.running)
+        self.crowd = crowd or (lambda: self.running + self.background_running)
         self._limits = limits
         self._max_bytes = max_bytes
-        self._held_bytes = 0
+        self._held_bytes = self._background_bytes = self._background_admitted = 0
         self._changed = changed or (lambda held_bytes, max_bytes: None)
         self._changed(0, max_bytes)
         self._running: set[Lease] = set()
+        self._background_running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
         self._queue: FairQueue[_Waiter] = FairQueue()
+        self._background: FairQueue[_Waiter] = FairQueue()
         self._pace = DrainRate()
         self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
         self._comebacks = RetryAfterSlots()
@@ -126,13 +136,18 @@ class AdmissionQueue:
 
     @property
     def running(self) -> int:
-        """Requests that have no first token yet."""
+        """Requests that have no first token yet, without those of the background."""
         return len(self._running)
+
+    @property
+    def background_running(self) -> int:
+        """The same, of the background."""
+        return len(self._background_running)
 
     @property
     def admitted(self) -> int:
         """Requests that have not ended."""
-        return self._clients.total()
+        return self._clients.total() + self._background_admitted
 
     @property
     def waiting(self) -> int:
@@ -197,6 +212,25 @@ class AdmissionQueue:
             self._leave(waiter)
             raise
 
+    async def acquire_background(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
+        """As `acquire`, for work that nobody waits for: it is not refused, but waits until there is room to spare.
+
+        Raises `Overloaded` when `deadline` ends meanwhile.
+        """
+        size_bytes = min(size_bytes, self._max_bytes)
+        waiter = _Waiter(client, size_bytes, math.inf, background=True)
+        self._background.join(waiter)
+        self._admit()
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                return await waiter.lease
+        except TimeoutError:
+            self._leave(waiter)
+            raise self._overloaded("leaves no room for background work") from None
+        except BaseException:
+            self._leave(waiter)
+            raise
+
     def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
         """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
         before = self._queue.before(client, self._may_run)
@@ -204,21 +238,27 @@ class AdmissionQueue:
             return 0.0
         return (before + 1) * self._seconds_per_departure()
 
-    def recount(self, more_bytes: int) -> None:
-        """A lease holds so many bytes more."""
+    def recount(self, lease: Lease, more_bytes: int) -> None:
+        """`lease` holds so many bytes more."""
         self._held_bytes += more_bytes
+        self._background_bytes += more_bytes if lease.background else 0
         self._changed(self._held_bytes, self._max_bytes)
         if more_bytes < 0:
             self._admit()
 
     def leave_place(self, lease: Lease, *, served: bool) -> None:
         """`lease` no longer counts as running. `served`: it has its first token."""
-        now, full = self.clock(), bool(self._queue) or self.running >= self.max_running
-        lone = lease.came_alone and self.crowd() <= LONE
-        self._running.remove(lease)
+        now, lone = self.clock(), lease.came_alone and self.crowd() <= LONE
+        full = bool(self._queue) or self.running >= self.max_running
+        if lease.background:
+            full = full or bool(self._background)
+            self._background_running.remove(lease)
+            self._background_bytes -= lease.size_bytes
+        else:
+            self._running.remove(lease)
+            self._pace.left(now - lease.granted_at, now, full=full)
         self._held_bytes -= lease.size_bytes
         self._changed(self._held_bytes, self._max_bytes)
-        self._pace.left(now - lease.granted_at, now, full=full)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
@@ -229,9 +269,12 @@ class AdmissionQueue:
 
     def leave_client(self, lease: Lease) -> None:
         """`lease` no longer counts as its client's."""
-        self._clients[lease.client] -= 1
-        if not self._clients[lease.client]:
-            del self._clients[lease.client]
+        if lease.background:
+            self._background_admitted -= 1
+        else:
+            self._clients[lease.client] -= 1
+            if not self._clients[lease.client]:
+                del self._clients[lease.client]
         self._admit()
 
     def retry_after_s(self) -> float:
@@ -277,21 +320,33 @@ class AdmissionQueue:
         return Overloaded(said, retry_after_s=self.retry_after_s())
 
     def _admit(self) -> None:
-        """Grant leases in turn until the next in line does not fit."""
-        while (waiter := self._queue.next(self._may_run)) is not None:
+        """Grant leases in turn until the next in line does not fit; then, while nobody waits, in the background."""
+        self._admit_from(self._queue, self._may_run, self._fits)
+        if self._queue.next(self._may_run) is None:
+            self._admit_from(self._background, lambda client: True, self._fits_background)
+
+    def _admit_from(
+        self, queue: FairQueue[_Waiter], may_run: Callable[[str], bool], fits: Callable[[int], bool]
+    ) -> None:
+        while (waiter := queue.next(may_run)) is not None:
             gone = waiter.lease.done()
-            if not gone and not self._fits(waiter.size_bytes):
+            if not gone and not fits(waiter.size_bytes):
                 return
-            self._queue.serve(waiter)
+            queue.serve(waiter)
             if not gone:
                 self._grant(waiter)
 
     def _grant(self, waiter: _Waiter) -> None:
-        lease = Lease(self, waiter.client, waiter.size_bytes)
-        self._running.add(lease)
-        self._clients[waiter.client] += 1
+        lease = Lease(self, waiter.client, waiter.size_bytes, waiter.background)
         self._held_bytes += waiter.size_bytes
         self._changed(self._held_bytes, self._max_bytes)
+        if waiter.background:
+            self._background_running.add(lease)
+            self._background_admitted += 1
+            self._background_bytes += waiter.size_bytes
+        else:
+            self._running.add(lease)
+            self._clients[waiter.client] += 1
         waiter.lease.set_result(lease)
 
     def _may_run(self, client: str) -> bool:
@@ -303,6 +358,17 @@ class AdmissionQueue:
             return False
         return size_bytes == 0 or self._held_bytes == 0 or self._held_bytes + size_bytes <= self._max_bytes
 
+    def _fits_background(self, size_bytes: int) -> bool:
+        """Within the lane's bounds for all that runs, and within the background's part of them."""
+        places = self.max_running
+        running = self.background_running
+        if running >= max(1, int(BACKGROUND_SHARE * places)) or self.running + running >= places:
+            return False
+        if size_bytes == 0 or self._held_bytes == 0:
+            return True
+        part = self._background_bytes + size_bytes <= BACKGROUND_SHARE * self._max_bytes
+        return part and self._held_bytes + size_bytes <= self._max_bytes
+
     def _leave(self, waiter: _Waiter) -> None:
         """The one who waited has gone: out of the queue, or out of what it was just granted."""
         if waiter.lease.done() and not waiter.lease.cancelled():
@@ -310,6 +376,7 @@ class AdmissionQueue:
                 waiter.lease.result().release()
             return
         waiter.lease.cancel()
-        if waiter in self._queue:
-            self._queue.leave(waiter)
+        queue = self._background if waiter.background else self._queue
+        if waiter in queue:
+            queue.leave(waiter)
         self._admit()

@@ -66,7 +66,7 @@ class Body:
 class BodyScanner:
     """Fed with chunks, gives a `Body`. The longest pause is that of one chunk, and of parsing what is not media."""
 
-    def __init__(self, max_body_bytes: int, max_text_bytes: int, on_media: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, max_body_bytes: int, max_text_bytes: int, on_media: Callable[[], None] | None = None) -> None:
         """`on_media()` is called when the first media text begins; what it raises ends the reading."""
         self._max_body_bytes = max_body_bytes
         self._max_text_bytes = max_text_bytes
@@ -150,7 +150,8 @@ class BodyScanner:
         end = len(data) if quote < 0 else quote
         if not self._has_media and len(self._string) + end - position >= CUT_CHARS:
             self._has_media = True
-            self._on_media()
+            if self._on_media is not None:
+                self._on_media()
         self._string += memoryview(data)[position:end]
         if quote >= 0 and _odd_backslashes(self._string):
             self._string += b'"'

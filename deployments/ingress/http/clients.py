@@ -10,6 +10,9 @@ from deployments.errors import Unauthorized
 from deployments.ingress.http.keys import ApiKeys
 
 MAX_ADDRESS_CHARS = 64
+ON_BEHALF_OF = "sluice.on_behalf_of"
+"""Of a scope that this application made itself: the client that it stands for. No client can set it."""
+EVERYBODY = "everybody"
 
 
 class Clients:
@@ -20,10 +23,18 @@ class Clients:
 
     def identify(self, scope: Scope) -> str:
         """A name for the client: of its key, else its address. Raises `Unauthorized`."""
+        if ON_BEHALF_OF in scope:
+            return str(scope[ON_BEHALF_OF])
         headers = Headers(scope=scope)
         if self.keys.needed:
             return f"key:{hashlib.sha256(self._checked_key(headers)).hexdigest()[:12]}"
         return f"address:{self._address(scope, headers)}"
+
+    def owner(self, scope: Scope) -> str:
+        """Whose what the client leaves here is: its key's; without keys it is everybody's. Raises `Unauthorized`."""
+        if not self.keys.needed:
+            return EVERYBODY
+        return f"key:{hashlib.sha256(self._checked_key(Headers(scope=scope))).hexdigest()}"
 
     def _checked_key(self, headers: Headers) -> bytes:
         scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -13,6 +13,7 @@ from starlette.types import Message, Scope, Send
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, SluiceError, WorkCancelled
+from deployments.ingress.http.clients import ON_BEHALF_OF
 from deployments.ingress.http.json_responses import error_document
 from deployments.ingress.http.timing import Timings
 from deployments.observability.spans import NO_SPAN, Span
@@ -63,6 +64,11 @@ class Exchange:
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self.answered = True
         await self.send_raw(message)
+
+    @property
+    def background(self) -> bool:
+        """Whether nobody waits for the answer: a line of a batch."""
+        return ON_BEHALF_OF in self.scope
 
     @property
     def elapsed_s(self) -> float:

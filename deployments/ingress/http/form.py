@@ -39,6 +39,16 @@ async def read_form(chunks: AsyncIterator[bytes], boundary: bytes, max_bytes: in
     return await asyncio.to_thread(_parsed, whole, boundary)
 
 
+def part_names(head: bytes) -> tuple[str, str | None]:
+    """The name of the part with this head, and the one of its file. Raises `BadRequest`."""
+    disposition = _DISPOSITION.search(head)
+    named = _NAME.search(disposition[1]) if disposition else None
+    if disposition is None or named is None:
+        raise BadRequest("a part of the form has no name")
+    filename = _FILENAME.search(disposition[1])
+    return named[1].decode(errors="replace"), filename[1].decode(errors="replace") if filename else None
+
+
 def _parsed(whole: bytearray, boundary: bytes) -> Body:
     mark = b"--" + boundary
     begin = whole.find(mark)
@@ -60,16 +70,12 @@ def _parsed(whole: bytearray, boundary: bytes) -> Body:
 def _read_part(whole: bytearray, begin: int, end: int, body: Body) -> None:
     """The part between two places: its headers, an empty line, its content."""
     split = whole.find(b"\r\n\r\n", begin - 2, min(end, begin + MAX_HEAD_BYTES))
-    disposition = _DISPOSITION.search(bytes(whole[begin:split])) if split >= 0 else None
-    named = _NAME.search(disposition[1]) if disposition else None
-    if disposition is None or named is None:
-        raise BadRequest("a part of the form has no name")
-    name = named[1].decode(errors="replace")
+    name, filename = part_names(bytes(whole[begin:split]) if split >= 0 else b"")
     content = memoryview(whole)[split + 4 : end]
-    if filename := _FILENAME.search(disposition[1]):
+    if filename is not None:
         placeholder = f"data:form/{len(body.cuts)}"
         body.cuts[placeholder] = bytearray(DATA_PREFIX + base64.b64encode(content))
-        body.document[name] = {"file": placeholder, "filename": filename[1].decode(errors="replace")}
+        body.document[name] = {"file": placeholder, "filename": filename}
         return
     if len(content) > MAX_FIELD_BYTES:
         raise TooLarge(f"a field of the form is larger than {MAX_FIELD_BYTES} bytes", param=name)

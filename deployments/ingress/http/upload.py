@@ -36,16 +36,19 @@ class IncomingBodies:
         """For one body, to be released when its media have been shared or it is of no use any more."""
         return self._room.open(f"client {client}")
 
-    async def chunks(self, receive: Receive, lease: Share) -> AsyncIterator[bytes]:
-        """A body's pieces. Raises `ClientGone`, `TooSlow`, and `Overloaded` when no room comes free."""
+    async def chunks(self, receive: Receive, lease: Share | None) -> AsyncIterator[bytes]:
+        """A body's pieces. Raises `ClientGone`, `TooSlow`, and `Overloaded` when no room comes free.
+
+        `lease`: takes the room; None for a body of which nothing is kept in memory.
+        """
         rate = LeastRate(self._config.min_body_rate_bytes_s, self._window_s)
         size = 0
         while True:
             message = await self._next(receive, rate)
             body: bytes = message.get("body", b"")
             size += len(body)
-            more = size - self._config.max_text_bytes - lease.held
-            if more > 0:
+            more = 0 if lease is None else size - self._config.max_text_bytes - lease.held
+            if lease is not None and more > 0:
                 await self._grow(lease, more)
             yield body
             if not message.get("more_body", False):
