@@ -7,6 +7,7 @@ preprocessing, hand-offs, batching. Only the time that the two stages take is se
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class PacedDecoder(VideoDecoder.func_or_class):  # type: ignore[name-defined,mis
             began = time.monotonic()
             read = await self._stage.decode(remaining_s, task, data)
             await asyncio.sleep(max(0.0, self._pace_s - (time.monotonic() - began)))
-        yield read.meta
+        yield replace(read.meta, decode_s=max(self._pace_s, read.meta.decode_s))
         yield read.payload
 
 

@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -90,12 +90,14 @@ class SimulatedCluster:
         self._cluster.shutdown()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def sluice(self, replicas: int) -> OwnServer:
-        """The paced application with so many decoders and as many models."""
+    def sluice(self, replicas: int, ingresses: int = 1, args: Mapping[str, Any] | None = None) -> OwnServer:
+        """The paced application with so many decoders and as many models; `args` are laid over its own."""
 
         def command(port: int, folder: Path) -> list[str]:
             path = folder / "serve_config.yaml"
-            path.write_text(yaml.safe_dump(_config(port, replicas), sort_keys=False), encoding="utf-8")
+            path.write_text(
+                yaml.safe_dump(_config(port, replicas, ingresses, args or {}), sort_keys=False), encoding="utf-8"
+            )
             return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._cluster.address, str(path)]
 
         return OwnServer("Sluice, paced", command, "/ready", {})
@@ -131,16 +133,17 @@ class Used:
     others_s: float
 
 
-def _config(port: int, replicas: int) -> dict[str, Any]:
+def _config(port: int, replicas: int, ingresses: int, args: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
     settings["http_options"]["port"] = port
     application = settings["applications"][0]
     application["import_path"] = "benchmarks.cluster.paced:build"
-    application["args"] = merged(application["args"], _ARGS)
+    application["args"] = merged(merged(application["args"], _ARGS), args)
     places = {DECODER: {"num_cpus": 1, "resources": {"media": 1}}, MODEL: {"num_cpus": 1, "resources": {"model": 1}}}
     for entry in application["deployments"]:
         entry.pop("autoscaling_config", None)
-        entry["num_replicas"] = replicas if entry["name"] in places else 1
+        counts = {DECODER: replicas, MODEL: replicas, "Ingress": ingresses}
+        entry["num_replicas"] = counts.get(entry["name"], 1)
         entry["ray_actor_options"] = places.get(entry["name"], {"num_cpus": 0.1})
         if entry["name"] == DECODER:
             entry["max_ongoing_requests"] = 3 * DECODE_PLACES  # the next ones are at hand when a place is free

@@ -36,6 +36,7 @@ from deployments.errors import (
 )
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.anthropic.messages import CountTokens, Messages
+from deployments.ingress.batches.batches import Batches
 from deployments.ingress.generation import Generation
 from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
 from deployments.ingress.http.body import check_type
@@ -105,6 +106,7 @@ class Api:
         self._running = 0
         self._refusals = Refusals(metrics)
         self._settling = GcFreeze()
+        self.batches = Batches.over(self, config.ingress, self.clients, self.admission, self.readiness, metrics)
         self._routes = self._build()
         router = Router(self._routes, redirect_slashes=False, lifespan=self._lifespan)
         self._router: ASGIApp = with_cors(router, config.ingress.cors_origins)
@@ -207,6 +209,7 @@ class Api:
             Route("/v1/messages", generation.app(Messages(self._config)), methods=["POST"]),
             Route("/v1/messages/count_tokens", generation.app(CountTokens(self._config)), methods=["POST"]),
             Route("/v1/audio/transcriptions", generation.app(Transcriptions(self._config)), methods=["POST"]),
+            *self.batches.routes,
             Route("/v1/embeddings", self._embeddings, methods=["POST"]),
             Route("/tokenize", generation.app(Tokenize(self._config)), methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
@@ -223,10 +226,12 @@ class Api:
         watching = [
             asyncio.create_task(watch_loop_lag(self._metrics, self.report)),
             asyncio.create_task(self.readiness.watch()),
+            asyncio.create_task(self.batches.run()),
         ]
         yield
         for task in watching:
             task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         self.pipeline.close()
 
     async def _home(self, request: Request) -> Response:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from deployments.ingress.anthropic.messages import MessagesRequest
+from deployments.ingress.batches.api import BatchRequest
 from deployments.ingress.openai.completions import CompletionRequest
 from deployments.ingress.openai.responses import ResponsesRequest
 from deployments.ingress.openai.schema import ChatRequest
@@ -21,6 +22,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/v1/responses": ResponsesRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": MessagesRequest,
+    "/v1/batches": BatchRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -43,7 +45,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
         for method in sorted((route.methods or set()) - {"HEAD"}):
             operation: dict[str, Any] = {"responses": {"200": {"description": "OK"}}}
             model = _BODIES.get(route.path)
-            if model is not None:
+            if model is not None and method == "POST":
                 schemas |= _schemas(model)
                 content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
                 operation["requestBody"] = {"required": True, "content": content}

@@ -394,3 +394,90 @@ async def _run_plan(plan: list[tuple[str, int, int, str]], running: int, waiting
     assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
     assert len(outcomes) + sum(isinstance(result, asyncio.CancelledError) for result in results) == len(plan)
     assert (lane.running, lane.waiting, lane.held_bytes) == (0, 0, 0)
+
+
+# ── background ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ask_background(lane: AdmissionQueue, client: str = "batch", size: int = 0) -> "asyncio.Task[Lease]":
+    return asyncio.create_task(lane.acquire_background(client, size, Deadline(60.0, "admission")))
+
+
+async def test_the_background_has_half_of_the_places_and_takes_none_from_others() -> None:
+    lane, _ = make_lane(running=4)
+    background = [ask_background(lane) for _ in range(4)]
+    await settle()
+    assert [task.done() for task in background] == [True, True, False, False]
+    others = [await granted(ask(lane)) for _ in range(4)]
+    waiting = ask(lane)
+    background[0].result().release()
+    await settle()
+    assert (lane.running, lane.background_running) == (4, 1)  # somebody waits: nothing for the background
+    others[0].release()
+    (await granted(waiting)).release()
+    assert not background[2].done()
+    others[1].release()
+    others[2].release()
+    await granted(background[2])
+
+
+async def test_the_background_is_not_refused_but_waits_until_its_time_is_over() -> None:
+    lane, _ = make_lane(running=1, waiting=1, wait_s=0.01)
+    await granted(ask(lane))
+    tasks = [ask_background(lane) for _ in range(20)]
+    await settle()
+    assert not any(task.done() for task in tasks)
+    with pytest.raises(Overloaded, match="background"):
+        await lane.acquire_background("late", 0, Deadline(0.02, "admission"))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert lane.admitted == 1
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "background", "first token", "end", "leave"]), st.integers(0, 120), st.integers(0, 9)
+    ),
+    max_size=60,
+)
+
+
+@given(steps, st.integers(1, 6), st.sampled_from([None, 1, 2]))
+@settings(max_examples=150, deadline=None)
+def test_nobody_waits_behind_the_background(
+    plan: list[tuple[str, int, int]], running: int, per_client: int | None
+) -> None:
+    asyncio.run(_beside_the_background(plan, running, per_client))
+
+
+async def _beside_the_background(plan: list[tuple[str, int, int]], running: int, per_client: int | None) -> None:
+    """Two lanes see the same requests, one of them beside a background of text: what is granted to whom is the same."""
+    beside, _ = make_lane(running, waiting=100, per_client=per_client)
+    alone, _ = make_lane(running, waiting=100, per_client=per_client)
+    pairs: list[tuple[asyncio.Task[Lease], asyncio.Task[Lease]]] = []
+    background: list[asyncio.Task[Lease]] = []
+    for what, size, which in plan:
+        if what == "ask":
+            pairs.append((ask(beside, "abc"[which % 3], size), ask(alone, "abc"[which % 3], size)))
+        elif what == "background":
+            background.append(ask_background(beside, "abc"[which % 3]))
+        for task in [*(pairs[which] if which < len(pairs) else ()), *background[which : which + 1]]:
+            if what == "first token" and task.done() and not task.cancelled():
+                task.result().first_token()
+            elif what == "end" and task.done() and not task.cancelled():
+                task.result().release()
+            elif what == "leave" and not task.done():
+                task.cancel()
+        before = beside.background_running
+        await settle()
+        assert [one.done() for one, _ in pairs] == [other.done() for _, other in pairs]
+        assert beside.background_running <= max(1, running // 2)
+        if before < beside.background_running:
+            assert beside.running + beside.background_running <= running
+    for task in [*background, *(task for pair in pairs for task in pair)]:
+        task.cancel()
+        if task.done() and not task.cancelled():
+            task.result().release()
+    await settle()
+    assert (beside.running, beside.background_running, beside.held_bytes, beside.admitted) == (0, 0, 0, 0)
