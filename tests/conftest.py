@@ -57,7 +57,10 @@ def app(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "connect_timeout_s": 60,  # the media host shares this process with tests that keep it busy
             "read_timeout_s": 60,
         },
-        "ingress": {"max_wait_s": 120},  # a busy machine of many tests is slow, and refuses nobody for it
+        "ingress": {
+            "max_wait_s": 120,
+            "batch_folder": str(folder / "batches"),
+        },  # a busy machine of many tests is slow, and refuses nobody for it
     }
     with run_app(folder, ray_cluster, args) as running:
         yield running

@@ -174,8 +174,8 @@ def _show(bench: Benchmark, alone: dict[str, Any], batch: dict[str, Any]) -> Non
 def _answer(alone: dict[str, Any], batch: dict[str, Any], count: int) -> str:
     ratios = {mix: _ttft(batch["beside"][mix])["p99"] / _ttft(alone[mix])["p99"] for mix in MIXES}
     return (
-        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy; beside it the p99 TTFT of users who"
-        f" ask texts is {ratios['text']:.2f} times its value alone, of those who send clips too {ratios['clips']:.2f}"
+        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy; beside it the p99 TTFT of"
+        f" users who ask texts is {ratios['text']:.2f} times its value alone, of those who send clips too {ratios['clips']:.2f}"
         f" times; with {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
         f" {batch['failed']} failed, {batch['lost']} were lost and {batch['twice']} answered twice."
     )

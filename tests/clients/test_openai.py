@@ -1,6 +1,7 @@
 """The official client of OpenAI."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import openai
@@ -110,6 +111,25 @@ def test_completions_score_their_prompt_as_the_model_would(client: openai.OpenAI
     best = shorter.choices[0].logprobs
     assert max(logprobs.top_logprobs[head].values()) == pytest.approx(best.token_logprobs[0], abs=1e-3)
     assert scored.usage.completion_tokens == 1
+
+
+def test_a_batch_is_answered(client: openai.OpenAI) -> None:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    lines = [{"custom_id": f"{n}", "method": "POST", "url": "/v1/chat/completions", "body": body} for n in range(4)]
+    text = "\n".join(map(json.dumps, lines)).encode()
+    file = client.files.create(file=("in.jsonl", text), purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    give_up = time.monotonic() + 60
+    while batch.status != "completed":
+        assert time.monotonic() < give_up, batch
+        time.sleep(0.2)
+        batch = client.batches.retrieve(batch.id)
+    assert (batch.request_counts.total, batch.request_counts.completed) == (4, 4)
+    answers = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    assert {answer["custom_id"] for answer in answers} == {"0", "1", "2", "3"}
+    assert all(answer["response"]["body"]["usage"]["completion_tokens"] > 0 for answer in answers)
+    assert client.batches.cancel(batch.id).status == "completed"
+    assert client.files.delete(file.id).deleted
 
 
 def test_a_recording_is_taken(client: openai.OpenAI) -> None:
