@@ -2,7 +2,7 @@
 
     python -m benchmarks batch [--quick] [--requests 10000]
 
-On the simulated cluster of `scaling`: two video decoders of two places each wait instead of working, so that the time a
+On the simulated cluster of `scaling`: video decoders of two places each wait instead of working, so that the time a
 clip takes there is known, and with it how busy the places are: clips x seconds / places. First interactive users alone,
 then beside a batch of clips; half through it the ingress replica that works on the batch is killed, and a decoder. In
 the end each line of the input must have been answered once.
@@ -33,7 +33,6 @@ from benchmarks.kit.processes import replicas
 from benchmarks.kit.servers import OwnServer
 
 QUESTION = "Does a batch fill the busiest stage beside interactive users, and survive deaths?"
-REPLICAS = 2
 PACE_S = 1.0
 MIXES = {"text": "text", "clips": "64x48@1s=1"}
 """Of interactive users: those who have nothing to do with the stage that the batch fills, and those who share it."""
@@ -44,10 +43,10 @@ _ENDED = ("completed", "failed", "expired", "cancelled")
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("batch", QUESTION, argv, _options)
     count = bench.args.requests or (300 if bench.quick else 10_000)
-    with tempfile.TemporaryDirectory() as folder, SimulatedCluster(REPLICAS) as cluster:
+    with tempfile.TemporaryDirectory() as folder, SimulatedCluster(bench.args.replicas) as cluster:
         args = {"decode_pace_s": PACE_S, "ingress": {"batch_folder": folder}}
-        with cluster.sluice(REPLICAS, ingresses=2, args=args) as server:
-            cluster.wait_for(REPLICAS, server)
+        with cluster.sluice(bench.args.replicas, ingresses=2, args=args) as server:
+            cluster.wait_for(bench.args.replicas, server)
             run = Run(bench, server, Path(folder), count)
             run.interactive("text", 2.0)  # a warm-up
             alone = {mix: run.interactive(mix, bench.args.seconds) for mix in MIXES}
@@ -89,7 +88,7 @@ class Run:
         wanted = {str(number) for number in range(self._count)}
         return {
             "beside": interactive,
-            "busy": _busy(looks),
+            "busy": _busy(looks, self._bench.args.replicas),
             "killed": killed,
             "status": ended.status,
             "answered": len(answered),
@@ -145,11 +144,11 @@ def _names(client: openai.OpenAI, file_id: str | None) -> list[str]:
     return [json.loads(line)["custom_id"] for line in client.files.content(file_id).text.splitlines()]
 
 
-def _busy(looks: list[tuple[float, int]]) -> float:
+def _busy(looks: list[tuple[float, int]], decoders: int) -> float:
     """Share of the decoders' places that the batch's own clips kept busy, once it was under way."""
     last_s, last = looks[-1]
     first_s, first = next(look for look in looks if look[1] >= 0.2 * last)
-    return (last - first) * PACE_S / (REPLICAS * DECODE_PLACES * (last_s - first_s))
+    return (last - first) * PACE_S / (decoders * DECODE_PLACES * (last_s - first_s))
 
 
 def _ttft(figures: dict[str, Any]) -> dict[str, float]:
@@ -175,14 +174,15 @@ def _answer(alone: dict[str, Any], batch: dict[str, Any], count: int) -> str:
     ratios = {mix: _ttft(batch["beside"][mix])["p99"] / _ttft(alone[mix])["p99"] for mix in MIXES}
     return (
         f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy; beside it the p99 TTFT of"
-        f" users who ask texts is {ratios['text']:.2f} times its value alone, of those who send clips too {ratios['clips']:.2f}"
-        f" times; with {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
+        f" users who ask texts is {ratios['text']:.2f} times its value alone, of those who send clips too"
+        f" {ratios['clips']:.2f} times; with {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
         f" {batch['failed']} failed, {batch['lost']} were lost and {batch['twice']} answered twice."
     )
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, help="of the batch; default: 10000, 300 with --quick")
+    parser.add_argument("--replicas", type=int, default=2, help="of the decoder and of the model")
     parser.add_argument("--rate", type=float, default=4.0, help="texts a second; a quarter as many clips")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each interactive load")
 
