@@ -173,9 +173,9 @@ def _show(bench: Benchmark, alone: dict[str, Any], batch: dict[str, Any]) -> Non
 def _answer(alone: dict[str, Any], batch: dict[str, Any], count: int) -> str:
     ratios = {mix: _ttft(batch["beside"][mix])["p99"] / _ttft(alone[mix])["p99"] for mix in MIXES}
     return (
-        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy; beside it the p99 TTFT of"
-        f" users who ask texts is {ratios['text']:.2f} times its value alone, of those who send clips too"
-        f" {ratios['clips']:.2f} times; with {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
+        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy. Beside it the p99 TTFT of texts is"
+        f" {ratios['text']:.2f} times its value alone, of clips {ratios['clips']:.2f} times. With"
+        f" {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
         f" {batch['failed']} failed, {batch['lost']} were lost and {batch['twice']} answered twice."
     )
 
