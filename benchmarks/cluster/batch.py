@@ -173,8 +173,8 @@ def _show(bench: Benchmark, alone: dict[str, Any], batch: dict[str, Any]) -> Non
 def _answer(alone: dict[str, Any], batch: dict[str, Any], count: int) -> str:
     ratios = {mix: _ttft(batch["beside"][mix])["p99"] / _ttft(alone[mix])["p99"] for mix in MIXES}
     return (
-        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy. Beside it the p99 TTFT of texts is"
-        f" {ratios['text']:.2f} times its value alone, of clips {ratios['clips']:.2f} times. With"
+        f"A batch of {count} clips keeps the decoders' places {batch['busy']:.0%} busy. Beside it the p99 TTFT of texts"
+        f" is {ratios['text']:.2f} times its value alone, of clips {ratios['clips']:.2f} times. With"
         f" {' and '.join(batch['killed'])} killed half through, {batch['answered']} lines were answered,"
         f" {batch['failed']} failed, {batch['lost']} were lost and {batch['twice']} answered twice."
     )
