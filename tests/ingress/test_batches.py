@@ -316,9 +316,9 @@ def test_the_number_at_once_grows_while_nothing_queues_and_shrinks_when_somethin
             await asyncio.sleep(0)
         return concurrency.now
 
-    assert START <= asyncio.run(run(4)) <= 6
-    assert 30 <= asyncio.run(run(32)) <= 48
-    assert asyncio.run(run(1)) == FLOOR
+    assert START <= asyncio.run(run(4)) <= 8
+    assert 32 <= asyncio.run(run(32)) <= 64
+    assert FLOOR <= asyncio.run(run(1)) <= 3
     assert asyncio.run(run(1000)) == 256
 
 

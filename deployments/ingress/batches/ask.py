@@ -33,6 +33,10 @@ class Reply:
         return sum(seconds for stage, seconds in self.timings.waits.items() if stage != StageName.ADMISSION)
 
     @property
+    def admission_s(self) -> float:
+        return self.timings.seconds.get(StageName.ADMISSION, 0.0)
+
+    @property
     def worked_s(self) -> float:
         seconds = (seconds for stage, seconds in self.timings.seconds.items() if stage != StageName.ADMISSION)
         return max(0.0, sum(seconds) - self.waited_s)

@@ -12,7 +12,7 @@ START = 4
 FLOOR = 2
 SAMPLES = 8
 """Fewest requests to judge by; of a large limit, as many as it is."""
-SHORT_QUEUE, LONG_QUEUE = 0.1, 0.3
+SHORT_QUEUE, LONG_QUEUE = 0.25, 0.6
 """Waiting in stages as a share of the work, below which the limit grows and above which it shrinks."""
 GROWTH, CUT = 0.1, 0.85
 
@@ -26,7 +26,7 @@ class BatchConcurrency:
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._least_wait_s: float | None = None
-        self._waited_s = self._worked_s = 0.0
+        self._waited_s = self._worked_s = self._admission_s = 0.0
         self._seen = 0
         self._full = self._shrunk = False
 
@@ -60,8 +60,12 @@ class BatchConcurrency:
                 self._running += 1
                 turn.set_result(None)
 
-    def observe(self, waited_s: float, worked_s: float) -> None:
-        """A request waited so long within stages, and was worked on for so long."""
+    def observe(self, waited_s: float, worked_s: float, admission_s: float = 0.0) -> None:
+        """A request waited so long within stages, and was worked on for so long; before, it waited to be let in.
+
+        What waits to be let in makes nobody else wait, but holds its body: more of it would gain nothing.
+        """
+        self._admission_s += admission_s
         # The ways between processes are in what was waited, whoever else is there: they are in the least of it too.
         self._least_wait_s = min(waited_s, waited_s if self._least_wait_s is None else self._least_wait_s)
         self._waited_s += waited_s - self._least_wait_s
@@ -74,9 +78,9 @@ class BatchConcurrency:
         if queue > LONG_QUEUE:
             self._shrunk = True
             self._limit = max(min(FLOOR, self._ceiling), int(self._limit * CUT))
-        elif queue < SHORT_QUEUE and self._full:
+        elif queue < SHORT_QUEUE and self._full and self._admission_s < LONG_QUEUE * self._worked_s:
             step = max(1, int(GROWTH * self._limit)) if self._shrunk else self._limit
             self._limit = min(self._ceiling, self._limit + step)
-        self._waited_s = self._worked_s = 0.0
+        self._waited_s = self._worked_s = self._admission_s = 0.0
         self._seen, self._full = 0, bool(self._waiting)
         self._let_in()

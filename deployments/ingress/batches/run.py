@@ -143,7 +143,7 @@ class BatchRun:
             await self._until_ready()
             owner, name = self._asked.owner, request_id(self._asked.id, number)
             reply = await ask(means.app, self._asked.endpoint, request.body, owner, name)
-            means.concurrency.observe(reply.waited_s, reply.worked_s)
+            means.concurrency.observe(reply.waited_s, reply.worked_s, reply.admission_s)
             if reply.status == 429:
                 await self._pause(reply.retry_after_s)
                 continue
