@@ -5,18 +5,24 @@ Knows neither what it keeps nor how its keys come about; tells the metrics under
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
-
-from deployments.observability.metrics import MetricSink
+from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
+class CacheMetrics(Protocol):
+    """What is used of a `MetricSink`."""
+
+    def count(self, name: str, value: float = 1, **tags: str) -> None: ...
+
+    def gauge(self, name: str, value: float, **tags: str) -> None: ...
+
+
 class BoundedCache(Generic[K, V]):
     """For one thread or event loop."""
 
-    def __init__(self, name: str, capacity_bytes: int, size_of: Callable[[V], int], metrics: MetricSink) -> None:
+    def __init__(self, name: str, capacity_bytes: int, size_of: Callable[[V], int], metrics: CacheMetrics) -> None:
         """`name`: the metrics' tag `cache`. `size_of`: bytes of a value."""
         self._name = name
         self.capacity_bytes = capacity_bytes
