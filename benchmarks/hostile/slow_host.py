@@ -87,7 +87,7 @@ class SlowHost:
 
     @staticmethod
     async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             await BEHAVIOURS[head.split(b"?")[0].rpartition(b"/")[2].decode()](writer)
         writer.close()
