@@ -69,11 +69,6 @@ class SlowHost:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        asked = asyncio.all_tasks(self._loop)
-        for task in asked:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*asked, return_exceptions=True))
-        self._loop.close()
 
     def url(self, behaviour: str, number: int) -> str:
         return f"http://127.0.0.5:{self._port}/{behaviour}?{number}"
@@ -84,6 +79,10 @@ class SlowHost:
         self._port = server.sockets[0].getsockname()[1]
         ready.set()
         self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))  # they hear of it
+        self._loop.close()
 
     @staticmethod
     async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
