@@ -23,7 +23,7 @@ from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.form import MAX_FIELD_BYTES, boundary_of
 from deployments.ingress.http.form_stream import PartBegins, read_parts
 from deployments.ingress.http.json_responses import json_response
-from deployments.ingress.http.upload import Uploads
+from deployments.ingress.http.upload import IncomingBodies
 from deployments.ingress.wire import Wire, validated
 
 WRITE_BYTES = 2**20
@@ -47,7 +47,7 @@ class BatchRequest(Wire):
 
 class BatchApi:
     def __init__(
-        self, config: IngressConfig, files: FileStore, batches: BatchStore, clients: Clients, uploads: Uploads
+        self, config: IngressConfig, files: FileStore, batches: BatchStore, clients: Clients, uploads: IncomingBodies
     ) -> None:
         self._config, self._files, self._batches = config, files, batches
         self._clients, self._uploads = clients, uploads
