@@ -80,7 +80,8 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
         runner.record_graphs(max_running)
         recorded = RecordedDraws(family.vocab_size, max_running, model.device)
     warm_up(runner, max_running, chunk_tokens)
-    warm_up_towers(family)
+    if model.device.type == "cuda":  # a CPU has nothing to set up
+        warm_up_towers(family)
     log_capacity(model, cache, max_running)
     return Engine(
         runner,

@@ -105,7 +105,9 @@ class Encoder:
 
     def _together(self, items: list[Item]) -> list[EncodedRows]:
         """Results of items of one form."""
-        if len(items) > 1 and items[0].kind is not MediaKind.AUDIO:  # sounds come back without borders between them
+        # Sounds come back without borders between them, and towers that pad all to the longest give a short one other
+        # rows than alone: its answer would depend on its neighbours, and what is kept of it on who came with it.
+        if len(items) > 1 and items[0].kind is not MediaKind.AUDIO:
             results = self._features(items)
             if len(results) == len(items):
                 return results
