@@ -22,6 +22,10 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine
 hypothesis.settings.load_profile("untimed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the models of tests/model run: cpu (as it is) or cuda")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Cluster]:
     """A Ray cluster of this session, whose driver this process is, with Serve as the shipped file starts it."""

@@ -155,7 +155,7 @@ def plain_logits(model: Any, prompt: Prompt, answer: list[int]) -> torch.Tensor:
     ids, inputs = _inputs(model, whole)
     with torch.inference_mode():
         logits_TV = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[0].float()
-    return logits_TV[len(prompt.token_ids) - 1 : -1].clone()
+    return logits_TV[len(prompt.token_ids) - 1 : -1].cpu().clone()
 
 
 def _inputs(model: Any, prompt: Prompt) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -175,7 +175,7 @@ def _inputs(model: Any, prompt: Prompt) -> tuple[torch.Tensor, dict[str, Any]]:
             inputs["mm_token_type_ids"] = types
     if prompt.use_audio_in_video:
         inputs["use_audio_in_video"] = True
-    return ids, inputs
+    return ids.to(model.device), {name: x.to(model.device) if torch.is_tensor(x) else x for name, x in inputs.items()}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -184,8 +184,19 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def qwen3_vl() -> Any:
-    return FAMILIES["qwen3_vl"].build()
+def device(pytestconfig: pytest.Config) -> torch.device:
+    """Where models run: `pytest tests/model --device cuda` takes what is promised to a card."""
+    wanted: str = pytestconfig.getoption("--device")
+    if wanted not in ("cpu", "cuda"):
+        raise pytest.UsageError(f"--device is cpu or cuda, not {wanted}")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        pytest.skip("--device cuda: torch sees no card here")
+    return torch.device(wanted)
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl(device: torch.device) -> Any:
+    return FAMILIES["qwen3_vl"].build(device=device)
 
 
 @pytest.fixture

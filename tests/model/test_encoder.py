@@ -13,9 +13,9 @@ from tests.support.tiny_families import FAMILIES
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "llava_onevision"])
-def test_pictures_of_several_requests_are_encoded_in_one_call(name):
+def test_pictures_of_several_requests_are_encoded_in_one_call(name, device):
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     rng = np.random.default_rng(2)
     prompts = [family.prompt(rng, ["image"]) for _ in range(3)]
     stepped = SteppedEngine(model)
@@ -36,9 +36,9 @@ def test_items_differ_by_content_shape_and_kind():
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "qwen2_5_omni", "glm4v", "gemma4"])
-def test_frames_encoded_apart_are_those_of_the_whole_clip(name):
+def test_frames_encoded_apart_are_those_of_the_whole_clip(name, device):
     tiny = FAMILIES[name]
-    family = Family(tiny.build())
+    family = Family(tiny.build(device=device))
     tensors = tiny.prompt(np.random.default_rng(4), ["video"]).tensors
     arguments = {
         n: torch.from_numpy(tensors[n]) for n in family.features[MediaKind.VIDEO].argument_names if n in tensors

@@ -53,9 +53,9 @@ def _cached_bytes(stepped: SteppedEngine) -> int:
 
 
 @pytest.mark.parametrize(("name", "kinds"), CASES)
-def test_a_later_turn_encodes_nothing_and_answers_as_generate(name, kinds):
+def test_a_later_turn_encodes_nothing_and_answers_as_generate(name, kinds, device):
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     rng = np.random.default_rng(2)
     first, other = family.prompt(rng, kinds), family.prompt(rng, kinds)
     turns = [first, _later(first, rng), other, _later(_later(first, rng), rng)]
@@ -72,10 +72,10 @@ def test_a_later_turn_encodes_nothing_and_answers_as_generate(name, kinds):
 
 
 @pytest.mark.parametrize(("name", "kinds"), CASES)
-def test_eviction_changes_no_answer(name, kinds):
+def test_eviction_changes_no_answer(name, kinds, device):
     """The cache has room for one request's outputs at most: every other request throws out what was there."""
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     rng = np.random.default_rng(3)
     prompts = [family.prompt(rng, kinds) for _ in range(3)]
     stepped = SteppedEngine(model, reuse_cache_mib=0.002, prefix_cache=False, max_running=2)
@@ -88,9 +88,9 @@ def test_eviction_changes_no_answer(name, kinds):
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "gemma3", "internvl"])
-def test_the_same_picture_twice_in_a_prompt_is_encoded_once(name):
+def test_the_same_picture_twice_in_a_prompt_is_encoded_once(name, device):
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     prompt = _twice(family.prompt(np.random.default_rng(4), ["image"]))
     stepped = SteppedEngine(model, reuse_cache_mib=1.0, prefix_cache=False)
     _, listener = stepped.submit(prompt, greedy())

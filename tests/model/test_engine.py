@@ -282,10 +282,10 @@ def test_grammar_that_fails_ends_its_request_alone(qwen3_vl):
     assert good.ids() == generate(qwen3_vl, _text(6))
 
 
-def test_pass_that_fails_for_one_prompt_is_repeated_without_it(qwen3_vl, rng):
+def test_pass_that_fails_for_one_prompt_is_repeated_without_it(qwen3_vl, rng, device):
     """Also where recurrent layers have moved on before it failed."""
     for name in ("qwen3_vl", "qwen3_5"):
-        model = qwen3_vl if name == "qwen3_vl" else FAMILIES[name].build()
+        model = qwen3_vl if name == "qwen3_vl" else FAMILIES[name].build(device=device)
         stepped = SteppedEngine(model)
         good = [stepped.submit(_text(5 + n, n), greedy())[1] for n in range(2)]
         stepped.step(3)

@@ -12,9 +12,9 @@ from tests.support.tiny_families import FAMILIES
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))
-def family_and_model(request):
+def family_and_model(request, device):
     family = FAMILIES[request.param]
-    return family, family.build()
+    return family, family.build(device=device)
 
 
 def _combinations(family):
@@ -54,8 +54,8 @@ def test_media_encoded_part_by_part_between_decode_steps_equal_generate(family_a
 def test_low_precision_chooses_within_rounding_of_the_plain_forward(family_and_model):
     """In bfloat16 the shape of a batch decides how sums are rounded, here as in transformers: near ties may fall
     either way. What is promised is that no chosen token is worse than the best one by more than such rounding."""
-    family, _ = family_and_model
-    model = family.build(dtype=torch.bfloat16)
+    family, float64 = family_and_model
+    model = family.build(dtype=torch.bfloat16, device=float64.device)
     rng = np.random.default_rng(6)
     prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)[: 1 + len(family.media)]]
     stepped = SteppedEngine(model, prefill_chunk_tokens=7)
@@ -86,9 +86,9 @@ def test_media_shape_the_answer(family_and_model):
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_order_with_neighbours_aborting_equals_generate(data):
+def test_any_order_with_neighbours_aborting_equals_generate(data, device):
     name = data.draw(st.sampled_from(["qwen3_vl", "qwen3_5", "gemma3", "qwen2_5_omni"]))
-    family, model = FAMILIES[name], _model(name)
+    family, model = FAMILIES[name], _model(name, device)
     rng = np.random.default_rng(data.draw(st.integers(0, 50)))
     stepped = SteppedEngine(
         model,
@@ -122,7 +122,7 @@ def test_any_order_with_neighbours_aborting_equals_generate(data):
 _MODELS = {}
 
 
-def _model(name):
+def _model(name, device):
     if name not in _MODELS:
-        _MODELS[name] = FAMILIES[name].build()
+        _MODELS[name] = FAMILIES[name].build(device=device)
     return _MODELS[name]

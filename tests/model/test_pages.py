@@ -24,9 +24,9 @@ def _small(model, tokens, **config):
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "gemma3", "gemma4", "qwen2_5_omni", "qwen3_5"])
 @pytest.mark.parametrize("prefix_cache", [False, True])
-def test_who_makes_way_answers_as_if_it_had_not(name, prefix_cache):
+def test_who_makes_way_answers_as_if_it_had_not(name, prefix_cache, device):
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     rng = np.random.default_rng(3)
     prompts = [family.prompt(rng, kinds) for kinds in ([], list(family.media)[:1], [], list(family.media)[:1])]
     longest = max(len(prompt.token_ids) for prompt in prompts)

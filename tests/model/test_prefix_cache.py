@@ -25,9 +25,9 @@ def _asked(stepped, prompt, **kwargs):
 
 
 @pytest.mark.parametrize("name", SHARING)
-def test_later_turns_are_prefilled_from_the_first_new_token_and_answer_as_cold(name):
+def test_later_turns_are_prefilled_from_the_first_new_token_and_answer_as_cold(name, device):
     family = FAMILIES[name]
-    model = family.build()
+    model = family.build(device=device)
     rng = np.random.default_rng(2)
     kinds = list(family.media) if family.mixable else [next(iter(family.media))]
     first = family.prompt(rng, kinds)
@@ -111,9 +111,9 @@ def test_what_is_kept_leaves_when_memory_is_wanted(qwen3_vl):
     assert all(mine == plain for mine, plain in answers)
 
 
-def test_recurrent_families_share_nothing():
+def test_recurrent_families_share_nothing(device):
     family = FAMILIES["qwen3_5"]
-    model = family.build()
+    model = family.build(device=device)
     prompt = family.prompt(np.random.default_rng(1), [])
     stepped = SteppedEngine(model)
     assert [_asked(stepped, prompt) for _ in range(2)] == [(generate(model, prompt), 0)] * 2

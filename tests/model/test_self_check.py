@@ -36,8 +36,8 @@ def _runner(family, cache, backend):
     return ModelRunner(family, cache, encoder, uploads, backend)
 
 
-def test_refused_families_say_why(qwen3_vl):
-    model = FAMILIES["llava"].build()
+def test_refused_families_say_why(qwen3_vl, device):
+    model = FAMILIES["llava"].build(device=device)
     model.config.model_type = "paligemma"
     with pytest.raises(InternalError, match=r"paligemma.*attends both ways"):
         Family(model)

@@ -49,7 +49,9 @@ class TinyFamily:
     embedding_std: float = 1.0
     """Small where the family scales embeddings up."""
 
-    def build(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+    def build(
+        self, seed: int = 0, dtype: torch.dtype = torch.float64, device: torch.device = torch.device("cpu")
+    ) -> Any:
         torch.manual_seed(seed)
         model = getattr(hf, self.model_class)(self.config())
         if hasattr(model, "set_experts_implementation"):
@@ -64,7 +66,7 @@ class TinyFamily:
         model = model.to(dtype).eval()
         for name in self.float32_parts if dtype is torch.float64 else ():
             getattr(model.base_model, name).float()
-        return model
+        return model.to(device)
 
     def prompt(self, rng: np.random.Generator, kinds: list[str]) -> Prompt:
         """Text, then each media item followed by text. `sounding` is a kind of its own."""
