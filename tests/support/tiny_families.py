@@ -49,9 +49,7 @@ class TinyFamily:
     embedding_std: float = 1.0
     """Small where the family scales embeddings up."""
 
-    def build(
-        self, seed: int = 0, dtype: torch.dtype = torch.float64, device: torch.device = torch.device("cpu")
-    ) -> Any:
+    def build(self, seed: int = 0, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Any:
         torch.manual_seed(seed)
         model = getattr(hf, self.model_class)(self.config())
         if hasattr(model, "set_experts_implementation"):
