@@ -19,8 +19,10 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
+from deployments.serving.content_router import found_again
 from deployments.startup.settings import WrongSetting
 from deployments.startup.start import checked_settings
+from deployments.types import StageName
 
 
 def build(args: Mapping[str, Any] | AppConfig) -> Application:
@@ -35,10 +37,10 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
     return _bound(
         Ingress,
         config,
-        fetcher=_bound(MediaFetcher, config),
-        decoder=_bound(VideoDecoder, config),
+        fetcher=_bound(found_again(MediaFetcher, StageName.FETCH, config), config),
+        decoder=_bound(found_again(VideoDecoder, StageName.VIDEO_DECODE, config), config),
         preprocessor=_bound(Preprocessor, config),
-        model=_bound(Model, config),
+        model=_bound(found_again(Model, StageName.MODEL, config), config),
     )
 
 

@@ -298,6 +298,18 @@ class EngineConfig(Section):
     """
 
 
+class RoutingConfig(Section):
+    """Which replica of a stage a request goes to."""
+
+    by_content: bool = True
+    """To the one that has seen its media and the beginning of its conversation: fetchers by URL, video decoders by what
+    the file holds, models by the largest media of a conversation's first message that has any, else by its words up to
+    the end of what the user says first. Off: to the less busy one of any two."""
+    load_factor: Annotated[float, Field(ge=1)] = 1.25
+    """A replica with more than this times the requests of the others, on average, gives up the preference to the next
+    one: less keeps replicas evenly busy, more finds again what they keep."""
+
+
 class TracingConfig(Section):
     """OpenTelemetry traces, a span for each stage of a request; needs `pip install 'sluice[tracing]'`."""
 
@@ -338,6 +350,7 @@ class AppConfig(Section):
     decoder: DecoderConfig = DecoderConfig()
     preprocessor: PreprocessorConfig = PreprocessorConfig()
     engine: EngineConfig = EngineConfig()
+    routing: RoutingConfig = RoutingConfig()
     tracing: TracingConfig = TracingConfig()
 
     @model_validator(mode="after")

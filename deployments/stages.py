@@ -3,7 +3,8 @@
 A stage has two sides here. Its callers hold a door (`MediaFetching`, `VideoDecoding`, ...): typed methods over a
 `StageClient`, which carries a call by the method's name; Ray's client and the tests' fakes are such clients. Its
 replicas keep to a protocol (`MediaFetcherReplica`, ...): a deployment whose parameters are not the door's is a type
-error. What a call is named and in which order its arguments go stands in the door's method, below the replica's.
+error. What a call is named and in which order its arguments go stands in the door's method, below the replica's. A
+method's `key` names what the replica will have seen when it is asked again (`ingress.pipeline.content_keys`).
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -54,17 +55,24 @@ class StageClient(Protocol):
         method: str,
         deadline: Deadline,
         *args: object,
+        key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
     ) -> StageResult[Any]:
         """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`.
 
+        Calls of one `key` go to one replica while it is not busier than the others.
         A call without payloads whose answer can't have one either (`answer_has_payload` False) costs much less.
         """
         ...
 
     def stream(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
     ) -> AsyncGenerator[Any, None]:
         """The values that the method yields. Closing it cancels the work; raises as `call` does."""
         ...
@@ -82,10 +90,12 @@ class MediaFetcherReplica(Protocol):
 
 
 class MediaFetching(_Door):
-    async def fetch(self, deadline: Deadline, item: MediaItem, data_url: TensorRef | None) -> StageResult[Fetched]:
+    async def fetch(
+        self, deadline: Deadline, item: MediaItem, data_url: TensorRef | None, *, key: str
+    ) -> StageResult[Fetched]:
         """The item's bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, which has no other."""
         payloads = () if data_url is None else (data_url,)
-        return await self._client.call("fetch", deadline, item, payloads=payloads)
+        return await self._client.call("fetch", deadline, item, key=key, payloads=payloads)
 
 
 class VideoDecoderReplica(Protocol):
@@ -99,15 +109,17 @@ class VideoDecoderReplica(Protocol):
 
 
 class VideoDecoding(_Door):
-    async def decode(self, deadline: Deadline, task: VideoTask, data: TensorRef) -> StageResult[DecodedVideo]:
+    async def decode(
+        self, deadline: Deadline, task: VideoTask, data: TensorRef, *, key: str
+    ) -> StageResult[DecodedVideo]:
         """Frames of a video file; its payload is told at `DecodedVideo`."""
-        return await self._client.call("decode", deadline, task, payloads=(data,))
+        return await self._client.call("decode", deadline, task, key=key, payloads=(data,))
 
     async def decode_pictures(
-        self, deadline: Deadline, task: VideoTask, pictures: Sequence[TensorRef]
+        self, deadline: Deadline, task: VideoTask, pictures: Sequence[TensorRef], *, key: str
     ) -> StageResult[DecodedVideo]:
         """The same of a list of picture files, in order."""
-        return await self._client.call("decode_pictures", deadline, task, payloads=pictures)
+        return await self._client.call("decode_pictures", deadline, task, key=key, payloads=pictures)
 
 
 class PreprocessorReplica(Protocol):
@@ -167,9 +179,11 @@ class TextGeneration(_Door):
         params: SamplingParams,
         stream: bool,
         tensors: Sequence[TensorRef],
+        *,
+        key: str,
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer's chunks. `tensors`: the preprocessor's, then those of clips that went past it."""
-        return self._client.stream("generate", deadline, prepared, params, stream, payloads=tensors)
+        return self._client.stream("generate", deadline, prepared, params, stream, key=key, payloads=tensors)
 
 
 @dataclass(frozen=True, slots=True)

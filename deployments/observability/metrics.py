@@ -41,6 +41,11 @@ METRICS: dict[str, MetricSpec] = {
         ("stage",),
         LATENCY_BUCKETS_S,
     ),
+    "sluice_routed": MetricSpec(
+        "counter",
+        "Calls by content, taken by the replica that the content prefers or by another.",
+        ("stage", "outcome"),
+    ),
     "sluice_refused": MetricSpec("counter", "Requests refused before any work.", ("reason",)),
     "sluice_requests_running": MetricSpec("gauge", "Requests admitted and not yet answered."),
     "sluice_requests_waiting": MetricSpec("gauge", "Requests that wait for admission."),

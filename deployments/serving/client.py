@@ -63,6 +63,7 @@ class Stage:
         method: str,
         deadline: Deadline,
         *args: object,
+        key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
     ) -> StageResult[Any]:
@@ -73,7 +74,7 @@ class Stage:
         started = time.monotonic()
         by_value = not payloads and not answer_has_payload
         for attempt in range(self._retries + 1):
-            response = self._send(method, deadline, args, payloads, by_value=by_value)
+            response = self._send(method, deadline, args, payloads, key, by_value=by_value)
             try:
                 async with asyncio.timeout(deadline.remaining_s()):
                     meta, payload = await (_meta_alone(response) if by_value else _meta_and_payload(response))
@@ -87,11 +88,16 @@ class Stage:
         raise AssertionError("the loop returns or raises")
 
     async def stream(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
     ) -> AsyncGenerator[Any, None]:
         """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
         for attempt in range(self._retries + 1):
-            response = self._send(method, deadline, args, payloads, by_value=not payloads)
+            response = self._send(method, deadline, args, payloads, key, by_value=not payloads)
             begun = finished = False
             try:
                 while True:
@@ -118,16 +124,18 @@ class Stage:
         deadline: Deadline,
         args: tuple[object, ...],
         payloads: Sequence[TensorRef],
+        key: str | None,
         *,
         by_value: bool,
     ) -> Any:
         deadline.check()
         carrier = current_carrier()
         told = {} if carrier is None else {CARRIER: carrier}
+        handle = (self._by_value if by_value else self._by_reference).options(method_name=method, session_id=key or "")
         if by_value:  # its connection breaks when this process dies
-            return getattr(self._by_value, method).remote(deadline.remaining_s(), *args, **told)
+            return handle.remote(deadline.remaining_s(), *args, **told)
         caller = {} if self._caller is None else {CALLER: self._caller}
-        return getattr(self._by_reference, method).remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
+        return handle.remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
 
     def _raise_ours(self, error: BaseException) -> None:
         """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""

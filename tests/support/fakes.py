@@ -56,6 +56,7 @@ class Call:
     remaining_s: float
     carrier: Carrier | None = field(default_factory=current_carrier)
     """What the call was told of the request's trace."""
+    key: str | None = None
 
 
 @dataclass
@@ -73,11 +74,12 @@ class FakeStage:
         method: str,
         deadline: Deadline,
         *args: object,
+        key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
     ) -> StageResult[Any]:
         deadline.check()
-        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s()))
+        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s(), key=key))
         self.inside += 1
         try:
             await self._wait(deadline)
@@ -106,9 +108,14 @@ class FakeModel(FakeStage):
     chunks: list[GenerateChunk | Exception] = field(default_factory=list)
 
     async def stream(
-        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
     ) -> AsyncGenerator[Any, None]:
-        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s()))
+        self.calls.append(Call(method, args, list(payloads), deadline.remaining_s(), key=key))
         self.inside += 1
         try:
             for number, chunk in enumerate(self.chunks):

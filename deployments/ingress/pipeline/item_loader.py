@@ -15,6 +15,7 @@ from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.pipeline.content_keys import Content, content_of, source_key
 from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest, source_name
 from deployments.ingress.request import ItemPlan, Source
@@ -45,6 +46,16 @@ class ItemCacheUse:
     fetch: CacheUse = CacheUse.OFF
     decode: CacheUse | None = None
     """Of a video."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedItem:
+    """An item on its way to the preprocessor."""
+
+    media: MediaInput
+    payload: TensorRef | None
+    """None of one that is only counted."""
+    content: Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +91,22 @@ class ItemLoader:
         self._decoded = decoded
         self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS)
 
-    async def load(self, task: ItemTask, progress: Progress) -> tuple[MediaInput, TensorRef | None]:
-        """The item as the preprocessor takes it; nothing but its size of one that is only counted.
+    async def load(self, task: ItemTask, progress: Progress) -> LoadedItem:
+        """The item as the preprocessor takes it, and what it holds; nothing but its size of one that is only counted.
 
         Raises `SluiceError`s whose `param` is the item.
         """
         if not task.item.sources:
-            return _media_input(task.item, [], None), None
+            return LoadedItem(_media_input(task.item, [], None), None, content_of([], []))
         try:
             if task.video is not None:
                 return await self._load_video(task, task.video, progress)
-            fetched = await together(self._fetch(source, None, progress) for source in task.item.sources)
-            self._note(task.item, [result.meta for result in fetched], progress)
-            return _media_input(task.item, [fetched[0].meta], None), _payload(fetched[0])
+            [source] = task.item.sources
+            key = source_key(source)
+            fetched = await self._fetch(source, None, key, progress)
+            self._note(task.item, [fetched.meta], progress)
+            media = _media_input(task.item, [fetched.meta], None)
+            return LoadedItem(media, _payload(fetched), content_of([key], [fetched.meta]))
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
@@ -111,17 +125,19 @@ class ItemLoader:
     def close(self) -> None:
         self._copies.close()
 
-    async def _load_video(self, task: ItemTask, video: VideoTask, progress: Progress) -> tuple[MediaInput, TensorRef]:
+    async def _load_video(self, task: ItemTask, video: VideoTask, progress: Progress) -> LoadedItem:
         """Decoded, or found; nothing is fetched that need not be looked at."""
         client, sources = progress.lease.client, task.item.sources
         reuse = progress.reuse and self._decoded.keeps_any
         names = await self._names(sources, progress) if reuse else []
         expected = self._decoded.expected(names, video, client) if reuse else None
         known = expected.files if expected else [None] * len(sources)
+        keys = [source_key(source) for source in sources]
         fetched = await together(
-            self._fetch(source, file, progress) for source, file in zip(sources, known, strict=True)
+            self._fetch(source, file, key, progress) for source, file, key in zip(sources, known, keys, strict=True)
         )
         metas = [result.meta for result in fetched]
+        content = content_of(keys, metas)
         use = self._note(task.item, metas, progress)
         found = self._decoded.find(metas, video, client) if reuse else None
         if found is not None:
@@ -132,19 +148,19 @@ class ItemLoader:
             progress.reused.append((video, found))
             progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
             self._count_decoded(task, video, found.video, progress)
-            return _media_input(task.item, metas, found.video), found.payload
+            return LoadedItem(_media_input(task.item, metas, found.video), found.payload, content)
         for number, result in enumerate(fetched):
             if result.payload is None:  # of a list of which only some pictures have changed
-                fetched[number] = await self._fetch(sources[number], None, progress, again=True)
+                fetched[number] = await self._fetch(sources[number], None, keys[number], progress, again=True)
         refs = [_payload(result) for result in fetched]
         fetched.clear()
-        decoded = await self._decode(task, video, refs, progress)
+        decoded = await self._decode(task, video, refs, content.key, progress)
         use.decode = CacheUse.MISS if reuse else CacheUse.OFF
         progress.timings.note_cache(StageName.VIDEO_DECODE, use.decode)
         if reuse:
             self._decoded.record(misses=1)
             self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
-        return _media_input(task.item, metas, decoded.meta), _payload(decoded)
+        return LoadedItem(_media_input(task.item, metas, decoded.meta), _payload(decoded), content)
 
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
         """As `DecodedMedia` knows sources; long texts are hashed on a thread."""
@@ -164,7 +180,7 @@ class ItemLoader:
         return noted
 
     async def _fetch(
-        self, source: Source, known: Fetched | None, progress: Progress, *, again: bool = False
+        self, source: Source, known: Fetched | None, key: str, progress: Progress, *, again: bool = False
     ) -> StageResult[Fetched]:
         """`known`: what the source's content was when what it is for was made; without a payload if it still is.
         `again`: its size has been counted."""
@@ -179,7 +195,7 @@ class ItemLoader:
         try:
             digests = () if known is None else (known.digest,)
             item = replace(source.item, client=progress.lease.client, cache=progress.reuse, known=digests)
-            result = await self._fetcher.fetch(limited, item, data_url)
+            result = await self._fetcher.fetch(limited, item, data_url, key=key)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
         progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
@@ -194,13 +210,13 @@ class ItemLoader:
         return await self._copies.run(deadline, self._put, np.frombuffer(text, np.uint8))
 
     async def _decode(
-        self, task: ItemTask, video: VideoTask, refs: list[TensorRef], progress: Progress
+        self, task: ItemTask, video: VideoTask, refs: list[TensorRef], key: str, progress: Progress
     ) -> StageResult[DecodedVideo]:
         limited = progress.deadline.capped(self._config.decoder.timeout_s, StageName.VIDEO_DECODE)
         if task.item.is_list:
-            result = await self._decoder.decode_pictures(limited, video, refs)
+            result = await self._decoder.decode_pictures(limited, video, refs, key=key)
         else:
-            result = await self._decoder.decode(limited, video, refs[0])
+            result = await self._decoder.decode(limited, video, refs[0], key=key)
         progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
         self._count_decoded(task, video, result.meta, progress)
         return result

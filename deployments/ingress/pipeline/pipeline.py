@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError, StageUnavailable
+from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.frames import frame_sampling
@@ -50,6 +51,8 @@ class ReadyPrompt:
     """The preprocessor's, then those of clips whose pixels are not among them; empty for text alone."""
     videos: dict[str, DecodedVideo]
     """By label."""
+    contents: tuple[Content, ...]
+    """What the request's items hold, in their order."""
     cache: dict[str, ItemCacheUse] = field(default_factory=dict)
     """By label."""
 
@@ -83,11 +86,14 @@ class Pipeline:
     async def prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
         """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
         loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
-        at_model = _straight_to_model([media for media, _ in loaded])
-        inputs = tuple(replace(media, pixels_at_model=media.label in at_model) for media, _ in loaded)
-        payloads = [ref for media, ref in loaded if ref is not None and media.label not in at_model]
-        clips = [ref for media, ref in loaded if ref is not None and media.label in at_model]
+        at_model = _straight_to_model([item.media for item in loaded])
+        inputs = tuple(replace(item.media, pixels_at_model=item.media.label in at_model) for item in loaded)
+        sent = [(item.media.label in at_model, item.payload) for item in loaded if item.payload is not None]
+        payloads = [ref for to_model, ref in sent if not to_model]
+        clips = [ref for to_model, ref in sent if to_model]
+        contents = tuple(item.content for item in loaded)
         loaded.clear()
+        sent.clear()
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
         if isinstance(request.prompt, PlainPrompt):
             result = await self._stages.preprocessor.continue_text(limited, request.prompt)
@@ -96,7 +102,7 @@ class Pipeline:
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
-        return ReadyPrompt(result.meta, tensors + clips, videos, progress.cache)
+        return ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
 
     def generate(
         self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline, client: str
@@ -106,7 +112,8 @@ class Pipeline:
         prepared = replace(prompt.prepared, reuse=request.reuse)
         if self._config.engine.prefix_cache_per_key:
             prepared = replace(prepared, cache_salt=hashlib.sha256(client.encode()).hexdigest())
-        return self._stages.model.generate(limited, prepared, request.params, request.stream, prompt.tensors)
+        key = prompt_key(request.prompt, prompt.contents, prepared.cache_salt)
+        return self._stages.model.generate(limited, prepared, request.params, request.stream, prompt.tensors, key=key)
 
     async def begin(
         self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
