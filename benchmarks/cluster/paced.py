@@ -21,8 +21,9 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
+from deployments.serving.content_router import found_again
 from deployments.serving.replica import stage_method
-from deployments.types import VideoTask
+from deployments.types import StageName, VideoTask
 
 
 class PacedConfig(AppConfig):
@@ -74,8 +75,8 @@ def build(args: PacedConfig) -> Application:
     """As `graph.build`."""
     return Ingress.bind(
         args,
-        fetcher=MediaFetcher.bind(args),
-        decoder=PacedDecoder.bind(args),
+        fetcher=found_again(MediaFetcher, StageName.FETCH, args).bind(args),
+        decoder=found_again(PacedDecoder, StageName.VIDEO_DECODE, args).bind(args),
         preprocessor=Preprocessor.bind(args),
-        model=PacedModel.bind(args),
+        model=found_again(PacedModel, StageName.MODEL, args).bind(args),
     )
