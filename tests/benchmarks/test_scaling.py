@@ -61,7 +61,7 @@ def test_ray_takes_the_configuration_of_the_waves(tmp_path, scale_by):
 
 
 def test_ray_takes_the_configuration_of_the_paced_application():
-    config = scaling._config(8000, 2, {})
+    config = scaling._config(8000, replicas=2, ingresses=1, args={})
     ServeDeploySchema.model_validate(config)
     assert serve_files.unknown_keys(config) == []
     PacedConfig.model_validate(config["applications"][0]["args"])

@@ -26,7 +26,7 @@ async def page(blank: Page, app: RunningApp) -> Page:
 
 async def counted(page: Page) -> dict[str, int]:
     """Tokens of the last answer, as they are shown."""
-    chips = [chip.split(" ") for chip in await page.texts(f"{LAST} .counts span")]
+    chips = [chip.split(" ") for chip in await page.texts(f"{LAST} .counts:not(.reuse) span")]
     return {kind: int(count) for kind, count in chips}
 
 

@@ -36,7 +36,7 @@ class _FetchStage:
         self._fetcher = Fetcher(app.config.media, RecordingSink(), lookup=_loopback)
 
     async def call(
-        self, method: str, deadline: Deadline, *args: Any, payloads: Sequence[TensorRef] = ()
+        self, method: str, deadline: Deadline, *args: Any, payloads: Sequence[TensorRef] = (), key: str = ""
     ) -> StageResult[Any]:
         text = None
         if payloads:
@@ -44,7 +44,9 @@ class _FetchStage:
         fetched, data = await self._fetcher.fetch(args[0], deadline, text)
         return StageResult(fetched, TensorRef(data), 0.001)
 
-    def stream(self, method: str, deadline: Deadline, *args: Any, payloads: Sequence[TensorRef] = ()) -> Any:
+    def stream(
+        self, method: str, deadline: Deadline, *args: Any, payloads: Sequence[TensorRef] = (), key: str = ""
+    ) -> Any:
         raise AssertionError("fetches are not streamed")
 
 

@@ -56,7 +56,7 @@ function counts(usage) {
 
 // What of each item was there from earlier questions: one strip an item.
 function reused(cache) {
-  return Object.entries(cache).map(([label, uses]) => element("p", "counts", [
+  return Object.entries(cache).map(([label, uses]) => element("p", "counts reuse", [
     element("b", "", label),
     ...Object.entries(uses).map(([stage, use]) => element("span", "", `${stage} ${use}`)),
   ], { "aria-label": "Reused" }));
