@@ -2,6 +2,7 @@
 
 Ingress ──► MediaFetcher ──► VideoDecoder
    │             │                │          (references to their payloads, never the payloads)
+   │             ▲────ranges──────┘
    ├─────────────┴───────► Preprocessor
    └─────────────────────────────────────► Model
 """
@@ -34,11 +35,12 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
         config = checked_settings(args, __file__, alone=not ray.is_initialized() or len(ray.nodes()) == 1)
     except WrongSetting as error:
         raise RayServeException(str(error)) from None
+    fetcher = _bound(found_again(MediaFetcher, StageName.FETCH, config), config)
     return _bound(
         Ingress,
         config,
-        fetcher=_bound(found_again(MediaFetcher, StageName.FETCH, config), config),
-        decoder=_bound(found_again(VideoDecoder, StageName.VIDEO_DECODE, config), config),
+        fetcher=fetcher,
+        decoder=_bound(found_again(VideoDecoder, StageName.VIDEO_DECODE, config), config, fetcher=fetcher),
         preprocessor=_bound(Preprocessor, config),
         model=_bound(found_again(Model, StageName.MODEL, config), config),
     )

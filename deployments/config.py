@@ -147,6 +147,11 @@ class MediaConfig(Section):
     max_embeds_bytes: Annotated[int, Field(ge=0)] = 0
     """Largest safetensors file of encoder outputs in place of media (parts `image_embeds`, `video_embeds`,
     `audio_embeds`); 0 refuses such parts. They can tell the model what no picture could: for clients you trust."""
+    sparse_from_bytes: Bytes | None = 32 * MIB
+    """Videos from this size on are read by HTTP ranges where host and file allow it: the index, then only what the
+    wanted frames lean on. None: all are fetched whole."""
+    max_sparse_video_bytes: Bytes = 64 * 2**30
+    """Largest video file that is read by ranges; what is read of it is bounded by `max_video_bytes`."""
     max_redirects: Annotated[int, Field(ge=0)] = 3
     """Followed for one item; each one is checked like a first address."""
     max_retries: Annotated[int, Field(ge=0)] = 2

@@ -26,8 +26,11 @@ from deployments.types import (
     Payload,
     PlainPrompt,
     Prepared,
+    RangesRead,
+    RemoteFile,
     SamplingParams,
     VideoTask,
+    WholeNeeded,
 )
 
 TensorRef = NewType("TensorRef", object)
@@ -88,6 +91,10 @@ class MediaFetcherReplica(Protocol):
         self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
     ) -> AsyncGenerator[Fetched | Bytes, None]: ...
 
+    def read_ranges(
+        self, remaining_s: float, file: RemoteFile, ranges: tuple[tuple[int, int], ...]
+    ) -> AsyncGenerator[RangesRead | Bytes, None]: ...
+
 
 class MediaFetching(_Door):
     async def fetch(
@@ -97,11 +104,21 @@ class MediaFetching(_Door):
         payloads = () if data_url is None else (data_url,)
         return await self._client.call("fetch", deadline, item, key=key, payloads=payloads)
 
+    async def read_ranges(
+        self, deadline: Deadline, file: RemoteFile, ranges: tuple[tuple[int, int], ...], *, key: str
+    ) -> StageResult[RangesRead]:
+        """Bytes `start` to `stop` (exclusive) of a remote file for each range, one after the other."""
+        return await self._client.call("read_ranges", deadline, file, ranges, key=key)
+
 
 class VideoDecoderReplica(Protocol):
     def decode(
         self, remaining_s: float, task: VideoTask, data: Bytes
     ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
+
+    def decode_remote(
+        self, remaining_s: float, task: VideoTask, file: RemoteFile, head: Bytes
+    ) -> AsyncGenerator[DecodedVideo | WholeNeeded | Payload, None]: ...
 
     def decode_pictures(
         self, remaining_s: float, task: VideoTask, *pictures: Bytes
@@ -114,6 +131,12 @@ class VideoDecoding(_Door):
     ) -> StageResult[DecodedVideo]:
         """Frames of a video file; its payload is told at `DecodedVideo`."""
         return await self._client.call("decode", deadline, task, key=key, payloads=(data,))
+
+    async def decode_remote(
+        self, deadline: Deadline, task: VideoTask, file: RemoteFile, head: TensorRef, *, key: str
+    ) -> StageResult[DecodedVideo | WholeNeeded]:
+        """The same of a file that stays with its host; `head`: its first bytes. `WholeNeeded` has no payload."""
+        return await self._client.call("decode_remote", deadline, task, file, key=key, payloads=(head,))
 
     async def decode_pictures(
         self, deadline: Deadline, task: VideoTask, pictures: Sequence[TensorRef], *, key: str

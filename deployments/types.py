@@ -7,7 +7,7 @@ first and then, when it has one, its payload: a numpy array, or a dict of numpy 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -75,6 +75,42 @@ class MediaItem:
     """Whether what was fetched before may answer, and this may be kept for later."""
     known: tuple[str, ...] = ()
     """Digests of contents that the caller has no use for: it has what is made of them. Their bytes are not sent."""
+    in_parts: bool = False
+    """Whether a large file may stay where it is, to be read by ranges (`Fetched.remote`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file that stays with its host and is read by ranges, through the fetcher alone."""
+
+    url: str = field(repr=False)
+    """After redirects; its query may hold a signature."""
+    version: str
+    """What `If-Range` names: a strong ETag, or the date of the last change."""
+    size_bytes: int
+    max_read_bytes: int
+    """What may be read of it in all."""
+    client: str = ""
+    """As in `MediaItem`; of whoever reads it, as is `key`."""
+    key: str = ""
+    """The fetch's own: ranges are asked for where it was answered, and where connections to the host are open."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangesRead:
+    """Of `MediaFetcher.read_ranges`; its payload is the ranges one after the other, one uint8 array."""
+
+    size_bytes: int
+    fetch_s: float
+    refused: bool = False
+    """The host does not keep to ranges: nothing was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeNeeded:
+    """Of `VideoDecoder.decode_remote` in place of frames: the file can't be read in parts, or it would not pay."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +130,13 @@ class Fetched:
     """SHA-256 of the bytes, hexadecimal; empty where nothing is kept by it."""
     cache: CacheUse = CacheUse.OFF
     """Where the bytes came from."""
+    remote: RemoteFile | None = None
+    """Set for a file that is to be read by ranges: the payload is its beginning only, and nobody knows its digest."""
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file, wherever the most of it is."""
+        return self.size_bytes if self.remote is None else self.remote.size_bytes
 
 
 @dataclass(frozen=True, slots=True)

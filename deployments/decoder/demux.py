@@ -1,9 +1,9 @@
 """A video file taken apart: its packets, when each is shown, and its sound, in one pass over the container."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from av.container import InputContainer
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from deployments.core.deadline import Deadline
 from deployments.decoder.limits import Limits
 from deployments.decoder.packets import HELD_BYTES, Packets
-from deployments.decoder.plan import PacketTable
+from deployments.decoder.plan import PacketTable, Run
 from deployments.errors import BadMedia
 from deployments.media.container import (
     check_clear,
@@ -27,6 +27,22 @@ from deployments.media.mono import MonoTrack, check_duration
 from deployments.types import FrameSampling, VideoTask
 
 
+class NumberedPackets(Protocol):
+    """Of one video stream; those of a remote file are there once they have been expected."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Any: ...
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        """These will be asked for, in this order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what they are read from."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class VideoFile:
     """What is known of a file before any of its frames is decoded; valid while its container is open."""
@@ -35,7 +51,7 @@ class VideoFile:
     """(bytes,) the file itself."""
     stream: Any
     """PyAV's video stream, its decoder prepared and not yet used."""
-    packets: Packets
+    packets: "NumberedPackets"
     """Of the video stream, in decode order."""
     table: PacketTable | None
     """None when frames can't be told by their packets' times: those are missing, made up, or shared."""
@@ -70,10 +86,7 @@ def demux(
     Raises `BadMedia` when there is no video in it, `TooLarge` beyond `limits`, `UnsupportedCodec` without a decoder,
     `StageTimeout` or `WorkCancelled` between packets.
     """
-    stream = _video_stream(opened, data, task.label)
-    limits.check_source(stream.height, stream.width)
-    prepare_decoder(stream, threads)
-    stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
+    stream = ready_stream(opened, data, task.label, threads, limits)
     sound = Sound(opened, data, task, limits)
     packets = Packets(stream, reopen, task.label, deadline, held_bytes)
     for packet in packets_of(opened, stream, *sound.streams):
@@ -89,6 +102,15 @@ def demux(
         raise BadMedia("the file holds no video frames", param=task.label)
     first_shown_s = float((packets.first_pts or 0) * stream.time_base)
     return VideoFile(data, stream, packets, _table(packets, stream, opened), sound, first_shown_s)
+
+
+def ready_stream(opened: InputContainer, data: NDArray[np.uint8], label: str, threads: int, limits: Limits) -> Any:
+    """The video track of `opened`, its decoder prepared. Raises as `demux` does."""
+    stream = _video_stream(opened, data, label)
+    limits.check_source(stream.height, stream.width)
+    prepare_decoder(stream, threads)
+    stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
+    return stream
 
 
 def _video_stream(opened: InputContainer, data: NDArray[np.uint8], label: str) -> Any:

@@ -5,7 +5,7 @@ more than the file itself, and few are wanted.
 """
 
 from array import array
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from av.container import InputContainer
 
 from deployments.core.deadline import Deadline
-from deployments.decoder.plan import PacketTable
+from deployments.decoder.plan import PacketTable, Run
 from deployments.errors import BadMedia
 from deployments.media.container import packets_of
 
@@ -79,6 +79,9 @@ class Packets:
             return None
         is_key, is_hidden = (np.array(flags, np.uint8).astype(np.bool_) for flags in (self._is_key, self._is_hidden))
         return PacketTable(pts, is_key, is_hidden)
+
+    def expect(self, runs: Sequence[Run]) -> None:
+        """Nothing to do: they are at hand."""
 
     def close(self) -> None:
         """Close the file where it was opened again."""

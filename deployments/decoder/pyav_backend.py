@@ -46,6 +46,7 @@ class PyavBackend:
         targets = index.packets[wanted]
         runs = plan_runs(video.table, targets)
         limits.accept_work(sum(map(len, runs)), *video.coded_size)
+        video.packets.expect(runs)
         return _keep_by_time(video, runs, targets, writer, deadline)
 
 

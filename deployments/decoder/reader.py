@@ -36,6 +36,10 @@ class VideoRead:
     """Frames that the codec had to decode for them."""
 
 
+class FramesMissing(Exception):
+    """Not every wanted frame comes out of the packets that promise it; never leaves this room."""
+
+
 def backend_of(config: DecoderConfig) -> Backend:
     """The way of decoding that `config` names. OpenCV is loaded only here: it needs libraries that PyAV doesn't."""
     if config.backend == "opencv":
@@ -62,8 +66,8 @@ class VideoReader:
         decoder for it, `InternalError` when this machine lacks memory, `StageTimeout` or `WorkCancelled` between
         packets.
         """
-        started, work = time.monotonic(), work or VideoWork()
-        work.began = started
+        work = work or VideoWork()
+        work.began = time.monotonic()
         sniffed = sniff(data[:HEAD_BYTES].tobytes())
         if sniffed.container not in VIDEO_CONTAINERS:
             raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)
@@ -73,17 +77,29 @@ class VideoReader:
         )
         with open_file() as opened:
             video = demux(opened, open_file, data, task, self._config.threads, limits, deadline)
-            taken = self._take(
-                video, packet_index(video) or scan_index(video, limits, deadline), task, limits, deadline
-            )
-            if not taken.stack.complete and taken.index.packets is not None:
-                taken = self._take_scanned(video, taken, task, limits, deadline)
-            video.packets.close()
-            audio = video.sound.finish(taken.index.starts_s, task.sampling)
+            return self.take(video, task, limits, deadline)
+
+    def take(
+        self, video: VideoFile, task: VideoTask, limits: Limits, deadline: Deadline, *, may_scan: bool = True
+    ) -> VideoRead:
+        """What `task` wants of `video`, whose container is open. Raises as `read` does, and `FramesMissing` where
+        packets alone don't tell its frames and not `may_scan`.
+        """
+        index = packet_index(video)
+        if index is None and not may_scan:
+            raise FramesMissing
+        taken = self._take(video, index or scan_index(video, limits, deadline), task, limits, deadline)
+        if not taken.stack.complete and taken.index.packets is not None:
+            if not may_scan:
+                raise FramesMissing
+            taken = self._take_scanned(video, taken, task, limits, deadline)
+        video.packets.close()
+        audio = video.sound.finish(taken.index.starts_s, task.sampling)
         stacked = taken.stack.finish()
         if not len(stacked.kept):
             raise BadMedia("no frame of the video could be decoded", param=task.label)
-        meta = _describe(taken, stacked, self._backend.name, time.monotonic() - started)
+        seconds = 0.0 if limits.work.began is None else time.monotonic() - limits.work.began
+        meta = _describe(taken, stacked, self._backend.name, seconds)
         payload: dict[str, NDArray[Any]] = {**stacked.payload}
         if audio is not None:
             payload["audio"] = audio

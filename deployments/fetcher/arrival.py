@@ -48,8 +48,9 @@ async def receive(
     deadline: Deadline,
     *,
     hashed: bool,
+    begun: bytes = b"",
 ) -> tuple[Bytes, str]:
-    """The body of `response`, and its SHA-256 where it shall be `hashed`.
+    """The body of `response`, of which `begun` has been read already, and its SHA-256 where it shall be `hashed`.
 
     Raises `TooLarge`, `BadMedia`, and `MediaHostError` for a host that is too slow.
     """
@@ -62,7 +63,7 @@ async def receive(
     arrival = Arrival(limit.max_bytes if declared is None or packed else declared, limit, lease)
     digest = RunningDigest(arrival.buffer, executor, deadline) if hashed else None
     try:
-        await _take_in(response, arrival, digest, rate, executor, deadline, packed=packed)
+        await _take_in(response, arrival, digest, rate, executor, deadline, begun, packed=packed)
         told = "" if digest is None else await digest.finish(arrival.size)
     finally:
         if digest is not None:
@@ -77,11 +78,13 @@ async def _take_in(
     rate: LeastRate,
     executor: StageExecutor,
     deadline: Deadline,
+    begun: bytes,
     *,
     packed: bool,
 ) -> None:
     inflater = Inflater()
-    while piece := await _next(response, rate):
+    while piece := begun or await next_piece(response, rate):
+        begun = b""
         if not packed:
             await arrival.add(piece)
         else:
@@ -94,7 +97,7 @@ async def _take_in(
         inflater.finish()
 
 
-async def _next(response: aiohttp.ClientResponse, rate: LeastRate) -> bytes:
+async def next_piece(response: aiohttp.ClientResponse, rate: LeastRate) -> bytes:
     """What has come since; empty at the end. Waiting for room is not the host's slowness."""
     began = time.monotonic()
     piece = await response.content.readany()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import TooLarge
-from deployments.types import MediaKind
+from deployments.types import MediaKind, RemoteFile
 
 MIB = 2**20
 OWN_LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -27,6 +27,8 @@ class Blob:
     """The URL after redirects, without query; None for `data:`."""
     digest: str = ""
     """SHA-256 of `data`, hexadecimal; empty where nobody keeps anything by it."""
+    remote: RemoteFile | None = None
+    """Set where `data` is only the beginning of a file that stays with its host; then without a digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
+import numpy as np
 from yarl import URL
 
 from deployments.config import MediaConfig
@@ -22,12 +24,23 @@ from deployments.core.least_rate import LeastRate
 from deployments.core.shared_budget import SharedBudget
 from deployments.errors import InternalError, MediaHostError, MediaNotReachable, SluiceError
 from deployments.fetcher.addresses import AddressPolicy
-from deployments.fetcher.arrival import receive
+from deployments.fetcher.arrival import next_piece, receive
 from deployments.fetcher.blob import MIB, OWN_LACKS, ByteLimit, Bytes
 from deployments.fetcher.cache import NOTHING_KNOWN, Freshness, Validators
+from deployments.fetcher.ranges import (
+    Growing,
+    check_range,
+    is_readable_in_parts,
+    range_headers,
+    receive_range,
+    remote_file,
+)
 from deployments.fetcher.resolver import CheckedAddresses, Lookup, NameResolver
 from deployments.fetcher.transient import TransientError
 from deployments.fetcher.urls import UrlPolicy, describe, is_literal
+from deployments.types import RemoteFile
+
+T = TypeVar("T")
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT_STATUSES = frozenset({502, 503, 504})
@@ -46,6 +59,8 @@ class Download:
     final_url: URL
     freshness: Freshness
     redirected: bool
+    remote: RemoteFile | None = None
+    """Set where `data` is only the beginning of a file that stays with its host; then without a digest."""
 
 
 class HttpClient:
@@ -89,19 +104,40 @@ class HttpClient:
         )
 
     async def get(
-        self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators = NOTHING_KNOWN
+        self,
+        url: URL,
+        limit: ByteLimit,
+        deadline: Deadline,
+        client: str,
+        known: Validators = NOTHING_KNOWN,
+        *,
+        in_parts: bool = False,
     ) -> Download:
         """The bytes at `url`, one of `self.urls.parse`; tried again after failures that may pass.
 
         `client`: on whose account connections, look-ups and room are taken. `known`: what an earlier answer said of
-        itself, for the host to say that it still holds.
+        itself, for the host to say that it still holds. `in_parts`: whether a file that can be read by ranges may stay
+        where it is.
 
         Raises `MediaNotReachable`, `MediaHostError`, `TooLarge`, `BadMedia`. The caller bounds the whole by a timeout;
         `deadline` is for threads and for pauses, which are not begun when they would outlast it.
         """
+        return await self._persistently(
+            lambda: self._follow(url, limit, deadline, client, known, in_parts=in_parts), deadline
+        )
+
+    async def read_range(self, file: RemoteFile, start: int, into: Bytes, deadline: Deadline, grow: Growing) -> None:
+        """Fill `into` with the bytes of `file` from `start` on; tried again after failures that may pass.
+
+        Raises `RangesRefused` where the host does not keep to ranges, `MediaHostError` also for a file that has
+        changed since its beginning was read, and as `get` does.
+        """
+        await self._persistently(lambda: self._read_range(file, start, into, grow), deadline)
+
+    async def _persistently(self, attempt_once: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         for attempt in range(self._config.max_retries + 1):
             try:
-                return await self._follow(url, limit, deadline, client, known)
+                return await attempt_once()
             except TransientError as failure:
                 pause_s = _FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
                 if attempt == self._config.max_retries or pause_s >= deadline.remaining_s():
@@ -129,15 +165,29 @@ class HttpClient:
         await self._names.close()
         await self._session.close()
 
-    async def _follow(self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators) -> Download:
+    async def _read_range(self, file: RemoteFile, start: int, into: Bytes, grow: Growing) -> None:
+        """A redirect here is refused as no range: the URL is what earlier redirects led to."""
+        url = self.urls.parse(file.url)
+        async with self._exchange(url, file.client, range_headers(file, start, len(into))) as response:
+            if response.status not in (200, 206, 412, 416) and response.status not in _REDIRECTS:
+                _check_status(response)
+            check_range(response, file, start, len(into))
+            rate = LeastRate(self._config.min_rate_bytes_s, self._config.read_timeout_s)
+            await receive_range(response, into, rate, grow)
+
+    async def _follow(
+        self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators, *, in_parts: bool
+    ) -> Download:
         redirected = False
         for _ in range(self._config.max_redirects + 1):
-            async with self._exchange(url, client, known) as response:
+            async with self._exchange(url, client, known.headers()) as response:
                 if response.status not in _REDIRECTS:
-                    data, digest = None, ""
-                    if not _still_holds(response, known):
-                        data, digest = await self._read(response, limit, deadline, client)
-                    return Download(data, digest, url, Freshness.of(response.headers), redirected)
+                    freshness = Freshness.of(response.headers)
+                    if _still_holds(response, known):
+                        return Download(None, "", url, freshness, redirected)
+                    remote = remote_file(response, url, self._config) if in_parts else None
+                    data, digest, remote = await self._read(response, limit, deadline, client, remote)
+                    return Download(data, digest, url, freshness, redirected, remote)
                 location = response.headers.get("Location")
                 if location is None:
                     raise MediaHostError(f"could not be fetched: {url.host} redirects without saying where")
@@ -146,20 +196,35 @@ class HttpClient:
         raise MediaNotReachable(f"is redirected more than {self._config.max_redirects} times")
 
     async def _read(
-        self, response: aiohttp.ClientResponse, limit: ByteLimit, deadline: Deadline, client: str
-    ) -> tuple[Bytes, str]:
-        """The body of a 200; room is taken as it arrives."""
+        self,
+        response: aiohttp.ClientResponse,
+        limit: ByteLimit,
+        deadline: Deadline,
+        client: str,
+        remote: RemoteFile | None,
+    ) -> tuple[Bytes, str, RemoteFile | None]:
+        """The body of a 200 and its digest; room is taken as it arrives. Only its beginning, without a digest, where
+        the file is `remote` and of a kind that is read by ranges: the rest is left with the host, by closing the
+        connection.
+        """
         _check_status(response)
         rate = LeastRate(self._config.min_rate_bytes_s, self._config.read_timeout_s)
         with self._room.open(f"client {client}", f"host {response.url.host}") as lease:
-            data, digest = await receive(response, limit, lease, rate, self._executor, deadline, hashed=self._hashes)
+            begun = b"" if remote is None else await next_piece(response, rate)
+            if remote is not None and is_readable_in_parts(begun):
+                response.close()
+                return np.frombuffer(begun, np.uint8), "", remote
+            data, digest = await receive(
+                response, limit, lease, rate, self._executor, deadline, hashed=self._hashes, begun=begun
+            )
         data.flags.writeable = False
-        return data, digest
+        return data, digest, None
 
     @asynccontextmanager
-    async def _exchange(self, url: URL, client: str, known: Validators) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    async def _exchange(
+        self, url: URL, client: str, headers: Mapping[str, str]
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
         """A GET and its answer's headers; aiohttp's errors become ours, also those of reading the body."""
-        headers = known.headers()
         host = url.raw_host or ""
         with self._slots.open(f"client {client}", f"host {host}") as slot:
             await slot.grow(1)

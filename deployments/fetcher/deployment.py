@@ -11,7 +11,7 @@ from deployments.fetcher.fetcher import STAGE, Fetcher
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import replica_tracer, stage_method
 from deployments.stages import Bytes, MediaFetcherReplica
-from deployments.types import Fetched, MediaItem
+from deployments.types import Fetched, MediaItem, RangesRead, RemoteFile
 
 
 @serve.deployment
@@ -36,6 +36,15 @@ class MediaFetcher(MediaFetcherReplica):
         yield fetched
         if data is not None:
             yield data
+
+    @stage_method
+    async def read_ranges(
+        self, remaining_s: float, file: RemoteFile, ranges: tuple[tuple[int, int], ...]
+    ) -> AsyncGenerator[RangesRead | Bytes, None]:
+        """Yields `RangesRead`, then the ranges one after the other, uint8."""
+        read, data = await self._fetcher.read_ranges(file, ranges, Deadline(remaining_s, STAGE))
+        yield read
+        yield data
 
     async def check_health(self) -> None:
         self._fetcher.check_health()

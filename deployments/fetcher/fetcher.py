@@ -3,8 +3,8 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 from yarl import URL
 
@@ -20,11 +20,12 @@ from deployments.fetcher.data_url import decode_data_url, parse_data_url
 from deployments.fetcher.digest import digest_of
 from deployments.fetcher.flights import Flights
 from deployments.fetcher.local_files import LocalFolder
+from deployments.fetcher.range_reader import RangeReader
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
 from deployments.media.sniff import HEAD_BYTES, is_safetensors, sniff
 from deployments.observability.metrics import MetricSink
-from deployments.types import CacheUse, Fetched, MediaItem, MediaKind, StageName
+from deployments.types import CacheUse, Fetched, MediaItem, MediaKind, RangesRead, RemoteFile, StageName
 
 STAGE = StageName.FETCH
 _OWN_SHARE = 0.25
@@ -62,6 +63,7 @@ class Fetcher:
         arriving = SharedBudget(config.max_buffered_bytes - own_bytes + config.cache_bytes, reserve=largest)
         names = lookup or self._system_lookup
         self._http = HttpClient(config, arriving, self._executor, names, ssl_context, hashes=hashes)
+        self._ranges = RangeReader(self._http, arriving)
         self._folder = LocalFolder(config.local_root)
         self._hashes = hashes
         self._flights: Flights[_Loaded] = Flights()
@@ -91,8 +93,30 @@ class Fetcher:
         self._metrics.count("sluice_fetches", kind=item.kind, outcome="ok")
         self._metrics.count("sluice_fetched_bytes", len(blob.data), kind=item.kind)
         seconds = time.monotonic() - started
-        fetched = Fetched(item.kind, container, len(blob.data), blob.source, seconds, blob.digest, loaded.use)
+        fetched = Fetched(
+            item.kind, container, len(blob.data), blob.source, seconds, blob.digest, loaded.use, blob.remote
+        )
         return fetched, None if blob.digest in item.known else blob.data
+
+    async def read_ranges(
+        self, file: RemoteFile, ranges: Sequence[tuple[int, int]], deadline: Deadline
+    ) -> tuple[RangesRead, Bytes]:
+        """Bytes `start` to `stop` (exclusive) of `file` for each range, one after the other, read-only.
+
+        Raises as `fetch` does, without the item's name: who asks knows it.
+        """
+        started = time.monotonic()
+        deadline = deadline.capped(self._config.total_timeout_s, STAGE)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                data = await self._ranges.read(file, ranges, deadline)
+        except TimeoutError as error:
+            raise StageTimeout(STAGE) from error
+        seconds = time.monotonic() - started
+        if data is None:
+            return RangesRead(0, seconds, refused=True), lazy_buffer(0)
+        self._metrics.count("sluice_fetched_bytes", len(data), kind=MediaKind.VIDEO)
+        return RangesRead(len(data), seconds), data
 
     def check_health(self) -> None:
         """Raise `InternalError` when the session is broken or threads do not stop."""
@@ -140,30 +164,37 @@ class Fetcher:
     async def _load_http(self, url: URL, limit: ByteLimit, deadline: Deadline, item: MediaItem) -> "_Loaded":
         """From the cache, from a fetch that is under way for an item of the same kind, or from the host."""
         if not item.cache:
-            return await self._download(url, limit, item.client, None, keep=False)
+            return await self._download(url, limit, item.client, None, in_parts=item.in_parts, keep=False)
         known = self._cache.get(str(url), item.client)
         if known is not None and self._cache.is_fresh(known):
             await self._http.check_host(url, item.client)  # what may not be dialled now is not answered either
             limit.check(len(known.blob.data))
             self._cache.record(hits=1)
             return _Loaded(known.blob, CacheUse.HIT)
-        loaded = await self._join((str(url), limit.kind), url, limit, deadline, item.client, known)
+        key = (str(url), limit.kind, item.in_parts)
+        loaded = await self._join(key, url, limit, deadline, item, known)
         if loaded.client not in (None, item.client):  # private, and somebody else's
-            loaded = await self._join((str(url), limit.kind, item.client), url, limit, deadline, item.client, None)
+            loaded = await self._join((*key, item.client), url, limit, deadline, item, None)
         return loaded
 
     async def _join(
-        self, key: Hashable, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Entry | None
+        self, key: Hashable, url: URL, limit: ByteLimit, deadline: Deadline, item: MediaItem, known: Entry | None
     ) -> "_Loaded":
         if self._flights.under_way(key):
             self._metrics.count("sluice_fetch_joined")
-        return await self._flights.join(key, lambda: self._download(url, limit, client, known, keep=True), deadline)
+        client, in_parts = item.client, item.in_parts
+        return await self._flights.join(
+            key, lambda: self._download(url, limit, client, known, in_parts=in_parts, keep=True), deadline
+        )
 
-    async def _download(self, url: URL, limit: ByteLimit, client: str, known: Entry | None, *, keep: bool) -> "_Loaded":
+    async def _download(
+        self, url: URL, limit: ByteLimit, client: str, known: Entry | None, *, in_parts: bool, keep: bool
+    ) -> "_Loaded":
         """For whoever joins, so with a time of its own; on the account of the client who came first."""
         deadline = Deadline(self._config.total_timeout_s, STAGE)
         async with asyncio.timeout(deadline.remaining_s()):
-            answer = await self._http.get(url, limit, deadline, client, known.validators if known else NOTHING_KNOWN)
+            validators = known.validators if known else NOTHING_KNOWN
+            answer = await self._http.get(url, limit, deadline, client, validators, in_parts=in_parts)
             alone = client if answer.freshness.private or self._config.cache_per_key else None
             if answer.data is None:
                 assert known is not None, "only what was kept can be confirmed"
@@ -171,8 +202,8 @@ class Fetcher:
                 limit.check(len(known.blob.data))
                 self._cache.record(hits=1)
                 return _Loaded(known.blob, CacheUse.REVALIDATED, client if known.private else alone)
-            blob = _blob(answer.data, describe(answer.final_url), answer.digest)
-        if not keep:
+            blob = replace(_blob(answer.data, describe(answer.final_url), answer.digest), remote=answer.remote)
+        if not keep or answer.remote is not None:  # a beginning is not the file
             return _Loaded(blob, CacheUse.OFF, alone)
         if not answer.redirected:  # what a redirect leads to may change while the bytes there stay fresh
             self._cache.put(str(url), blob, answer.freshness, client)

@@ -45,6 +45,15 @@ def put(array: NDArray[Any]) -> TensorRef:
     return TensorRef(ray.put(array))
 
 
+async def taken(ref: TensorRef) -> Any:
+    """What `ref` refers to, mapped from shared memory; raises as `Stage.call` does when it is lost."""
+    awaitable: Any = ref
+    try:
+        return await awaitable
+    except _REPLICA_LOST as lost:
+        raise StageUnavailable("what a stage answered was lost") from lost
+
+
 class Stage:
     """A stage as the ingress calls it: `stages.StageClient` over a Ray Serve handle."""
 

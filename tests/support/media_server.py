@@ -13,7 +13,7 @@ import itertools
 import ssl
 import threading
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -103,6 +103,32 @@ def serve(data: bytes, *, etag: str | None = None, cache_control: str | None = N
         return web.Response(body=data, headers=headers)
 
     return answer
+
+
+class Ranged:
+    """`data` by `Range`, of the version `etag`; counts what it sends. `lie` changes an answer's headers."""
+
+    def __init__(self, data: bytes, etag: str = '"1"', lie: Mapping[str, str] | None = None) -> None:
+        self.data, self.etag, self.lie = data, etag, dict(lie or {})
+        self.ranges: list[tuple[int, int]] = []
+        """(start, stop) of each that was asked for."""
+        self.whole = 0
+        """Answers that were the whole file, or as much of it as was taken."""
+
+    @property
+    def sent_bytes(self) -> int:
+        return sum(stop - start for start, stop in self.ranges)
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        headers = {"ETag": self.etag, "Accept-Ranges": "bytes", **self.lie}
+        asked = request.http_range
+        if asked.start is None or request.headers.get("If-Range", self.etag) != self.etag:
+            self.whole += 1
+            return web.Response(body=self.data, headers=headers)
+        self.ranges.append((asked.start, asked.stop))
+        part = self.data[asked.start : asked.stop]
+        place = f"bytes {asked.start}-{asked.start + len(part) - 1}/{len(self.data)}"
+        return web.Response(status=206, body=part, headers={"Content-Range": place, **headers})
 
 
 def status(code: int, **headers: str) -> Behaviour:

@@ -36,7 +36,7 @@ def source_key(source: Source) -> str:
 def content_of(sources: Sequence[str], files: Sequence[Fetched]) -> Content:
     """Of an item's files, wherever they came from; `sources`, their own keys, where the fetcher made no digests."""
     key = _key("files", *(file.digest or source for source, file in zip(sources, files, strict=True)))
-    return Content(key, sum(file.size_bytes for file in files))
+    return Content(key, sum(file.file_bytes for file in files))
 
 
 def prompt_key(prompt: Chat | PlainPrompt, items: Sequence[Content], salt: str) -> str:

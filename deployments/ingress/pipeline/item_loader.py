@@ -20,7 +20,7 @@ from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest, source_name
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
-from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask
+from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask, WholeNeeded
 
 COPY_WORKERS = 2
 _SHORT_TEXT = 65_536
@@ -103,7 +103,7 @@ class ItemLoader:
                 return await self._load_video(task, task.video, progress)
             [source] = task.item.sources
             key = source_key(source)
-            fetched = await self._fetch(source, None, key, progress)
+            fetched = await self._fetch(source, None, key, progress, in_parts=False)
             self._note(task.item, [fetched.meta], progress)
             media = _media_input(task.item, [fetched.meta], None)
             return LoadedItem(media, _payload(fetched), content_of([key], [fetched.meta]))
@@ -127,20 +127,40 @@ class ItemLoader:
 
     async def _load_video(self, task: ItemTask, video: VideoTask, progress: Progress) -> LoadedItem:
         """Decoded, or found; nothing is fetched that need not be looked at."""
-        client, sources = progress.lease.client, task.item.sources
+        sources = task.item.sources
         reuse = progress.reuse and self._decoded.keeps_any
         names = await self._names(sources, progress) if reuse else []
-        expected = self._decoded.expected(names, video, client) if reuse else None
+        expected = self._decoded.expected(names, video, progress.lease.client) if reuse else None
         known = expected.files if expected else [None] * len(sources)
         keys = [source_key(source) for source in sources]
+        in_parts = video.audio_rate_hz is None and not task.item.is_list
         fetched = await together(
-            self._fetch(source, file, key, progress) for source, file, key in zip(sources, known, keys, strict=True)
+            self._fetch(source, file, key, progress, in_parts=in_parts)
+            for source, file, key in zip(sources, known, keys, strict=True)
         )
+        if fetched[0].meta.remote is not None:
+            loaded = await self._load_remote(task, video, fetched[0], keys[0], progress)
+            if loaded is not None:
+                return loaded
+            fetched = [await self._fetch_whole(sources[0], known[0], fetched[0].meta, keys[0], progress)]
+        return await self._load_fetched(task, video, fetched, keys, names if reuse else None, progress)
+
+    async def _load_fetched(
+        self,
+        task: ItemTask,
+        video: VideoTask,
+        fetched: list[StageResult[Fetched]],
+        keys: list[str],
+        names: list[str] | None,
+        progress: Progress,
+    ) -> LoadedItem:
+        """Of whole files, which are let go. `names`: of their sources; None where nothing may be found or kept."""
+        client = progress.lease.client
         metas = [result.meta for result in fetched]
         content = content_of(keys, metas)
         use = self._note(task.item, metas, progress)
-        found = self._decoded.find(metas, video, client) if reuse else None
-        if found is not None:
+        found = self._decoded.find(metas, video, client) if names is not None else None
+        if found is not None and names is not None:
             use.decode = CacheUse.HIT
             progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
             self._decoded.record(hits=1)
@@ -151,16 +171,46 @@ class ItemLoader:
             return LoadedItem(_media_input(task.item, metas, found.video), found.payload, content)
         for number, result in enumerate(fetched):
             if result.payload is None:  # of a list of which only some pictures have changed
-                fetched[number] = await self._fetch(sources[number], None, keys[number], progress, again=True)
+                source = task.item.sources[number]
+                fetched[number] = await self._fetch(source, None, keys[number], progress, in_parts=False, again=True)
         refs = [_payload(result) for result in fetched]
         fetched.clear()
         decoded = await self._decode(task, video, refs, content.key, progress)
-        use.decode = CacheUse.MISS if reuse else CacheUse.OFF
+        use.decode = CacheUse.OFF if names is None else CacheUse.MISS
         progress.timings.note_cache(StageName.VIDEO_DECODE, use.decode)
-        if reuse:
+        if names is not None:
             self._decoded.record(misses=1)
             self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
         return LoadedItem(_media_input(task.item, metas, decoded.meta), _payload(decoded), content)
+
+    async def _load_remote(
+        self, task: ItemTask, video: VideoTask, begun: StageResult[Fetched], key: str, progress: Progress
+    ) -> LoadedItem | None:
+        """Of a file that stays with its host; None when it must be read whole.
+
+        Nothing is kept by it: only who has all bytes of a file can tell whether it is another one.
+        """
+        files = [begun.meta]
+        assert begun.meta.remote is not None
+        remote = replace(begun.meta.remote, client=progress.lease.client, key=key)
+        content = content_of([key], files)
+        limited = progress.deadline.capped(self._config.decoder.timeout_s, StageName.VIDEO_DECODE)
+        answer = await self._decoder.decode_remote(limited, video, remote, _payload(begun), key=content.key)
+        progress.lease.outside_s = max(progress.lease.outside_s, answer.seconds)  # much of it is the host's
+        if isinstance(answer.meta, WholeNeeded):
+            return None
+        self._note(task.item, files, progress).decode = CacheUse.OFF
+        progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.OFF)
+        progress.timings.note(StageName.VIDEO_DECODE, answer.seconds, worked_s=answer.meta.decode_s)
+        self._count_decoded(task, video, answer.meta, progress)
+        return LoadedItem(_media_input(task.item, files, answer.meta), _payload(answer), content)
+
+    async def _fetch_whole(
+        self, source: Source, known: Fetched | None, begun: Fetched, key: str, progress: Progress
+    ) -> StageResult[Fetched]:
+        """A file of which only the beginning was fetched."""
+        progress.lease.resize(progress.lease.size_bytes - begun.size_bytes + source_bytes(source, self._config))
+        return await self._fetch(source, known, key, progress, in_parts=False)
 
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
         """As `DecodedMedia` knows sources; long texts are hashed on a thread."""
@@ -180,10 +230,17 @@ class ItemLoader:
         return noted
 
     async def _fetch(
-        self, source: Source, known: Fetched | None, key: str, progress: Progress, *, again: bool = False
+        self,
+        source: Source,
+        known: Fetched | None,
+        key: str,
+        progress: Progress,
+        *,
+        in_parts: bool,
+        again: bool = False,
     ) -> StageResult[Fetched]:
         """`known`: what the source's content was when what it is for was made; without a payload if it still is.
-        `again`: its size has been counted."""
+        `in_parts`: whether a large file may stay where it is. `again`: its size has been counted."""
         assumed_bytes = 0 if again else source_bytes(source, self._config)
         if known is not None and source.data is not None:
             progress.lease.resize(progress.lease.size_bytes - assumed_bytes)
@@ -194,7 +251,9 @@ class ItemLoader:
         started = time.monotonic()
         try:
             digests = () if known is None else (known.digest,)
-            item = replace(source.item, client=progress.lease.client, cache=progress.reuse, known=digests)
+            item = replace(
+                source.item, client=progress.lease.client, cache=progress.reuse, known=digests, in_parts=in_parts
+            )
             result = await self._fetcher.fetch(limited, item, data_url, key=key)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
