@@ -58,6 +58,7 @@ def app(ray_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "media": {
             "allowed_networks": ["127.0.0.0/8"],
             "local_root": str(media_root),
+            "sparse_from_bytes": 100_000,
             "connect_timeout_s": 60,  # the media host shares this process with tests that keep it busy
             "read_timeout_s": 60,
         },

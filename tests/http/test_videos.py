@@ -7,7 +7,7 @@ import pytest
 
 from tests.http import parts
 from tests.support.media_files import make_video
-from tests.support.media_server import MediaServer, redirect, serve
+from tests.support.media_server import MediaServer, Ranged, redirect, serve
 
 ITEM = "messages[0].content[0]"
 CLIP = make_video(90, width=320, height=192)
@@ -69,3 +69,24 @@ def test_a_codec_without_decoder_is_named(http: httpx.Client) -> None:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (415, "unsupported_codec", ITEM)
     assert "zzz1" in error["message"]
+
+
+def test_of_a_large_video_only_a_part_is_fetched(http: httpx.Client, media_server: MediaServer) -> None:
+    data = make_video(240, width=320, height=192, options={"crf": "1"})
+    host, plain = Ranged(data), serve(data)
+    sparse = ask(http, {"type": "video_url", "video_url": {"url": media_server.add("/long.mp4", host)}}, num_frames=3)
+    whole = ask(http, {"type": "video_url", "video_url": {"url": media_server.add("/whole.mp4", plain)}}, num_frames=3)
+    assert sparse.status_code == whole.status_code == 200, sparse.text + whole.text
+    assert 0 < host.sent_bytes < len(data) / 2
+    assert sparse.json()["choices"] == whole.json()["choices"]
+    assert sparse.json()["usage"]["sluice_videos"] == whole.json()["usage"]["sluice_videos"]
+
+
+def test_a_large_video_that_cannot_be_read_in_parts_is_fetched_whole(
+    http: httpx.Client, media_server: MediaServer
+) -> None:
+    flags = {"movflags": "frag_keyframe+empty_moov"}
+    host = Ranged(make_video(240, width=320, height=192, options={"crf": "1"}, muxer_options=flags))
+    answer = ask(http, {"type": "video_url", "video_url": {"url": media_server.add("/fragments.mp4", host)}})
+    assert answer.status_code == 200, answer.text
+    assert host.whole == 2
