@@ -24,7 +24,7 @@ from deployments.decoder.stage import DecodeStage
 from deployments.errors import BadMedia, MediaHostError, SluiceError, TooLarge
 from deployments.fetcher.fetcher import Fetcher
 from deployments.observability.metrics import RecordingSink
-from deployments.types import FrameSampling, MediaItem, MediaKind, RemoteFile, VideoTask, WholeNeeded
+from deployments.types import CacheUse, FrameSampling, MediaItem, MediaKind, RemoteFile, VideoTask, WholeNeeded
 from tests.support.media_files import make_video, read_numbers
 from tests.support.media_server import Behaviour, MediaServer, Ranged, redirect, stalled
 
@@ -237,3 +237,23 @@ def test_a_fetch_stays_whole_where_ranges_are_not_offered_or_not_wanted() -> Non
 
     first, second, _, last = asyncio.run(sizes())
     assert first == second == last == len(data)
+
+
+def test_the_beginning_of_a_file_is_never_kept_as_the_file() -> None:
+    data = padded(120)
+    host = Ranged(data, lie={"Cache-Control": "max-age=60"})
+
+    async def fetches() -> list[tuple[bool, int, CacheUse]]:
+        with MediaServer() as server:
+            async with stages() as (fetcher, _):
+                url, told = server.add("/clip", host), []
+                for in_parts in (True, True, False, True):
+                    item = MediaItem(MediaKind.VIDEO, "x", url, in_parts=in_parts)
+                    meta, found = await fetcher.fetch(item, minute())
+                    assert found is not None
+                    assert (meta.remote is None) == bool(meta.digest) == (len(found) == len(data))
+                    told.append((meta.remote is None, meta.file_bytes, meta.cache))
+                return told
+
+    begun, whole_file = (False, len(data), CacheUse.OFF), (True, len(data), CacheUse.MISS)
+    assert asyncio.run(fetches()) == [begun, begun, whole_file, (True, len(data), CacheUse.HIT)]

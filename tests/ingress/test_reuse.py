@@ -118,7 +118,7 @@ async def test_a_clip_that_was_lost_with_its_machine_is_made_again(url, stage):
     if stage == "model":
         stream = app.model.stream
 
-        async def failing(method, deadline, *args, payloads=()):
+        async def failing(method, deadline, *args, key, payloads=()):
             app.model.stream = stream
             raise lost
             yield
