@@ -30,7 +30,8 @@ def test_the_second_question_costs_one_look_at_most(http: httpx.Client, media_se
     clip = make_video(45, width=320, height=192, gop=15 if by == "url" else 9)
     video = parts.video(clip)
     if by == "url":
-        video = {"type": "video_url", "video_url": {"url": media_server.add("/turns.mp4", serve(clip, etag='"1"'))}}
+        url = media_server.add("/second-question.mp4", serve(clip, etag='"1"'))
+        video = {"type": "video_url", "video_url": {"url": url}}
     first, second, anew = ask(http, video), ask(http, video), ask(http, video, {"x-sluice-cache": "off"})
     uses = [answer["usage"]["sluice_cache"][ITEM] for answer in (first, second, anew)]
     assert uses[0] == {"fetch": "miss", "decode": "miss", "encode": "miss"}
@@ -38,5 +39,5 @@ def test_the_second_question_costs_one_look_at_most(http: httpx.Client, media_se
     assert uses[2] == dict.fromkeys(("fetch", "decode", "encode"), "off")
     assert said(first) == said(second) == said(anew)
     assert first["usage"]["sluice_videos"] == second["usage"]["sluice_videos"] == anew["usage"]["sluice_videos"]
-    asked = [hit.headers.get("if-none-match") for hit in media_server.hits_seen if hit.path == "/turns.mp4"]
+    asked = [hit.headers.get("if-none-match") for hit in media_server.hits_seen if hit.path == "/second-question.mp4"]
     assert asked == ([None, '"1"', None] if by == "url" else asked)

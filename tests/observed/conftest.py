@@ -20,6 +20,8 @@ from tests.support.otlp_collector import OtlpCollector
 KEY = "a-key-of-the-file"
 KV_CACHE_GIB = 0.0037
 """Of the demo model: 4 layers of 2 x 2 heads of 32 numbers of 4 bytes, 2 KiB a token."""
+CACHE_BYTES = 256 * 2**10
+"""Of fetched media: less than two of the large pictures hold."""
 EXPORT_EVERY_S = 3.0
 """Gauges that were not set for two such periods are forgotten: the slowest of Ray's own are set every five seconds."""
 METRICS_ENV = {
@@ -47,6 +49,23 @@ class Observed:
         own = {"authorization": f"Bearer {KEY}", **(headers or {})}
         return httpx.post(f"{self.server.url}/v1/chat/completions", json=body, headers=own, timeout=120)
 
+    def run_batch(self, bodies: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of chat completions, when it has ended."""
+        with httpx.Client(base_url=self.server.url, headers={"authorization": f"Bearer {KEY}"}, timeout=120) as client:
+            url = "/v1/chat/completions"
+            lines = [
+                {"custom_id": str(n), "method": "POST", "url": url, "body": {"model": "demo", **body}}
+                for n, body in enumerate(bodies)
+            ]
+            text = "\n".join(json.dumps(line) for line in lines).encode()
+            file = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", text)}).json()
+            asked = {"input_file_id": file["id"], "endpoint": url, "completion_window": "24h"}
+            batch: dict[str, Any] = client.post("/v1/batches", json=asked).json()
+            while batch["status"] in ("validating", "in_progress", "finalizing"):
+                time.sleep(0.2)
+                batch = client.get(f"/v1/batches/{batch['id']}").json()
+        return batch
+
     def metrics(self) -> str:
         """The application's page and, below it, all that the nodes' agents export beside."""
         time.sleep(3 * EXPORT_EVERY_S)
@@ -63,10 +82,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     with OtlpCollector() as collector, MediaServer() as media:
         args = {
             "tracing": {"otlp_endpoint": collector.url},
-            "media": {"cache_bytes": 64 * 2**20},
+            "media": {"cache_bytes": CACHE_BYTES},
             # Room for one answer of full length at a time, so that two of them make way for each other.
             "engine": {"reuse_cache_mib": 64, "kv_cache_gib": KV_CACHE_GIB, "max_context_tokens": 1024},
-            "ingress": {"api_keys_file": str(keys)},
+            "ingress": {"api_keys_file": str(keys), "batch_folder": str(tmp_path_factory.mktemp("batches"))},
         }
         with sluice(args=args, env=METRICS_ENV) as server:
             yield Observed(server, collector, media)
@@ -84,6 +103,13 @@ def visited(observed: Observed) -> Observed:
     everything = parts.user(parts.video(clip), parts.image(picture), sound, "What is it?")
     for stream in (False, True):  # twice: from the caches the second time
         assert observed.post(everything, stream=stream, use_audio_in_video=True).status_code == 200
+    assert observed.post(parts.user("Look.", parts.video(clip), "What is it?")).status_code == 200  # another beginning
+    for n in range(2):  # the second makes the first one's place its own
+        large = media.add(
+            f"/visited/large-{n}.bmp", serve(make_picture("BMP", width=256, height=192, number=n), **keep)
+        )
+        assert observed.post(parts.user(parts.image(large), "?")).status_code == 200
+    assert observed.run_batch([{"messages": parts.user("Only text."), "max_tokens": 4}])["status"] == "completed"
     assert observed.post(parts.user("Only text."), stream=True).status_code == 200
     frames = [parts.data_url(make_picture("PNG", number=n), "image/png") for n in range(4)]
     assert observed.post(parts.user({"type": "video", "video": frames}, "And now?")).status_code == 200
