@@ -27,7 +27,7 @@ TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class RequestLine:
     custom_id: str
     url: str
     body: bytes
@@ -37,16 +37,16 @@ class WrongInput(ValueError):
     """Nothing was asked."""
 
 
-def read_items(path: Path) -> list[Item]:
+def read_items(path: Path) -> list[RequestLine]:
     """All requests of a file. Raises `WrongInput`, which names the line."""
-    items: dict[str, Item] = {}
+    items: dict[str, RequestLine] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 said = orjson.loads(line)
-                item = Item(str(said["custom_id"]), str(said["url"]), orjson.dumps(said["body"]))
+                item = RequestLine(str(said["custom_id"]), str(said["url"]), orjson.dumps(said["body"]))
             except (orjson.JSONDecodeError, KeyError, TypeError) as error:
                 raise WrongInput(f"{path}: line {number} is no request: {error}") from error
             if items.setdefault(item.custom_id, item) is not item:
@@ -82,7 +82,7 @@ class Server:
     def __init__(self, session: aiohttp.ClientSession, url: str, pause_s: float = PAUSE_S) -> None:
         self._session, self._url, self._pause_s = session, url.rstrip("/").removesuffix("/v1"), pause_s
 
-    async def ask(self, item: Item) -> dict[str, Any]:
+    async def ask(self, item: RequestLine) -> dict[str, Any]:
         """The item's line in the output."""
         tries, pause_s = 0, self._pause_s
         while True:
@@ -95,7 +95,7 @@ class Server:
             response = {"status_code": status, "body": said}
             return {"custom_id": item.custom_id, "response": response, "error": None}
 
-    async def _post(self, item: Item) -> tuple[int, str, Any]:
+    async def _post(self, item: RequestLine) -> tuple[int, str, Any]:
         """Status, `Retry-After` and body; status 599 when there was no answer at all."""
         headers = {"content-type": "application/json"}
         try:
