@@ -1,8 +1,11 @@
 """The chart is the base: the same objects with its own values, and what a value changes."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +17,8 @@ from tests.k8s import helm, manifests
 from tests.k8s.manifests import PLAIN_BASE, Tree
 from tests.k8s.test_schemas import KUBERNETES, NATIVE
 
+HELM = shutil.which("helm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+"""That of the test dependencies, where they have one for the machine, or the machine's own."""
 IMAGES = {"sluice-cpu": "registry.example.com/sluice-cpu:0.1.0", "sluice-gpu": "registry.example.com/sluice-gpu:0.1.0"}
 
 
@@ -96,10 +101,11 @@ def test_a_serve_config_of_ones_own_takes_the_place_of_the_charts() -> None:
     assert application["args"] == {"model": helm.values()["model"], "device": "cpu"}
 
 
-@pytest.mark.skipif(shutil.which("helm") is None, reason="no helm here")
+@pytest.mark.skipif(HELM is None, reason="no helm here")
 def test_helm_itself_finds_no_fault_and_makes_the_same() -> None:
-    subprocess.run(["helm", "lint", "--strict", str(helm.CHART)], check=True, capture_output=True, timeout=60)
-    command = ["helm", "template", "sluice", str(helm.CHART), "--namespace", "sluice", "--kube-version", "1.31.0"]
+    assert HELM is not None
+    subprocess.run([HELM, "lint", "--strict", str(helm.CHART)], check=True, capture_output=True, timeout=60)
+    command = [HELM, "template", "sluice", str(helm.CHART), "--namespace", "sluice", "--kube-version", "1.31.0"]
     made = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
     documents = [document for document in yaml.safe_load_all(made) if document]
     assert compared(documents) == compared(helm.rendered(helm.values()))
