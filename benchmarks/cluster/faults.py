@@ -112,7 +112,7 @@ class Trial:
     async def _load(self, run: Run, label: str) -> list[Outcome]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
-            model = await served_model(session, self._cluster.url, {})
+            model = await served_model(session, self._cluster.url)
             workload = Workload(self._spec, model, self._cluster.add_media, self._runs * _REQUESTS_APART)
             run.start_s = time.perf_counter()
             run.started.set()

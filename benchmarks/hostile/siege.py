@@ -34,7 +34,8 @@ MOST_LEFT = 1.25
 ALONE_SHARE = 0.25
 """Of the time, in which the users are alone."""
 _STARTED = time.monotonic()
-_USER = {"x-forwarded-for": "10.1.1.1"}
+_USERS = tuple(f"10.1.1.{number}" for number in range(8))
+"""Addresses: attackers have half as many."""
 
 Figures = dict[str, Any]
 
@@ -93,7 +94,7 @@ class _Users:
         self._runs += 1
         workload = WorkloadSpec(mix=self._bench.args.mix, seed=self._bench.seed, max_tokens=16)
         first = self._runs * 1_000_000
-        plan = LoadPlan(self._server.url, arrivals, workload, headers=_USER, first_request=first, label=label)
+        plan = LoadPlan(self._server.url, arrivals, workload, addresses=_USERS, first_request=first, label=label)
         _say(label)
         run = run_load(plan)
         verdicts = ", ".join(f"{verdict} {count}" for verdict, count in run["verdicts"].items() if count)

@@ -151,7 +151,7 @@ async def _send(batch: Batch) -> Sent:
     seconds: list[float] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         spec = WorkloadSpec(MIXES[batch.case.mix])
-        workload = Workload(spec, await served_model(session, batch.url, {}), first=batch.first)
+        workload = Workload(spec, await served_model(session, batch.url), first=batch.first)
         bodies = [request_body(workload.next().body, stream=batch.case.stream) for _ in range(batch.requests)]
 
         async def user() -> None:

@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 async def _measure(bench: Benchmark, host: MediaHost, data: bytes, url: str) -> dict[str, Any]:
     results: dict[str, Any] = {"clip_bytes": len(data), "turns": {}, "distinct_s": {}}
     async with client_session() as session:
-        model = await served_model(session, url, {})
+        model = await served_model(session, url)
         for number, mode in enumerate(HEADERS):  # warm-up, with clips of its own
             await Conversation(session, url, mode, model, _subject(host, _distinct(data, number), "URL")).ask("?", 2)
         for name in ("URL", "data:", "text"):

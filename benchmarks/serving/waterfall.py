@@ -103,7 +103,7 @@ async def ask(url: str, case: Case, spec: WorkloadSpec, first: int) -> list[Sent
     """Send the case's requests; `case.users` of them are under way at any time. Raises when one is not answered."""
     sent: list[Sent] = []
     async with client_session() as session:
-        workload = Workload(spec, await served_model(session, url, {}), None, first)
+        workload = Workload(spec, await served_model(session, url), None, first)
         client = ChatClient(session, url, 0.0, 120.0)
 
         async def user() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,8 @@ class ChatClient:
     url: str
     started: float
     timeout_s: float
-    headers: dict[str, str] = field(default_factory=dict)
+    addresses: Iterator[str] = field(default_factory=lambda: iter(()))
+    """Where each request says that it comes from."""
     says_done: bool = True
     """Whether an answer without `[DONE]` is a truncated one."""
 
@@ -97,7 +99,9 @@ class ChatClient:
         return time.perf_counter() - self.started
 
     def _post(self, request: Request) -> Any:
-        headers = {"Content-Type": "application/json"} | self.headers
+        headers = {"Content-Type": "application/json"}
+        if address := next(self.addresses, ""):
+            headers["x-forwarded-for"] = address
         return self.session.post(f"{self.url}/v1/chat/completions", data=request.body, headers=headers)
 
     async def _read_events(self, response: aiohttp.ClientResponse, answer: _Answer) -> None:

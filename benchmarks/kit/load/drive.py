@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class LoadPlan:
     slo: Slo = field(default_factory=Slo)
     model: str | None = None
     """Default: the first one of `/v1/models`."""
-    headers: dict[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    """From which the requests come in turn, as a proxy says it in `x-forwarded-for`."""
     says_done: bool = True
     """Whether the server ends its streams with `[DONE]`, as OpenAI's does: one without it is then a truncated one."""
     first_request: int = 0
@@ -63,14 +65,15 @@ async def drive(plan: LoadPlan) -> tuple[list[Outcome], list[Probe]]:
     with contextlib.ExitStack() as stack:
         url_maker = stack.enter_context(MediaHost()).add if plan.workload.transport == "url" else None
         async with client_session() as session:
-            model = plan.model or await served_model(session, plan.url, plan.headers)
+            model = plan.model or await served_model(session, plan.url)
             workload = Workload(plan.workload, model, url_maker, plan.first_request)
             gc.freeze()  # what exists by now stays: no collection walks over it while latencies are taken
             probes: list[Probe] = []
             started = time.perf_counter()
             stop = asyncio.Event()
             probing = asyncio.create_task(probe_health(plan.url, started, probes, stop))
-            client = ChatClient(session, plan.url, started, plan.timeout_s, plan.headers, plan.says_done)
+            addresses = itertools.cycle(plan.addresses)
+            client = ChatClient(session, plan.url, started, plan.timeout_s, addresses, plan.says_done)
             try:
                 outcomes = await _send_all(plan, workload, client)
             finally:
@@ -79,9 +82,9 @@ async def drive(plan: LoadPlan) -> tuple[list[Outcome], list[Probe]]:
     return outcomes, probes
 
 
-async def served_model(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> str:
+async def served_model(session: aiohttp.ClientSession, url: str) -> str:
     """The name that the server gives its (first) model."""
-    async with session.get(f"{url}/v1/models", headers=headers) as response:
+    async with session.get(f"{url}/v1/models") as response:
         response.raise_for_status()
         return str(orjson.loads(await response.read())["data"][0]["id"])
 
