@@ -41,6 +41,13 @@ class FrameOptions(Wire):
 NO_FRAME_OPTIONS = FrameOptions()
 
 
+class SluiceOptions(Wire):
+    """What no other server knows, under the key `sluice` of a body."""
+
+    cache: bool = True
+    """Whether what is kept of earlier requests may be used, and what is made for this one kept."""
+
+
 def merged(*layers: FrameOptions) -> FrameOptions:
     """Later layers override earlier ones; `fps` and `num_frames` override each other."""
     fields: dict[str, Any] = {}

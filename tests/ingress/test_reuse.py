@@ -19,6 +19,7 @@ SIZE = 1000
 URL = "https://media.example/a.mp4"
 DATA = "data:video/mp4;base64,AAAA"
 OFF = {"x-sluice-cache": "off"}
+NO_CACHE = {"cache": False}
 
 
 class Application(FakeApplication):
@@ -95,6 +96,46 @@ async def test_a_client_that_wants_no_cache_is_answered_anew_and_leaves_nothing(
     assert app.model.calls[-1].args[0].reuse is False
     refused = await app.chat("hi", {"x-sluice-cache": "maybe"})
     assert refused.status_code == 400
+
+
+def in_chat(**fields):
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+def in_response(**fields):
+    return "/v1/responses", {"input": "hi", "store": False, **fields}
+
+
+def in_message(**fields):
+    return "/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, **fields}
+
+
+def in_completion(**fields):
+    return "/v1/completions", {"prompt": "hi", **fields}
+
+
+@pytest.mark.parametrize("asking", [in_chat, in_response, in_message, in_completion])
+async def test_the_body_of_any_api_may_ask_for_no_cache_as_the_header_does(asking):
+    app = Application()
+    wanted = []
+    async with app.client() as client:
+        for fields in ({}, {"sluice": NO_CACHE}, {"sluice": {"cache": True}}):
+            path, body = asking(**fields)
+            response = await client.post(path, json={"model": "demo", **body})
+            assert response.status_code == 200, response.text
+            wanted.append(app.model.calls[-1].args[0].reuse)
+        path, body = asking(sluice={"cache": "no"})
+        refused = await client.post(path, json={"model": "demo", **body})
+    assert wanted == [True, False, True]
+    assert refused.status_code == 400
+    assert "sluice.cache" in refused.text
+
+
+async def test_neither_the_body_nor_the_header_can_ask_for_what_the_other_does_not_want():
+    app = Application()
+    await app.chat("hi", OFF, sluice={"cache": True})
+    await app.chat("hi", {"x-sluice-cache": "on"}, sluice=NO_CACHE)
+    assert [call.args[0].reuse for call in app.model.calls] == [False, False]
 
 
 async def test_what_the_towers_looked_at_is_told_by_item():

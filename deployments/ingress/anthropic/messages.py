@@ -17,7 +17,7 @@ from deployments.ingress.openai.schema import MAX_TOOLS, ChatRequest, supported
 from deployments.ingress.output.answer import Answer
 from deployments.ingress.pipeline.pipeline import ReadyPrompt
 from deployments.ingress.request import GenerationRequest
-from deployments.ingress.wire import PositiveInt, Wire, validated
+from deployments.ingress.wire import PositiveInt, SluiceOptions, Wire, validated
 from deployments.types import MediaKind, MediaProfile
 
 _HARMLESS = frozenset({"metadata", "service_tier", "context_management", "betas", "inference_geo", "speed"})
@@ -65,6 +65,7 @@ class MessagesRequest(Wire):
     output_config: dict[str, Any] = {}
     structured_outputs: dict[str, Any] | None = None
     """As on chat completions."""
+    sluice: SluiceOptions = SluiceOptions()
 
 
 class _Reader:
@@ -127,6 +128,7 @@ def _fields(request: MessagesRequest) -> dict[str, Any]:
         "stop": request.stop_sequences or None,
         "tools": [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools)],
         "structured_outputs": request.structured_outputs,
+        "sluice": request.sluice.model_dump(),
     }
     if thinking is not None:
         fields["reasoning_effort"] = "none" if thinking.type == "disabled" else None

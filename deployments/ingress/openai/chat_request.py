@@ -73,6 +73,7 @@ def read_chat(
         tool_use=tool_use,
         show_reasoning=request.include_reasoning,
         echo=_echo(messages) if request.echo else "",
+        reuse=request.sluice.cache,
     )
 
 

@@ -80,6 +80,7 @@ class Completions:
             include_usage=options is not None and options.include_usage,
             continuous_usage=options is not None and options.continuous_usage_stats,
             echo=text if request.echo and not scored else "",
+            reuse=request.sluice.cache,
         )
 
 

@@ -20,7 +20,7 @@ from deployments.ingress.openai.response_store import ResponseStore
 from deployments.ingress.openai.schema import MAX_TOOLS, MAX_TOP_LOGPROBS, ChatRequest, supported
 from deployments.ingress.output.answer import Answer
 from deployments.ingress.request import GenerationRequest
-from deployments.ingress.wire import PositiveInt, Wire, validated
+from deployments.ingress.wire import PositiveInt, SluiceOptions, Wire, validated
 
 _HARMLESS = frozenset(
     {
@@ -98,6 +98,7 @@ class ResponsesRequest(Wire):
     metadata: dict[str, str] = {}
     structured_outputs: dict[str, Any] | None = None
     """As on chat completions."""
+    sluice: SluiceOptions = SluiceOptions()
 
 
 class Responses:
@@ -235,6 +236,7 @@ def _fields(request: ResponsesRequest) -> dict[str, Any]:
         "tool_choice": _tool_choice(request.tool_choice),
         "parallel_tool_calls": request.parallel_tool_calls,
         "structured_outputs": request.structured_outputs,
+        "sluice": request.sluice.model_dump(),
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "response_format": schema if form.type == "json_schema" else {"type": form.type},
     }
@@ -265,7 +267,7 @@ def _tool_choice(choice: str | dict[str, Any] | None) -> Any:
 
 def _echoed(request: ResponsesRequest) -> dict[str, Any]:
     """What a response repeats of its request."""
-    said = request.model_dump(by_alias=True, exclude={"input", "stream", "model", "structured_outputs"})
+    said = request.model_dump(by_alias=True, exclude={"input", "stream", "model", "structured_outputs", "sluice"})
     said |= {"tool_choice": request.tool_choice or "auto", "background": False, "service_tier": "default"}
     said |= {"temperature": 1.0 if request.temperature is None else request.temperature}
     return said | {"top_p": 1.0 if request.top_p is None else request.top_p}

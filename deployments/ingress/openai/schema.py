@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from deployments.errors import BadRequest
-from deployments.ingress.wire import FrameOptions, PositiveInt, Wire, validated
+from deployments.ingress.wire import FrameOptions, PositiveInt, SluiceOptions, Wire, validated
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 512
@@ -170,6 +170,7 @@ class SamplingFields(Wire):
     skip_special_tokens: bool = True
     return_token_ids: bool = False
     echo: bool = False
+    sluice: SluiceOptions = SluiceOptions()
 
 
 class ChatRequest(SamplingFields, FrameOptions):
