@@ -32,13 +32,29 @@ class StageExecutor:
         """Functions now on a thread, those of cancelled requests included."""
         return len(self._running)
 
-    async def run(self, deadline: Deadline, function: Callable[..., T], *args: object) -> T:
+    async def run(
+        self,
+        deadline: Deadline,
+        function: Callable[..., T],
+        *args: object,
+        ended: Callable[[], None] | None = None,
+    ) -> T:
         """`function(*args)` on a worker thread.
 
         Raises `StageTimeout` as soon as `deadline` is over and passes `CancelledError` on at once; in both cases the
-        deadline is cancelled, and the thread stops at its next `deadline.check()`.
+        deadline is cancelled, and the thread stops at its next `deadline.check()`. `ended()` is called on the event
+        loop once the function holds nothing any more: it has returned, which may be after this call, or will not begin.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, self._work, deadline, function, args)
+        loop = asyncio.get_running_loop()
+        try:
+            work = self._pool.submit(self._work, deadline, function, args)
+        except RuntimeError:  # closed
+            if ended is not None:
+                ended()
+            raise
+        if ended is not None:
+            work.add_done_callback(lambda _: None if loop.is_closed() else loop.call_soon_threadsafe(ended))
+        future = asyncio.wrap_future(work)
         try:
             done, _ = await asyncio.wait({future}, timeout=deadline.remaining_s())
         except asyncio.CancelledError:

@@ -68,9 +68,10 @@ def _size_bytes(base64: Bytes) -> int:
     return max(0, len(base64) - spaces - padding) * 3 // 4
 
 
-def decode_data_url(url: DataUrl, deadline: Deadline) -> Bytes:
-    """The payload, a new array (n,) uint8. Blocking; raises `BadMedia` and what `deadline.check()` raises."""
-    data = np.empty(url.size_bytes, np.uint8)
+def decode_data_url(url: DataUrl, data: Bytes, deadline: Deadline) -> Bytes:
+    """The payload, at the beginning of `data`, uint8 (url.size_bytes,). Blocking; raises `BadMedia` and what
+    `deadline.check()` raises.
+    """
     source, target = url.base64.data, data.data
     chars, end = b"", 0
     for start in range(0, len(source), _SLICE_CHARS):

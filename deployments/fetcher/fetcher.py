@@ -142,21 +142,26 @@ class Fetcher:
     async def _load_data_url(self, text: Bytes, limit: ByteLimit, deadline: Deadline) -> Blob:
         url = parse_data_url(text)
         limit.check(url.size_bytes)
-        with self._room.open() as lease:
-            await lease.grow(url.size_bytes)
-            data = await self._executor.run(deadline, decode_data_url, url, deadline)
-            lease.keep_for(data)
+        buffer = await self._own_buffer(url.size_bytes)
+        data = await self._executor.run(deadline, decode_data_url, url, buffer, deadline)
         return _blob(data, None, await self._digest(data, deadline))
 
     async def _load_file(self, url: str, limit: ByteLimit, deadline: Deadline) -> Blob:
         size_bytes = await self._executor.run(deadline, self._folder.size_bytes, url)
         limit.check(size_bytes)
+        data = await self._own_buffer(size_bytes)
+        await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
+        return _blob(data, url, await self._digest(data, deadline))
+
+    async def _own_buffer(self, size_bytes: int) -> Bytes:
+        """(size_bytes,), once there is room for what is no media host's; the room is taken as long as anybody holds it,
+        a thread that fills it for nobody included.
+        """
         with self._room.open() as lease:
             await lease.grow(size_bytes)
-            data = lazy_buffer(size_bytes)
-            await self._executor.run(deadline, self._folder.read_into, url, data, deadline)
-            lease.keep_for(data)
-        return _blob(data, url, await self._digest(data, deadline))
+            buffer = lazy_buffer(size_bytes)
+            lease.keep_for(buffer)
+        return buffer
 
     async def _digest(self, data: Bytes, deadline: Deadline) -> str:
         return await self._executor.run(deadline, digest_of, data) if self._hashes else ""

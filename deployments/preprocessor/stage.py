@@ -5,13 +5,12 @@ Threads, not processes: tokenising and the work on pixels and sounds let go of t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
-from deployments.core.shared_budget import SharedBudget
+from deployments.core.shared_budget import Share, SharedBudget
 from deployments.errors import StageTimeout
 from deployments.media.pictures import MAX_DECODE_BYTES
 from deployments.observability.metrics import MetricSink
@@ -54,8 +53,10 @@ class PreprocessStage:
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
         executor = self._executor if inputs else self._text_executor
         try:
-            async with self._memory_for(deadline, inputs, payloads):
-                prepared, tensors = await executor.run(deadline, self._work, deadline, chat, inputs, payloads)
+            memory = await self._memory_for(deadline, inputs, payloads)
+            prepared, tensors = await executor.run(
+                deadline, self._work, deadline, chat, inputs, payloads, ended=memory.release
+            )
         finally:
             self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
@@ -81,24 +82,29 @@ class PreprocessStage:
         self._executor.close()
         self._text_executor.close()
 
-    @asynccontextmanager
     async def _memory_for(
         self, deadline: Deadline, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
-    ) -> AsyncIterator[None]:
-        """Keep what the largest of the pictures takes while it is decoded, once there is room for it."""
+    ) -> Share:
+        """What the largest of the pictures takes while it is decoded, once there is room for it; to be released when
+        the decoding has ended, which nobody's leaving ends at once.
+        """
         needed = 0
         if any(item.kind is MediaKind.IMAGE for item in inputs):
             needed = await self._executor.run(deadline, self._preparation.decode_bytes, inputs, payloads)
+        share = self._memory.open()
         if needed < SMALL_DECODE_BYTES:
-            yield
-            return
-        with self._memory.open() as share:
-            try:
-                async with asyncio.timeout(deadline.remaining_s()):
-                    await share.grow(needed)
-            except TimeoutError:
-                raise StageTimeout(STAGE) from None
-            yield
+            share.release()
+            return share
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                await share.grow(needed)
+        except TimeoutError:
+            share.release()
+            raise StageTimeout(STAGE) from None
+        except BaseException:
+            share.release()
+            raise
+        return share
 
     def _work(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]

@@ -85,6 +85,33 @@ async def test_queued_work_of_a_cancelled_request_never_starts() -> None:
     pool.close()
 
 
+async def test_what_a_function_holds_is_given_back_when_its_thread_has_ended_not_when_its_caller_leaves() -> None:
+    pool = StageExecutor("decode", 1)
+    begun, release, ended = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        release.wait(5)
+
+    def call(name: str) -> "asyncio.Task[None]":
+        return asyncio.create_task(pool.run(Deadline(5, "decode"), work, ended=lambda: ended.append(name)))
+
+    running, queued = call("running"), call("queued")
+    await asyncio.to_thread(begun.wait, 5)
+    for task in (queued, running):
+        task.cancel()
+        await asyncio.wait({task})
+    await asyncio.sleep(0)
+    assert ended == ["queued"]
+    release.set()
+    await pool.run(Deadline(5, "decode"), lambda: None)
+    assert ended == ["queued", "running"]
+    pool.close()
+    with pytest.raises(RuntimeError):
+        await call("refused")
+    assert ended == ["queued", "running", "refused"]
+
+
 async def test_a_thread_that_ignores_its_deadline_fails_the_health_check() -> None:
     pool = StageExecutor("decode", 1)
     release = threading.Event()

@@ -25,8 +25,12 @@ def as_array(text):
     return array
 
 
+def decoded_of(url, deadline=None):
+    return decode_data_url(url, np.empty(url.size_bytes, np.uint8), deadline or Deadline(60.0, "fetch"))
+
+
 def decode(text):
-    return decode_data_url(parse_data_url(as_array(text)), Deadline(60.0, "fetch")).tobytes()
+    return decoded_of(parse_data_url(as_array(text))).tobytes()
 
 
 def encode(data):
@@ -95,7 +99,7 @@ def test_the_size_is_known_before_and_every_payload_comes_back(size):
     data = np.random.default_rng(size).bytes(size)
     url = parse_data_url(as_array(f"data:;base64,{encode(data)}"))
     assert url.size_bytes == len(data)
-    decoded = decode_data_url(url, Deadline(60.0, "fetch"))
+    decoded = decoded_of(url)
     assert decoded.tobytes() == data
     assert (decoded.dtype, decoded.shape) == (np.uint8, (len(data),))
 
@@ -130,7 +134,7 @@ def test_base64_is_read_as_tools_write_it(written, size):
     data = np.random.default_rng(size).bytes(size)
     text = written(encode(data))
     url = parse_data_url(as_array(f"data:;base64,{text}"))
-    assert decode_data_url(url, Deadline(60.0, "fetch")).tobytes() == data
+    assert decoded_of(url).tobytes() == data
     assert len(data) <= url.size_bytes <= len(text) * 3 // 4
     if "%" not in text and text[5000:5001] != " ":
         assert url.size_bytes == len(data)
@@ -140,7 +144,7 @@ def test_decoding_holds_nothing_but_what_it_gives():
     lines = "\n".join([encode(bytes(57))] * 200_000)
     url = parse_data_url(as_array(f"data:;base64,{lines}"))
     tracemalloc.start()
-    decoded = decode_data_url(url, Deadline(60.0, "fetch"))
+    decoded = decoded_of(url)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(decoded) == 57 * 200_000
@@ -160,9 +164,9 @@ def test_decoding_stops_when_nobody_wants_it_any_more():
     deadline = Deadline(60.0, "fetch")
     deadline.cancel()
     with pytest.raises(WorkCancelled):
-        decode_data_url(url, deadline)
+        decoded_of(url, deadline)
     with pytest.raises(StageTimeout):
-        decode_data_url(url, Deadline(0.0, "fetch"))
+        decoded_of(url, Deadline(0.0, "fetch"))
 
 
 async def test_a_data_url_becomes_bytes_with_metadata():

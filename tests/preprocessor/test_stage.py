@@ -1,7 +1,10 @@
 import asyncio
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from deployments.config import AppConfig, PreprocessorConfig
 from deployments.errors import BadMedia, StageTimeout
@@ -11,6 +14,8 @@ from tests.support.preparing import asking, image, noise, picture_file
 from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
 
 PICTURE = picture_file(noise(56, 84, 3))
+LARGE = picture_file(np.zeros((3000, 3000, 3), np.uint8))
+"""Waits for memory."""
 
 
 def stage(sink: RecordingSink, **settings: float) -> PreprocessStage:
@@ -75,3 +80,39 @@ async def test_a_large_picture_waits_for_memory_no_longer_than_its_time() -> Non
     with pytest.raises(StageTimeout):
         await second
     assert (await first)[1] is not None
+
+
+class Files(tuple[NDArray[np.uint8], ...]):
+    """Of one request; `decoding` is called on the thread that is about to decode them, their headers being known."""
+
+    decoding: Callable[[], object]
+    looks = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        self.looks += 1
+        if self.looks > 1:
+            self.decoding()
+        return super().__iter__()
+
+
+async def test_a_cancelled_pictures_memory_is_the_next_ones_once_its_thread_has_ended() -> None:
+    room = stage(RecordingSink(), workers=2, max_decode_bytes=1)
+    begun, release, decoded = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        begun.set()
+        release.wait(10)
+
+    first, second = Files((LARGE,)), Files((LARGE,))
+    first.decoding, second.decoding = hold, lambda: decoded.append("second")
+    leaving = asyncio.create_task(room.prepare(60, asking(0), (image(0),), first))
+    await asyncio.to_thread(begun.wait, 10)
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    waiting = asyncio.create_task(room.prepare(60, asking(0), (image(0),), second))
+    await asyncio.sleep(0)
+    await room.prepare(60, asking(0), (image(0),), (PICTURE,))  # behind it on the only thread that is left
+    assert decoded == []
+    release.set()
+    await waiting
+    assert decoded == ["second"]
