@@ -132,6 +132,8 @@ class Fetched:
     """Where the bytes came from."""
     remote: RemoteFile | None = None
     """Set for a file that is to be read by ranges: the payload is its beginning only, and nobody knows its digest."""
+    pixels: int = 0
+    """Height x width of a picture, by its header; 0 where that does not tell, and of other kinds."""
 
     @property
     def file_bytes(self) -> int:
@@ -446,6 +448,8 @@ class MediaProfile:
     """Whether the model listens to a video's audio track."""
     patches: PatchRule | None = None
     """How decoded frames become the model's tensor without the preprocessor; None where only it knows."""
+    image_resize: ResizeRule | None = None
+    """What pictures are brought to; None when it can't be known before the processor runs."""
     tool_format: ToolFormat | None = None
     """None: the model's template takes no tools."""
     special_marks: tuple[tuple[str, int], ...] = ()

@@ -23,6 +23,7 @@ from deployments.fetcher.local_files import LocalFolder
 from deployments.fetcher.range_reader import RangeReader
 from deployments.fetcher.resolver import Lookup, SystemLookup
 from deployments.fetcher.urls import describe
+from deployments.media.picture_size import declared_pixels
 from deployments.media.sniff import HEAD_BYTES, is_safetensors, sniff
 from deployments.observability.metrics import MetricSink
 from deployments.types import CacheUse, Fetched, MediaItem, MediaKind, RangesRead, RemoteFile, StageName
@@ -93,8 +94,9 @@ class Fetcher:
         self._metrics.count("sluice_fetches", kind=item.kind, outcome="ok")
         self._metrics.count("sluice_fetched_bytes", len(blob.data), kind=item.kind)
         seconds = time.monotonic() - started
+        pixels = declared_pixels(blob.data, container)
         fetched = Fetched(
-            item.kind, container, len(blob.data), blob.source, seconds, blob.digest, loaded.use, blob.remote
+            item.kind, container, len(blob.data), blob.source, seconds, blob.digest, loaded.use, blob.remote, pixels
         )
         return fetched, None if blob.digest in item.known else blob.data
 

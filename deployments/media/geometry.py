@@ -8,6 +8,8 @@ import math
 from deployments.errors import BadMedia
 from deployments.types import ResizeRule
 
+MAX_KEPT_PIXELS = 16 * 2**20
+"""Height x width of what is kept of one picture; no model looks at more."""
 MAX_ASPECT_RATIO = 200
 """What the processors with a pixel budget accept."""
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.errors import BadMedia
+from deployments.media.geometry import MAX_KEPT_PIXELS
 
-MAX_KEPT_PIXELS = 16 * 2**20
-"""Height x width of what is kept of one picture; no model looks at more."""
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF's orientations that swap height and width."""
 BROKEN = (

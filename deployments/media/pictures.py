@@ -15,10 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, TooLarge, UnsupportedCodec
 from deployments.media.essentials import essential_jpeg, essential_png, jpeg_scans
-from deployments.media.geometry import target_size
+from deployments.media.geometry import MAX_KEPT_PIXELS, target_size
 from deployments.media.picture_pixels import (
     BROKEN,
-    MAX_KEPT_PIXELS,
     SIDEWAYS,
     orientation_of,
     rgb_of,

@@ -16,15 +16,20 @@ _OF_BYTES = (1, 2, 6, 7)
 """Kinds of values that stay in one piece: bytes, and text."""
 
 
-def most_values(data: NDArray[np.uint8]) -> int:
-    """Of one tag in the first directory of the TIFF file `data`, uint8 of shape (size,); 0 where there is none."""
+def first_directory(data: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Of the TIFF file `data`, uint8 of shape (size,): a row (tag, kind, count, value) for each tag that is there."""
     is_big = data[:2].tobytes() == b"MM"
     at = int.from_bytes(data[4:8].tobytes(), "big" if is_big else "little")
     entries = int.from_bytes(data[at : at + 2].tobytes(), "big" if is_big else "little")
     table = data[at + 2 : at + 2 + _ENTRY.itemsize * entries].tobytes()
-    rows = np.frombuffer(
+    return np.frombuffer(
         table[: len(table) // _ENTRY.itemsize * _ENTRY.itemsize], _ENTRY.newbyteorder(">") if is_big else _ENTRY
     )
+
+
+def most_values(data: NDArray[np.uint8]) -> int:
+    """Of one tag in the first directory of a TIFF file; 0 where there is none."""
+    rows = first_directory(data)
     return int(rows["count"][~np.isin(rows["kind"], _OF_BYTES)].max(initial=0))
 
 

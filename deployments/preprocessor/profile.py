@@ -25,6 +25,7 @@ def media_profile(checkpoint: Checkpoint, family: Family, patches: PatchRule | N
         max_audio_s=family.max_audio_s,
         audio_in_video=family.audio_in_video,
         patches=patches if config.decoder.resize else None,
+        image_resize=family.image_resize,
     )
 
 

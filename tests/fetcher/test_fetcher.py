@@ -15,6 +15,8 @@ from tests.fetcher.conftest import fetching
 from tests.support import media_server as host
 from tests.support.media_files import make_picture, make_sound, make_video
 
+PICTURE = make_picture("PNG")
+PICTURE_PIXELS = 96 * 128
 VIDEO = make_video(5, tones_hz=(440.0,))
 
 
@@ -25,7 +27,7 @@ def minute():
 @pytest.mark.parametrize(
     ("kind", "data", "container"),
     [
-        (MediaKind.IMAGE, make_picture("PNG"), "png"),
+        (MediaKind.IMAGE, PICTURE, "png"),
         (MediaKind.VIDEO, VIDEO, "mp4"),
         (MediaKind.AUDIO, VIDEO, "mp4"),  # its audio track is meant
         (MediaKind.AUDIO, make_sound("wav"), "wav"),
@@ -37,6 +39,7 @@ async def test_the_container_is_what_the_bytes_say_and_the_kind_what_the_item_sa
     async with fetching() as fetcher:
         fetched, _ = await fetcher.fetch(MediaItem(kind, "x", url), minute())
     assert (fetched.kind, fetched.container) == (kind, container)
+    assert fetched.pixels == (PICTURE_PIXELS if data is PICTURE else 0)
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,15 @@ from deployments.ingress.pipeline.costs import (
     ASSUMED_VIDEO_S,
     CHANNELS,
     COPIES,
+    PICTURE_PIXELS,
     decoded_bytes,
+    picture_bytes,
     pixel_bytes,
     source_bytes,
 )
 from deployments.ingress.request import ItemPlan, Source
 from deployments.observability.metrics import RecordingSink
-from deployments.types import FrameSampling, MediaItem, MediaKind, PatchRule, ResizeRule, VideoTask
+from deployments.types import Fetched, FrameSampling, MediaItem, MediaKind, PatchRule, ResizeRule, VideoTask
 from tests.support.fakes import PROFILE, FakeApplication
 from tests.support.fakes import VIDEO as DECODED
 
@@ -53,12 +55,12 @@ def task(rule: ResizeRule | None = None, patches: PatchRule | None = None, **sam
 def test_a_video_is_its_frames_at_the_size_in_which_they_arrive(
     rule: ResizeRule | None, pixels_of_ten_frames: int
 ) -> None:
-    assert pixel_bytes(VIDEO, task(rule, num_frames=10)) == COPIES * CHANNELS * pixels_of_ten_frames
+    assert pixel_bytes(VIDEO, task(rule, num_frames=10), None) == COPIES * CHANNELS * pixels_of_ten_frames
 
 
 def test_pixels_that_go_straight_to_the_model_are_held_once() -> None:
     cut = task(ResizeRule("exact", height=20, width=30), PatchRule(10, 1, 1), num_frames=10)
-    assert pixel_bytes(VIDEO, cut) == CHANNELS * 10 * 600
+    assert pixel_bytes(VIDEO, cut, None) == CHANNELS * 10 * 600
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_pixels_that_go_straight_to_the_model_are_held_once() -> None:
 )
 def test_frames_by_the_second_are_counted_too(sampling: dict[str, Any], frames: int) -> None:
     one = ResizeRule("exact", height=1, width=1)
-    assert pixel_bytes(VIDEO, task(one, **sampling)) == COPIES * CHANNELS * frames
+    assert pixel_bytes(VIDEO, task(one, **sampling), None) == COPIES * CHANNELS * frames
 
 
 @pytest.mark.parametrize("where", ["request", "part"])
@@ -86,7 +88,7 @@ async def test_what_is_admitted_is_what_the_decoder_is_asked_for(where: str, opt
     request = asyncio.create_task(app.chat([part, {"type": "text", "text": "?"}], **fields))
     while not app.decoder.inside:
         await asyncio.sleep(0)
-    assert app.api.admission.media.held_bytes == 1000 + pixel_bytes(VIDEO, app.video_task)
+    assert app.api.admission.media.held_bytes == 1000 + pixel_bytes(VIDEO, app.video_task, None)
     app.decoder.gate.set()
     assert (await request).status_code == 200
 
@@ -102,6 +104,36 @@ async def test_a_decoded_video_counts_what_it_holds() -> None:
     while not app.preprocessor.inside:
         await asyncio.sleep(0)
     assert app.api.admission.media.held_bytes == 1000 + decoded_bytes(app.video_task, decoded)
+    app.preprocessor.gate.set()
+    assert (await request).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rule", "counted"),
+    [
+        (10**8, None, 2**24),
+        (3_000_000, None, 3_000_000),
+        (3_000_000, ResizeRule("frame", min_pixels=4000, max_pixels=1_000_000), 1_000_000),
+        (100, ResizeRule("frame", min_pixels=4000, max_pixels=1_000_000), 4000),
+        (3_000_000, ResizeRule("exact", height=20, width=30), 600),
+    ],
+)
+def test_a_picture_is_as_many_pixels_as_are_kept_of_it(pixels: int, rule: ResizeRule | None, counted: int) -> None:
+    assert picture_bytes(pixels, rule) == COPIES * CHANNELS * counted
+
+
+@pytest.mark.parametrize("pixels", [50_000_000, 6000, 0])
+async def test_a_picture_counts_what_its_header_says_once_that_is_known(pixels: int) -> None:
+    app = FakeApplication()
+    fetched = Fetched(MediaKind.IMAGE, "png", 1000, None, 0.001, pixels=pixels)
+    app.fetcher.answers["fetch"] = lambda item: (fetched, "bytes")
+    await app.api.pipeline.profile(Deadline(60, "ingress"))
+    app.preprocessor.gate = asyncio.Event()
+    part = {"type": "image_url", "image_url": {"url": "https://media.example/p.png"}}
+    request = asyncio.create_task(app.chat([part]))
+    while not app.preprocessor.inside:
+        await asyncio.sleep(0)
+    assert app.api.admission.media.held_bytes == 1000 + picture_bytes(pixels or PICTURE_PIXELS, None)
     app.preprocessor.gate.set()
     assert (await request).status_code == 200
 

@@ -16,8 +16,7 @@ from PIL import Image, ImageOps
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge, UnsupportedCodec, WorkCancelled
 from deployments.media.essentials import MAX_PIECES, jpeg_segments
-from deployments.media.geometry import target_size
-from deployments.media.picture_pixels import MAX_KEPT_PIXELS
+from deployments.media.geometry import MAX_KEPT_PIXELS, target_size
 from deployments.media.pictures import decode_picture
 from deployments.types import ResizeRule
 

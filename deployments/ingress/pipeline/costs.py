@@ -1,13 +1,16 @@
 """What a media item is expected to hold in shared memory at its peak: guessed before the fetch, counted after it.
 
 The guess goes by the very frames that the decoder will be asked for (`frames.frame_sampling`): what is admitted is what
-is decoded.
+is decoded. Of a picture the fetcher tells what its header says, before anything is made of it. What a picture takes
+while it is decoded is no shared memory: the preprocessor bounds that by the same header
+(`preprocessor.max_decode_bytes`), and what comes out is never larger than what is counted here.
 """
 
 import math
 
 from deployments.config import AppConfig
 from deployments.ingress.request import ItemPlan, Source
+from deployments.media.geometry import MAX_KEPT_PIXELS
 from deployments.types import DecodedVideo, FrameSampling, MediaKind, ResizeRule, VideoTask
 
 DEFAULT_FRAME_PIXELS = 1280 * 720
@@ -15,13 +18,14 @@ DEFAULT_FRAME_PIXELS = 1280 * 720
 ASSUMED_VIDEO_S = 16.0
 """How long a video is taken to be where frames are asked for by the second and no span is given."""
 PICTURE_PIXELS = 2_000_000
+"""Of one whose header nobody has seen yet."""
 CHANNELS = 3
 COPIES = 2
 """Decoded pixels, and the processor's tensors made of them."""
 
 
-def pixel_bytes(item: ItemPlan, video: VideoTask | None) -> int:
-    """Pixels of one item, by what is asked of the decoder; none of a sound."""
+def pixel_bytes(item: ItemPlan, video: VideoTask | None, picture: ResizeRule | None) -> int:
+    """Pixels of one item, by what is asked of the decoder or what pictures are brought to; none of a sound."""
     if item.embeds:
         return COPIES * sum(len(source.data or b"") for source in item.sources)
     if item.declared is not None:
@@ -29,7 +33,16 @@ def pixel_bytes(item: ItemPlan, video: VideoTask | None) -> int:
     if video is not None:
         frames = len(item.sources) if item.is_list else _frames(video.sampling)
         return _copies(video) * CHANNELS * frames * _frame_pixels(video.resize, frames)
-    return COPIES * CHANNELS * PICTURE_PIXELS if item.kind == MediaKind.IMAGE else 0
+    return picture_bytes(PICTURE_PIXELS, picture) if item.kind == MediaKind.IMAGE else 0
+
+
+def picture_bytes(pixels: int, rule: ResizeRule | None) -> int:
+    """Of a picture of `pixels`: as many are kept as the model looks at. Small ones may be enlarged by `rule`."""
+    if rule is not None and rule.kind == "exact":
+        pixels = rule.height * rule.width
+    elif rule is not None:
+        pixels = min(max(pixels, rule.min_pixels), rule.max_pixels or pixels)
+    return COPIES * CHANNELS * min(pixels, MAX_KEPT_PIXELS)
 
 
 def decoded_bytes(video: VideoTask, decoded: DecodedVideo) -> int:

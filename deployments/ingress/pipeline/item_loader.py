@@ -16,11 +16,11 @@ from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.content_keys import Content, content_of, source_key
-from deployments.ingress.pipeline.costs import decoded_bytes, source_bytes
+from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest, source_name
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
-from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask, WholeNeeded
+from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, ResizeRule, StageName, VideoTask, WholeNeeded
 
 COPY_WORKERS = 2
 _SHORT_TEXT = 65_536
@@ -37,6 +37,8 @@ class ItemTask:
     video: VideoTask | None
     pixel_bytes: int
     """What its pixels are expected to hold."""
+    picture: ResizeRule | None = None
+    """What a picture will be brought to."""
 
 
 @dataclass(slots=True)
@@ -105,6 +107,9 @@ class ItemLoader:
             key = source_key(source)
             fetched = await self._fetch(source, None, key, progress, in_parts=False)
             self._note(task.item, [fetched.meta], progress)
+            if fetched.meta.pixels:
+                held_bytes = progress.lease.size_bytes - task.pixel_bytes
+                progress.lease.resize(held_bytes + picture_bytes(fetched.meta.pixels, task.picture))
             media = _media_input(task.item, [fetched.meta], None)
             return LoadedItem(media, _payload(fetched), content_of([key], [fetched.meta]))
         except SluiceError as error:

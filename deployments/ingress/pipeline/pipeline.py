@@ -162,7 +162,7 @@ class Pipeline:
         if item.kind not in profile.modalities:
             raise BadRequest(f"{item.label}: this model takes no {item.kind} items", param=item.label)
         if item.kind != MediaKind.VIDEO or item.embeds or item.declared is not None:
-            return ItemTask(item, None, pixel_bytes(item, None))
+            return ItemTask(item, None, pixel_bytes(item, None, profile.image_resize), profile.image_resize)
         assert isinstance(request.prompt, Chat), "plain prompts have no items"
         hears = request.prompt.use_audio_in_video and not item.is_list
         if hears and not profile.audio_in_video:
@@ -173,7 +173,7 @@ class Pipeline:
         sampling = frame_sampling(item, request.frames, self._config.decoder, profile)
         rate_hz = profile.audio_rate_hz if hears else None
         video = VideoTask(item.label, sampling, resize, rate_hz, patches)
-        return ItemTask(item, video, pixel_bytes(item, video))
+        return ItemTask(item, video, pixel_bytes(item, video, None))
 
 
 async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:
