@@ -39,7 +39,6 @@ from deployments.ingress.anthropic.messages import CountTokens, Messages
 from deployments.ingress.batches.batches import Batches
 from deployments.ingress.generation import Generation
 from deployments.ingress.http.access_log import GONE, end_span, log_defect, log_exchange
-from deployments.ingress.http.body import check_type
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.cors import with_cors
 from deployments.ingress.http.exchange import ClientGone, Exchange, request_deadline, request_id
@@ -48,6 +47,7 @@ from deployments.ingress.http.json_responses import error_response, http_error_r
 from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.http.readiness import STARTING_RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
+from deployments.ingress.http.small_body import read_object
 from deployments.ingress.openai.chat_completions import ChatCompletions
 from deployments.ingress.openai.completions import Completions
 from deployments.ingress.openai.limits import limits_document
@@ -277,14 +277,10 @@ class Api:
 
     async def _detokenize(self, request: Request) -> Response:
         self.clients.identify(request.scope)
-        check_type(request.headers, "application/json")
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._config.ingress.max_text_bytes:
-                raise TooLarge("the body is larger than a text may be")
         deadline = request_deadline(request.headers, self._config.ingress)
-        tokens = read_tokens(body, self._config)
+        chunks = self.admission.bodies.chunks(request.receive, None)
+        document = await read_object(request.headers, chunks, self._config.ingress.max_text_bytes)
+        tokens = read_tokens(document, self._config)
         return json_response({"prompt": await self.pipeline.detokenize(tokens, deadline)})
 
     async def _embeddings(self, request: Request) -> Response:

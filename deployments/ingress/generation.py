@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.shared_budget import Share
-from deployments.errors import SluiceError, StageTimeout, TooLarge
+from deployments.errors import SluiceError, StageTimeout
 from deployments.ingress.admission.admission import Admission
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
@@ -23,6 +23,7 @@ from deployments.ingress.http.body import Body, BodyScanner, check_type, read_bo
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline, wants_reuse
 from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
+from deployments.ingress.http.small_body import check_length
 from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer
@@ -78,7 +79,7 @@ class Generation:
         reuse = wants_reuse(headers)
         await self._readiness.check(*FIRST_STAGES)
         with ExitStack() as held:
-            declared_bytes = self._declared_bytes(headers)
+            declared_bytes = check_length(headers, self._config.ingress.max_body_bytes)
             if not exchange.background:
                 self._admission.check(client, declared_bytes, deadline)
             body_lease = held.enter_context(self._admission.bodies.open(client))
@@ -91,15 +92,6 @@ class Generation:
             exchange.facts |= {"client": client, "stream": requests[0].stream, "items": items}
             asked = Asked(exchange, client, deadline, requests, body_lease)
             await unless_gone(receive, exchange, self._answer(endpoint, asked, send))
-
-    def _declared_bytes(self, headers: Headers) -> int | None:
-        declared = headers.get("content-length", "")
-        if not declared.isdigit():
-            return None
-        limit = self._config.ingress.max_body_bytes
-        if int(declared) > limit:
-            raise TooLarge(f"the body has {declared[:20]} bytes; at most {limit} are allowed")
-        return int(declared)
 
     async def _read(
         self,

@@ -8,7 +8,6 @@ and not fetched.
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import orjson
 from pydantic import Field
 from starlette.responses import Response
 
@@ -72,14 +71,8 @@ class Tokenize:
         return json_response(document)
 
 
-def read_tokens(body: bytes, config: AppConfig) -> tuple[int, ...]:
+def read_tokens(document: dict[str, Any], config: AppConfig) -> tuple[int, ...]:
     """The tokens in the body of `/detokenize`. Raises `BadRequest` and `ModelNotFound`."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not valid JSON: {error.msg}") from error
-    if not isinstance(document, dict):
-        raise BadRequest("the body must be a JSON object")
     request = validated(DetokenizeRequest, document, "")
     check_model(request.model or config.model_name, config)
     return tuple(request.tokens)

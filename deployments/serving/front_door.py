@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
+from deployments.serving.bounded_bodies import BoundedBodies, max_body_bytes
 from deployments.serving.haproxy import RETRY_AFTER_S
 
 _OWN_PATHS = "/-/"
@@ -24,9 +25,11 @@ _REDIRECTED = {404: ("not_found_error", "not_found"), 408: ("timeout_error", "ti
 
 
 def middlewares() -> list[Middleware]:
-    """Bound the heads of all requests that this process will read, and put the proxy's errors into OpenAI's shape."""
+    """Bound the heads and bodies of all requests that this process will read, and put the proxy's errors into OpenAI's
+    shape.
+    """
     HTTP_PROTOCOLS["auto"] = "deployments.serving.bounded_http:BoundedHttp"
-    return [Middleware(OpenAIErrors)]
+    return [Middleware(BoundedBodies, max_bytes=max_body_bytes()), Middleware(OpenAIErrors)]
 
 
 class OpenAIErrors:

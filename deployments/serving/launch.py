@@ -27,7 +27,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
-from deployments.serving import haproxy
+from deployments.serving import bounded_bodies, haproxy
 from deployments.serving.drain import drain
 from deployments.serving.ports import is_free
 from deployments.serving.serve_file import STAGES, ServeFile
@@ -104,6 +104,7 @@ def _environment(folder: Path, launch: Launch) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning",
+        **bounded_bodies.variables(launch.file.args.ingress),
     }
     program = haproxy.use_haproxy(os.environ)
     if program is not None:
@@ -113,7 +114,7 @@ def _environment(folder: Path, launch: Launch) -> dict[str, str]:
 
 def _given() -> dict[str, str]:
     """What the user has set goes before what is set here."""
-    return {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHON"))}
+    return {name: value for name, value in os.environ.items() if name.startswith(("RAY_", "PYTHON", "SLUICE_"))}
 
 
 @contextlib.contextmanager

@@ -1,15 +1,21 @@
 """Bodies that arrive: promises keep nobody out, slow clients are sent away, lost connections are no defects."""
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from deployments.config import AppConfig, IngressConfig
-from deployments.errors import Overloaded, TooSlow
+from deployments.errors import Overloaded, TooLarge, TooSlow
 from deployments.ingress.http.body import BodyScanner, read_body
 from deployments.ingress.http.exchange import ClientGone
+from deployments.ingress.http.small_body import check_length
 from deployments.ingress.http.upload import IncomingBodies
 from tests.support.fakes import FakeApplication
 
@@ -106,3 +112,48 @@ async def test_a_client_that_leaves_while_its_body_comes_is_gone() -> None:
     uploads = IncomingBodies(LIMITS)
     with uploads.open("a") as lease, pytest.raises(ClientGone):
         await read_body(uploads.chunks(leaving, lease), scanner())
+
+
+PATHS = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/audio/transcriptions",
+    "/v1/files",
+    "/v1/batches",
+    "/tokenize",
+    "/detokenize",
+]
+
+
+@contextlib.asynccontextmanager
+async def listening(app: FakeApplication) -> AsyncIterator[int]:
+    server = uvicorn.Server(uvicorn.Config(app.api, port=0, log_level="critical", lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.001)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    await running
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_body_that_declares_too_much_is_refused_before_any_of_it_comes(path: str, tmp_path: Path) -> None:
+    app = FakeApplication(AppConfig(ingress=IngressConfig(batch_folder=tmp_path)))
+    form = path in ("/v1/audio/transcriptions", "/v1/files")
+    declared = "multipart/form-data; boundary=x" if form else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-type: {declared}\r\n"
+    async with listening(app) as port:
+        for length, answer in ((2**40, b"HTTP/1.1 413 "), (200, b"HTTP/1.1 100 Continue")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"{head}content-length: {length}\r\n\r\n".encode())
+            assert (await reader.readline()).startswith(answer)
+            writer.close()
+
+
+def test_a_length_of_more_digits_than_any_has_is_too_large() -> None:
+    with pytest.raises(TooLarge):
+        check_length(Headers({"content-length": "9" * 5000}), 1000)
+    assert check_length(Headers({"content-length": "1000"}), 1000) == 1000
+    assert check_length(Headers({"content-length": "\u00b2"}), 1000) is None

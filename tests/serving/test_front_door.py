@@ -3,14 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from deployments.config import IngressConfig
+from deployments.serving import bounded_bodies
+from deployments.serving.bounded_bodies import BoundedBodies
 from deployments.serving.bounded_http import MAX_HEAD_BYTES, BoundedHttp
 from deployments.serving.front_door import OpenAIErrors
 
@@ -25,13 +29,17 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         "/own": JSONResponse({"error": {"code": "overloaded"}}, 429, {"retry-after": "3"}),
         "/-/routes": PlainTextResponse("no routes", 503),
     }
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:  # the proxy says nothing then
+        return
     await answers.get(request.url.path, PlainTextResponse(f"{len(body)} bytes"))(scope, receive, send)
 
 
 @contextlib.asynccontextmanager
-async def served() -> AsyncIterator[int]:
-    config = uvicorn.Config(OpenAIErrors(application), port=0, http=BoundedHttp, log_level="critical", lifespan="off")
+async def served(max_body_bytes: int = 2**30) -> AsyncIterator[int]:
+    app = BoundedBodies(OpenAIErrors(application), max_body_bytes)
+    config = uvicorn.Config(app, port=0, http=BoundedHttp, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -77,6 +85,33 @@ async def test_heads_within_the_limit_bodies_beyond_it_and_further_requests_pass
         for _ in range(3):  # on one connection
             assert (await client.post("/", content=large)).text == f"{len(large)} bytes"
             assert (await client.get("/", headers={"a": "b" * (MAX_HEAD_BYTES // 2)})).text == "0 bytes"
+
+
+async def test_a_body_that_declares_too_much_is_413_before_any_of_it_is_sent() -> None:
+    async with served(1000) as port:
+        answer = await sent(port, HEAD[:-2] + b"expect: 100-continue\r\ncontent-length: 1001\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert b'"too_large"' in answer
+        assert (await sent(port, HEAD + b"content-length: 1000\r\n\r\n" + b"x" * 1000)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_without_a_length_is_413_once_it_is_too_large() -> None:
+    chunk = b"1f4\r\n" + b"x" * 500 + b"\r\n"
+    head = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    async with served(1000) as port:
+        assert (await sent(port, head, chunk, chunk, b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert (await sent(port, head, chunk, chunk, chunk)).startswith(b"HTTP/1.1 413 ")
+
+
+def test_the_proxy_takes_what_some_route_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few, files = IngressConfig(max_body_bytes=10), IngressConfig(max_batch_file_bytes=2**40, batch_folder=tmp_path)
+    for config, least in ((few, 10), (files, 2**40)):
+        for name, value in bounded_bodies.variables(config).items():
+            monkeypatch.setenv(name, value)
+        assert least < bounded_bodies.max_body_bytes() < least + 2**21
+    monkeypatch.delenv(bounded_bodies.VARIABLE)
+    defaults = IngressConfig()
+    assert bounded_bodies.max_body_bytes() > max(defaults.max_body_bytes, defaults.max_batch_file_bytes)
 
 
 @pytest.mark.parametrize(

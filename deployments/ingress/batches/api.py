@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-import orjson
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -18,11 +17,11 @@ from deployments.ingress.batches.files import FileStore, StoredFile, Upload
 from deployments.ingress.batches.folder import new_id
 from deployments.ingress.batches.lines import Endpoint
 from deployments.ingress.batches.state import ENDED, BatchAsked, BatchStore
-from deployments.ingress.http.body import check_type
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.form import MAX_FIELD_BYTES, boundary_of
 from deployments.ingress.http.form_stream import PartBegins, read_parts
 from deployments.ingress.http.json_responses import json_response
+from deployments.ingress.http.small_body import check_length, read_object
 from deployments.ingress.http.upload import IncomingBodies
 from deployments.ingress.wire import Wire, validated
 
@@ -70,9 +69,7 @@ class BatchApi:
         boundary = boundary_of(request.headers.get("content-type", ""))
         if boundary is None:
             raise BadRequest("a file is sent as multipart/form-data, with the fields `purpose` and `file`")
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._config.max_batch_file_bytes + MAX_BODY_BYTES:
-            raise TooLarge(f"a file may have {self._config.max_batch_file_bytes} bytes at most", param="file")
+        check_length(request.headers, self._config.max_batch_file_bytes + MAX_BODY_BYTES)
         with self._files.receive() as upload:
             filename = await self._read_form(request, boundary, upload)
             stored = await asyncio.to_thread(upload.keep, owner, filename)
@@ -156,19 +153,8 @@ class BatchApi:
         return json_response(batch.document())
 
     async def _read_body(self, request: Request) -> BatchRequest:
-        check_type(request.headers, "application/json")
-        body = b""
-        async for chunk in self._uploads.chunks(request.receive, None):
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TooLarge(f"the body is larger than the {MAX_BODY_BYTES} bytes that are allowed")
-        try:
-            document = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(f"the body is not valid JSON: {error.msg}") from error
-        if not isinstance(document, dict):
-            raise BadRequest("the body must be a JSON object")
-        return validated(BatchRequest, document, "")
+        chunks = self._uploads.chunks(request.receive, None)
+        return validated(BatchRequest, await read_object(request.headers, chunks, MAX_BODY_BYTES), "")
 
     async def _list_batches(self, request: Request) -> Response:
         owner = self._clients.owner(request.scope)
