@@ -4,6 +4,11 @@ Ray writes HAProxy's configuration. Where a program other than HAProxy is named 
 configuration first: here a shell script that keeps metrics and statistics on loopback, gives slow headers a time limit,
 and has errors that HAProxy itself makes in OpenAI's shape. Ports and files are this server's own, so that several can
 run on one machine.
+
+    python -m deployments.serving.haproxy FOLDER
+
+writes that script for servers which something else starts (the container image, `serve run`), and prints what
+`RAY_SERVE_HAPROXY_BINARY_PATH` has to be for Ray to use it.
 """
 
 import contextlib
@@ -50,7 +55,7 @@ def environment(program: str, folder: Path, longest_request_s: float) -> dict[st
 
     Writes the script and the error pages there.
     """
-    script = _write_script(program, folder)
+    script = write_script(program, folder, notes_pids=True)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
@@ -84,7 +89,8 @@ def end_all(folder: Path) -> None:
                 os.kill(int(pid), signal.SIGTERM)
 
 
-def _write_script(program: str, folder: Path) -> Path:
+def write_script(program: str, folder: Path, *, notes_pids: bool = False) -> Path:
+    """What stands in for `program`, and the error pages beside it. `notes_pids`: for `end_all`."""
     for status, (phrase, kind, code, message) in _SAID.items():
         error = {"message": message, "type": kind, "param": None, "code": code}
         body = json.dumps({"error": error})
@@ -107,9 +113,24 @@ def _write_script(program: str, folder: Path) -> Path:
         'before=""; file=""\n'
         'for argument in "$@"; do [ "$before" = -f ] && file=$argument; before=$argument; done\n'
         f'[ -n "$file" ] && sed -i {" ".join(f"-e {shlex.quote(edit)}" for edit in edits)} "$file"\n'
-        f"echo $$ >> {shlex.quote(str(folder / _PIDS))}\n"
-        f'exec {shlex.quote(program)} "$@"\n',
+        + (f"echo $$ >> {shlex.quote(str(folder / _PIDS))}\n" if notes_pids else "")
+        + f'exec {shlex.quote(program)} "$@"\n',
         encoding="utf-8",
     )
     os.chmod(script, 0o755)
     return script
+
+
+def main(arguments: list[str]) -> int:
+    program = binary()
+    if len(arguments) != 1 or program is None:
+        print("usage: python -m deployments.serving.haproxy FOLDER (Linux, with ray[serve])", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0]).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    print(write_script(program, folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -58,6 +58,20 @@ def test_heads_have_a_time_limit_and_errors_openais_shape_once(mended: str) -> N
         assert body.startswith(b'{"error": {"message": ')
 
 
+def test_servers_that_something_else_starts_get_the_same_configuration(
+    mended: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if haproxy.binary() is None:
+        pytest.skip("ray[serve] brings no HAProxy here")
+    assert haproxy.main([str(tmp_path / "image")]) == 0
+    script = Path(capsys.readouterr().out.strip())
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(AS_RAY_WRITES_IT.format(folder=tmp_path), encoding="utf-8")
+    checked = subprocess.run([script, "-c", "-f", str(config)], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr.decode()
+    assert config.read_text(encoding="utf-8") == mended.replace(str(tmp_path), str(script.parent))
+
+
 def test_haproxy_itself_takes_it(mended: str, tmp_path: Path) -> None:
     program = haproxy.binary()
     if program is None:
