@@ -12,6 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ ADDRESSES = 4
 PAUSE_S = 0.5
 """Between two attempts of one attacker."""
 _GIVE_UP_S = 20.0
+_MAKING_S, _ENDING_S = 120.0, 30.0
+"""The longest that attackers may take before and after their time."""
 
 Fields = dict[str, Any]
 
@@ -207,8 +210,14 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
 
 
 def run_attacks(url: str, kinds: tuple[str, ...], seconds: float) -> dict[str, int]:
-    """One attacker of each kind for so long, in a process of its own: how often each answer came."""
-    told, _ = in_subprocess(_run, url, kinds, seconds)
+    """One attacker of each kind for so long, in a process of its own: how often each answer came.
+
+    A process that does not end by itself is ended, and has nothing to tell then.
+    """
+    try:
+        told, _ = in_subprocess(_run, url, kinds, seconds, most_s=_MAKING_S + seconds + _ENDING_S)
+    except BrokenProcessPool:
+        return {"attackers: ended by force": 1}
     return told
 
 

@@ -19,6 +19,7 @@ lines in `results/`. The last line printed is `{"benchmark", "question", "answer
 
 import argparse
 import datetime
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -183,16 +184,20 @@ def compare(
     return timings
 
 
-def in_subprocess(function: Callable[..., T], *args: object) -> tuple[T, int]:
+def in_subprocess(function: Callable[..., T], *args: object, most_s: float | None = None) -> tuple[T, int]:
     """`function(*args)` in a fresh interpreter: its result and the process's peak resident memory in bytes.
 
-    `function` and `args` are pickled, so it is a function of a module's top level.
+    `function` and `args` are pickled, so it is a function of a module's top level. After `most_s` the process ends
+    itself, whatever it does and whether this one is still there, with its threads' tracebacks on standard error; a
+    process that ends early is a `BrokenProcessPool`.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes:
-        return processes.submit(_with_peak_rss, function, args).result()
+        return processes.submit(_with_peak_rss, function, args, most_s).result()
 
 
-def _with_peak_rss(function: Callable[..., T], args: tuple[object, ...]) -> tuple[T, int]:
+def _with_peak_rss(function: Callable[..., T], args: tuple[object, ...], most_s: float | None) -> tuple[T, int]:
+    if most_s is not None:
+        faulthandler.dump_traceback_later(most_s, exit=True)
     return function(*args), peak_rss_bytes()
 
 

@@ -1,6 +1,10 @@
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
 
 from benchmarks.kit.harness import compare, in_subprocess
 from benchmarks.kit.processes import MemoryWatch, end, footprint, tree
@@ -59,6 +63,12 @@ def test_peak_memory_is_that_of_the_function_alone():
     result, peak_bytes = in_subprocess(allocate, HELD)
     assert result == HELD
     assert HELD < peak_bytes < len(held)
+
+
+def test_a_process_that_does_not_end_ends_itself(capfd):
+    with pytest.raises(BrokenProcessPool):
+        in_subprocess(time.sleep, 600, most_s=0.1)
+    assert "Timeout" in capfd.readouterr().err
 
 
 def test_contenders_take_turns_and_warm_ups_do_not_count():

@@ -4,7 +4,7 @@ import base64
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Json = Any
@@ -84,6 +84,7 @@ def _attacks(chance: random.Random) -> list[Json]:
         schema({"const": "e\u0301"}),
         schema(deep),
         {"mm_processor_kwargs": {"min_pixels": deep}},
+        {"sluice": chance.choice(({"cache": False}, {"cache": deep}, deep))},
         {"temperature": 1e-38, "top_p": 1e-38, "repetition_penalty": 1e-38},
         {"n": 8, "logprobs": True, "top_logprobs": 20, "max_tokens": 16_384, "ignore_eos": True},
     ]
@@ -91,7 +92,8 @@ def _attacks(chance: random.Random) -> list[Json]:
 
 def _documents(files: Mapping[str, bytes], chance: random.Random) -> list[Json]:
     def data(kind: str) -> str:
-        return f"data:{kind}/x;base64," + base64.b64encode(chance.choice(list(files.values()))).decode()
+        wording = chance.choice((";base64", ";base64", ";BASE64", ";charset=utf-8;base64"))
+        return f"data:{kind}/x{wording}," + _base64(chance.choice(list(files.values())), chance)
 
     def user(*parts: Json) -> list[Json]:
         return [{"role": "user", "content": [*parts, {"type": "text", "text": "what is this?"}]}]
@@ -118,6 +120,18 @@ def _documents(files: Mapping[str, bytes], chance: random.Random) -> list[Json]:
         head | {"messages": user(), "mm_processor_kwargs": {"max_pixels": 5000, "fps": 3}, "response_format": schema},
         head | {"messages": user(*pictures) * 3 + [{"role": "assistant", "content": None}], "modalities": ["text"]},
     ]  # fmt: skip
+
+
+def _base64(data: bytes, chance: random.Random) -> str:
+    """As some tool writes it."""
+    writers: tuple[Callable[[bytes], bytes], ...] = (
+        base64.b64encode,
+        base64.encodebytes,
+        base64.urlsafe_b64encode,
+        lambda given: base64.b64encode(given).rstrip(b"="),
+        lambda given: base64.b64encode(given).replace(b"+", b"%2B") + b"\r\n",
+    )
+    return chance.choice(writers)(data).decode()
 
 
 def _changed(document: Json, chance: random.Random) -> Json:

@@ -2,6 +2,7 @@
 
 import functools
 
+from tests.support.hostile.bombs import tiny_packets
 from tests.support.media_files import make_picture, make_sound, make_track, make_video
 
 _SMALL = {"frames": 16, "width": 64, "height": 64}
@@ -44,6 +45,7 @@ def _videos() -> dict[str, bytes]:
         "mp4 fragments": make_video(**_SMALL, muxer_options={"movflags": "frag_keyframe+empty_moov"}),
         "mp4 hevc": make_video(**_SMALL, codec="libx265"),
         "mp4 av1": make_video(**_SMALL, codec="libsvtav1"),
+        "mp4 of tiny packets": tiny_packets(300),
         "mov mpeg4": make_video(**_SMALL, codec="mpeg4", container="mov"),
         "matroska h264 opus": make_video(
             **_SMALL, container="matroska", tones_hz=(440.0, 550.0), audio_codec="libopus", audio_rate=48_000
@@ -65,6 +67,7 @@ def _sounds() -> dict[str, bytes]:
         "flac": make_sound("flac", **short, tones_hz=(440.0, 550.0)),
         "ogg vorbis": make_sound("ogg", **short),
         "mp3": make_sound("mp3", **short),
+        "mp3 joined": make_sound("mp3", **short) + make_sound("mp3", seconds=0.3, rate=22_050),
         "aac": make_sound("aac", **short),
         "m4a": make_sound("m4a", **short),
         "ogg opus": make_sound("opus", seconds=0.3, rate=48_000),
