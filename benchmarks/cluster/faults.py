@@ -8,7 +8,9 @@ the media host is killed, then stopped for a while; the object store is filled b
 answered         a whole answer
 refused          429 or 503
 failed           any other error that says what was wrong: 4xx, 502, 504, an error event in a stream
-lost             no reason given: 500, a torn stream or connection, nothing at all until the client gave up; must be 0
+lost             no reason given: 500, an error that is not worded as OpenAI's are, a torn stream or connection, nothing
+                 at all until the client gave up; must be 0, but for the connections that a proxy takes with it, and for
+                 those that nobody takes until there is another
 last failure     seconds from the fault to the sending of the last request that was not answered
 whole again      seconds from the fault until every stage has all of its replicas
 """
@@ -57,7 +59,7 @@ class Run:
     def figures(self) -> dict[str, Any]:
         verdicts = Counter(_verdict(outcome) for outcome in self.outcomes)
         hurt = [outcome for outcome in self.outcomes if outcome.verdict != "answered"]
-        reasons = Counter(outcome.reason for outcome in hurt)
+        reasons = Counter(outcome.reason + (", not worded" if not outcome.worded else "") for outcome in hurt)
         waits = [outcome.ended_s - outcome.sent_s for outcome in self.outcomes if outcome.verdict == "answered"]
         return {
             "sent": len(self.outcomes),
@@ -70,6 +72,8 @@ class Run:
 
 
 def _verdict(outcome: Outcome) -> str:
+    if not outcome.worded:
+        return "lost"
     if outcome.verdict in ("answered", "refused"):
         return outcome.verdict
     return "failed" if outcome.verdict == "expired" or outcome.reason.startswith(_WITH_A_REASON) else "lost"
@@ -137,6 +141,8 @@ FAULTS = {
     "kill_all_preprocessors": "all preprocessors",
     "kill_all_models": "all model replicas",
     "kill_one_ingress": "one ingress of two",
+    "kill_all_ingresses": "all ingresses",
+    "kill_proxy": "the HTTP proxy",
     "kill_media_host": "media host, back after 5 s",
     "stall_media_host": "media host silent for 5 s",
     "fill_object_store": "object store filled for 5 s",

@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.cluster.nodes import start_cluster
 from benchmarks.kit.load.media import MediaKind
-from benchmarks.kit.processes import replicas
+from benchmarks.kit.processes import PROXY, replicas, titled
 from benchmarks.kit.servers import SERVE_CONFIG, OwnServer
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
@@ -90,6 +90,13 @@ class FaultyCluster:
     def kill_one_ingress(self) -> None:
         self._kill("Ingress", 1)
 
+    def kill_all_ingresses(self) -> None:
+        self._kill("Ingress", REPLICAS)
+
+    def kill_proxy(self) -> None:
+        """Serve's own, the only one that listens."""
+        _end(titled(os.getpid(), PROXY))
+
     def kill_one_fetcher(self) -> None:
         self._kill("MediaFetcher", 1)
 
@@ -148,10 +155,7 @@ class FaultyCluster:
         return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._cluster.address, str(path)]
 
     def _kill(self, stage: str, count: int) -> None:
-        chosen = replicas(os.getpid(), stage)[:count]
-        for process in chosen:
-            process.kill()
-        psutil.wait_procs(chosen, timeout=10)
+        _end(replicas(os.getpid(), stage)[:count])
 
     def _wait_until_whole(self, timeout_s: float = 300.0) -> None:
         give_up = time.monotonic() + timeout_s
@@ -161,6 +165,12 @@ class FaultyCluster:
                     f"not all replicas came up: {dict(self.state())}\n{self._server.log.read_text()[-3000:]}"
                 )
             time.sleep(0.5)
+
+
+def _end(chosen: list[psutil.Process]) -> None:
+    for process in chosen:
+        process.kill()
+    psutil.wait_procs(chosen, timeout=10)
 
 
 class _MediaHost:

@@ -109,9 +109,18 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+PROXY = "ray::ProxyActor"
+"""How the title of Serve's own HTTP proxy begins."""
+
+
 def replicas(pid: int, stage: str) -> list[psutil.Process]:
     """Those of Sluice's stage that have been built, among the tree's processes."""
-    title, found = f"ray::ServeReplica:sluice:{stage}", []
+    return titled(pid, f"ray::ServeReplica:sluice:{stage}")
+
+
+def titled(pid: int, title: str) -> list[psutil.Process]:
+    """Processes of the tree whose title begins so."""
+    found = []
     for process in tree(pid):
         with contextlib.suppress(psutil.Error):
             if " ".join(process.cmdline()).startswith(title) and process.status() != psutil.STATUS_ZOMBIE:

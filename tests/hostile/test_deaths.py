@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -19,6 +19,8 @@ from tests.support.application import RunningApp
 from tests.support.media_files import make_picture, make_video
 from tests.support.media_server import MediaServer, in_turn, serve, stalled
 
+PROXY = "proxy"
+R = TypeVar("R")
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 PATIENCE_S = 180.0
 LONG_TOKENS = 3000
@@ -115,6 +117,22 @@ def test_an_ingress_that_dies_takes_its_requests_with_it(mortal: RunningApp, par
     until(lambda: gauge(mortal, "sluice_kv_tokens") == gauge(mortal, "sluice_multimodal_bytes") == 0)
 
 
+@pytest.mark.parametrize("victim", ["Ingress", PROXY])
+def test_whatever_is_said_while_the_front_is_dead_has_openais_shape(mortal: RunningApp, victim: str) -> None:
+    long = {"max_tokens": LONG_TOKENS, "ignore_eos": True}
+    with in_background(lambda: heard(lambda: ask(mortal, user("tell me a story"), **long))) as asked:
+        until(lambda: gauge(mortal, "sluice_sequences_running") > 0)
+        kill(alive(mortal, victim))
+        said = []
+        until(lambda: said.append(heard(lambda: ask(mortal, user("hi")))) or was_answered(said[-1]))
+    errors = [response for response in (*said, asked.result()) if response is not None and not was_answered(response)]
+    for response in errors:
+        assert response.status_code == 503, response.text
+        assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+        assert "retry-after" in response.headers
+    assert victim == PROXY or errors  # who listens while the ingress is gone says so
+
+
 # ── helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -157,7 +175,19 @@ def assert_answered(response: httpx.Response) -> None:
 
 
 def alive(app: RunningApp, stage: str) -> list[psutil.Process]:
-    return [process for process in app.replicas(stage) if process.status() != psutil.STATUS_ZOMBIE]
+    found = app.proxies() if stage == PROXY else app.replicas(stage)
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def heard(work: Callable[[], httpx.Response]) -> httpx.Response | None:
+    """None where nobody is there to say anything: the connection is refused, or ends."""
+    with suppress(httpx.TransportError):
+        return work()
+    return None
+
+
+def was_answered(response: httpx.Response | None) -> bool:
+    return response is not None and response.status_code == 200
 
 
 def kill(processes: list[psutil.Process]) -> None:
@@ -181,7 +211,7 @@ def frozen(processes: list[psutil.Process]) -> Iterator[list[psutil.Process]]:
 
 
 @contextmanager
-def in_background(work: Callable[[], httpx.Response]) -> "Iterator[Future[httpx.Response]]":
+def in_background(work: Callable[[], R]) -> "Iterator[Future[R]]":
     with ThreadPoolExecutor(1) as thread:
         yield thread.submit(work)
 

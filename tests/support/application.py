@@ -40,8 +40,15 @@ class RunningApp:
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The replica processes of one deployment on this machine."""
-        title = f"ray::ServeReplica:sluice:{deployment}"
-        return [p for p in psutil.Process().children(recursive=True) if p.name() == title or title in _title(p)]
+        return _titled(f"ray::ServeReplica:sluice:{deployment}")
+
+    def proxies(self) -> list[psutil.Process]:
+        """Serve's own, on this machine."""
+        return _titled("ray::ProxyActor")
+
+
+def _titled(title: str) -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if p.name() == title or title in _title(p)]
 
 
 def _title(process: psutil.Process) -> str:

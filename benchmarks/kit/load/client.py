@@ -64,7 +64,7 @@ class ChatClient:
         """Never raises for what a server can do; an `Outcome` says it all."""
         sent_s = self.now_s()
         answer = _Answer()
-        retry_after = None
+        retry_after, worded = None, True
         try:
             async with asyncio.timeout(self.timeout_s), self._post(request) as response:
                 if response.status == 200:
@@ -72,9 +72,10 @@ class ChatClient:
                     answer.complete |= not self.says_done  # then the end of the stream is all there is
                     verdict, reason = _judge(answer)
                 else:
-                    await response.read()
+                    body = await response.read()
                     retry_after = response.headers.get("Retry-After")
                     verdict, reason = _judge_status(response.status)
+                    worded = _is_error_object(body)
         except TimeoutError:
             verdict, reason = "gave_up", "client timeout"
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -92,6 +93,7 @@ class ChatClient:
             tokens=answer.tokens or answer.pieces,
             prompt_tokens=answer.prompt_tokens,
             retry_after=retry_after,
+            worded=worded,
         )
 
     def now_s(self) -> float:
@@ -113,6 +115,15 @@ class ChatClient:
                 answer.complete = True
                 return
             answer.take(orjson.loads(data), self.now_s())
+
+
+def _is_error_object(body: bytes) -> bool:
+    """Whether it is an error as OpenAI words it."""
+    try:
+        error = orjson.loads(body)["error"]
+        return isinstance(error["message"], str) and {"type", "param", "code"} <= error.keys()
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _judge(answer: _Answer) -> tuple[Verdict, str]:

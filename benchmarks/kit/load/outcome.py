@@ -41,6 +41,8 @@ class Outcome:
     tokens: int = 0
     prompt_tokens: int = 0
     retry_after: str | None = None
+    worded: bool = True
+    """Whether an error that came as an answer was worded as OpenAI words them."""
 
     @property
     def ttft_s(self) -> float | None:
