@@ -1,17 +1,15 @@
 """What a call is about, in a word: calls of one key go to one replica, which then finds again what it keeps.
 
-Keys only say where to ask. Two contents of one key would be slower, never wrong.
+Of media that word is a SHA-256 of all that they are, the same by which what was made of them is found again: nobody can
+make two contents that have one. Prompts' keys only say where to ask: two of one key would be slower, never wrong.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployments.ingress.request import Source
 from deployments.types import Chat, ChatMessage, Fetched, PlainPrompt
 
-SAMPLE_BYTES = 16 * 2**10
-"""Of the text of a `data:` URL, at either end: reading it whole would take tens of milliseconds."""
 PLAIN_CHARACTERS = 256
 """Of a text without messages: it may be a growing one."""
 PLAIN_TOKENS = 64
@@ -25,16 +23,14 @@ class Content:
     size_bytes: int
 
 
-def source_key(source: Source) -> str:
-    """Of a fetch: its URL, or what a `data:` URL begins and ends with, and its length."""
-    if source.data is None:
-        return _key("url", source.item.url or "")
-    view = memoryview(source.data)
-    return _key("data", str(len(view)), view[:SAMPLE_BYTES], view[-SAMPLE_BYTES:])
+def source_name(source: str | bytes | bytearray) -> str:
+    """Of a URL, or of the text of a `data:` URL, which is its content. A gigabyte a second or two."""
+    kind, text = ("url", source.encode()) if isinstance(source, str) else ("data", source)
+    return f"{kind} {hashlib.sha256(text).hexdigest()}"
 
 
 def content_of(sources: Sequence[str], files: Sequence[Fetched]) -> Content:
-    """Of an item's files, wherever they came from; `sources`, their own keys, where the fetcher made no digests."""
+    """Of an item's files, wherever they came from; `sources`, their own names, where the fetcher made no digests."""
     key = _key("files", *(file.digest or source for source, file in zip(sources, files, strict=True)))
     return Content(key, sum(file.file_bytes for file in files))
 
@@ -65,10 +61,10 @@ def _beginning(messages: Sequence[ChatMessage]) -> list[str]:
     return said
 
 
-def _key(*pieces: str | memoryview) -> str:
+def _key(*pieces: str) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for piece in pieces:
-        content = piece.encode() if isinstance(piece, str) else piece
+        content = piece.encode()
         hasher.update(len(content).to_bytes(8))
         hasher.update(content)
     return hasher.hexdigest()

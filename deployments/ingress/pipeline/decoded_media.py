@@ -3,6 +3,10 @@
 Kept here and not where they were decoded: the caller owns what a stage made, so that finding it takes no call, outlives
 the replica that made it, and makes way at once when admission wants the room. Known by SHA-256 of the file and by all
 that was asked of the decoder; whatever is lost is made again.
+
+Pictures and sounds are not among them: they are decoded where they are prepared, and what comes out of that is one set
+of tensors of all of a request's items together, which no other request of fewer, more or other items could use. Kept
+alone, their pixels and samples would be a step more on each first request's way. They skip the fetch and the encoder.
 """
 
 import hashlib
@@ -95,12 +99,6 @@ class DecodedMedia:
 
     def _key(self, digest: str, task: VideoTask, client: str) -> Key:
         return digest, replace(task, label=""), client if self._per_client else ""
-
-
-def source_name(source: str | bytes | bytearray) -> str:
-    """Of a URL, or of the text of a `data:` URL, which is its content."""
-    kind, text = ("url", source.encode()) if isinstance(source, str) else ("data", source)
-    return f"{kind} {hashlib.sha256(text).hexdigest()}"
 
 
 def joined_digest(files: Sequence[Fetched]) -> str:

@@ -15,9 +15,9 @@ from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
 from deployments.ingress.admission.lane import Lease
 from deployments.ingress.http.timing import Timings
-from deployments.ingress.pipeline.content_keys import Content, content_of, source_key
+from deployments.ingress.pipeline.content_keys import Content, content_of, source_name
 from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
-from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest, source_name
+from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, ResizeRule, StageName, VideoTask, WholeNeeded
@@ -104,14 +104,14 @@ class ItemLoader:
             if task.video is not None:
                 return await self._load_video(task, task.video, progress)
             [source] = task.item.sources
-            key = source_key(source)
-            fetched = await self._fetch(source, None, key, progress, in_parts=False)
+            [name] = await self._names([source], progress)
+            fetched = await self._fetch(source, None, name, progress, in_parts=False)
             self._note(task.item, [fetched.meta], progress)
             if fetched.meta.pixels:
                 held_bytes = progress.lease.size_bytes - task.pixel_bytes
                 progress.lease.resize(held_bytes + picture_bytes(fetched.meta.pixels, task.picture))
             media = _media_input(task.item, [fetched.meta], None)
-            return LoadedItem(media, _payload(fetched), content_of([key], [fetched.meta]))
+            return LoadedItem(media, _payload(fetched), content_of([name], [fetched.meta]))
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
@@ -134,38 +134,38 @@ class ItemLoader:
         """Decoded, or found; nothing is fetched that need not be looked at."""
         sources = task.item.sources
         reuse = progress.reuse and self._decoded.keeps_any
-        names = await self._names(sources, progress) if reuse else []
+        names = await self._names(sources, progress)
         expected = self._decoded.expected(names, video, progress.lease.client) if reuse else None
         known = expected.files if expected else [None] * len(sources)
-        keys = [source_key(source) for source in sources]
         in_parts = video.audio_rate_hz is None and not task.item.is_list
         fetched = await together(
-            self._fetch(source, file, key, progress, in_parts=in_parts)
-            for source, file, key in zip(sources, known, keys, strict=True)
+            self._fetch(source, file, name, progress, in_parts=in_parts)
+            for source, file, name in zip(sources, known, names, strict=True)
         )
         if fetched[0].meta.remote is not None:
-            loaded = await self._load_remote(task, video, fetched[0], keys[0], progress)
+            loaded = await self._load_remote(task, video, fetched[0], names[0], progress)
             if loaded is not None:
                 return loaded
-            fetched = [await self._fetch_whole(sources[0], known[0], fetched[0].meta, keys[0], progress)]
-        return await self._load_fetched(task, video, fetched, keys, names if reuse else None, progress)
+            fetched = [await self._fetch_whole(sources[0], known[0], fetched[0].meta, names[0], progress)]
+        return await self._load_fetched(task, video, fetched, names, progress, reuse=reuse)
 
     async def _load_fetched(
         self,
         task: ItemTask,
         video: VideoTask,
         fetched: list[StageResult[Fetched]],
-        keys: list[str],
-        names: list[str] | None,
+        names: list[str],
         progress: Progress,
+        *,
+        reuse: bool,
     ) -> LoadedItem:
-        """Of whole files, which are let go. `names`: of their sources; None where nothing may be found or kept."""
+        """Of whole files, which are let go. `names`: of their sources. `reuse`: whether things may be found and kept."""
         client = progress.lease.client
         metas = [result.meta for result in fetched]
-        content = content_of(keys, metas)
+        content = content_of(names, metas)
         use = self._note(task.item, metas, progress)
-        found = self._decoded.find(metas, video, client) if names is not None else None
-        if found is not None and names is not None:
+        found = self._decoded.find(metas, video, client) if reuse else None
+        if found is not None:
             use.decode = CacheUse.HIT
             progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
             self._decoded.record(hits=1)
@@ -177,13 +177,13 @@ class ItemLoader:
         for number, result in enumerate(fetched):
             if result.payload is None:  # of a list of which only some pictures have changed
                 source = task.item.sources[number]
-                fetched[number] = await self._fetch(source, None, keys[number], progress, in_parts=False, again=True)
+                fetched[number] = await self._fetch(source, None, names[number], progress, in_parts=False, again=True)
         refs = [_payload(result) for result in fetched]
         fetched.clear()
         decoded = await self._decode(task, video, refs, content.key, progress)
-        use.decode = CacheUse.OFF if names is None else CacheUse.MISS
+        use.decode = CacheUse.MISS if reuse else CacheUse.OFF
         progress.timings.note_cache(StageName.VIDEO_DECODE, use.decode)
-        if names is not None:
+        if reuse:
             self._decoded.record(misses=1)
             self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
         return LoadedItem(_media_input(task.item, metas, decoded.meta), _payload(decoded), content)
@@ -218,7 +218,7 @@ class ItemLoader:
         return await self._fetch(source, known, key, progress, in_parts=False)
 
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
-        """As `DecodedMedia` knows sources; long texts are hashed on a thread."""
+        """Of each `source_name`; long texts are hashed on a thread."""
         limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
         names = []
         for source in sources:
