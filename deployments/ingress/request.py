@@ -14,6 +14,11 @@ class Source:
     data: bytearray | None
     """The text of a `data:` URL, until it has been put into shared memory."""
 
+    @property
+    def is_gone(self) -> bool:
+        """It came in the body, and has been handed on: it can't be read again."""
+        return self.data is None and self.item.url is None
+
     def take(self) -> bytearray | None:
         """`data`, which this source then no longer holds."""
         data, self.data = self.data, None

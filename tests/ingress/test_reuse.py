@@ -179,6 +179,24 @@ async def test_a_clip_that_was_lost_with_its_machine_is_made_again(url, stage):
     assert app.api.admission.media.held_bytes == 0
 
 
+async def test_a_lost_clip_beside_a_picture_out_of_the_body_is_asked_for_again_by_the_client():
+    app = Application()
+    await app.ask()
+    prepare = app.preprocessor.answers["prepare"]
+
+    def failing_once(*args):
+        app.preprocessor.answers["prepare"] = prepare
+        raise StageUnavailable("what it works with was lost")
+
+    app.preprocessor.answers["prepare"] = failing_once
+    clip = {"type": "video_url", "video_url": {"url": URL}}
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "AAAA" * 2000}}
+    first, second = await app.chat([clip, picture]), await app.chat([clip, picture])
+    assert (first.status_code, second.status_code) == (503, 200)
+    assert "retry-after" in first.headers
+    assert all(call.payloads for call in app.fetcher.calls if call.args[0].url is None)
+
+
 async def test_a_lost_stage_without_anything_reused_is_an_error_at_once():
     app = Application()
     app.model.chunks = [StageUnavailable("gone")]

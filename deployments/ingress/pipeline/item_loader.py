@@ -159,7 +159,7 @@ class ItemLoader:
         *,
         reuse: bool,
     ) -> LoadedItem:
-        """Of whole files, which are let go. `names`: of their sources. `reuse`: whether things may be found and kept."""
+        """Of whole files, which are let go. `names`: of their sources. `reuse`: whether it may be found, and kept."""
         client = progress.lease.client
         metas = [result.meta for result in fetched]
         content = content_of(names, metas)

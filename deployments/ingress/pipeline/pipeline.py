@@ -120,7 +120,8 @@ class Pipeline:
     ) -> tuple[ReadyPrompt, GenerateChunk, AsyncGenerator[GenerateChunk, None]]:
         """The prompt, the answer's first chunk, and its others. `prepared()`: the body is not needed any more.
 
-        Where what was kept of an earlier request turns out to be lost, all of it is made again, once.
+        Where what was kept of an earlier request turns out to be lost, all of it is made again, once; unless some of
+        the body has been handed on meanwhile: then it is the client who has to ask again.
         """
         admitted_bytes = progress.lease.size_bytes
         while True:
@@ -135,6 +136,8 @@ class Pipeline:
                 if chunks is not None:
                     await chunks.aclose()
                 if not isinstance(error, StageUnavailable) or not self._loader.forget(progress):
+                    raise
+                if any(source.is_gone for task in plan.tasks for source in task.item.sources):
                     raise
                 progress.lease.resize(admitted_bytes)
                 continue
