@@ -1,8 +1,14 @@
-"""Fetched media kept in memory by URL, as far as its host allows (RFC 9111) and up to a number of bytes."""
+"""Fetched media kept in memory by URL, as far as its host allows (RFC 9111) and up to a number of bytes.
+
+What redirects led to is kept by the URL that was asked for, for as long as every answer on the way allows. A redirect
+that says nothing of that is asked for each time; then only the bytes are spared, by the last host's word on them.
+"""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+
+from yarl import URL
 
 from deployments.core.bounded_cache import BoundedCache
 from deployments.fetcher.blob import Blob
@@ -46,6 +52,15 @@ class Freshness:
         """Whether keeping it can spare a download."""
         return self.allowed and (self.max_age_s > 0 or bool(self.validators))
 
+    def through(self, hop: "Freshness") -> "Freshness":
+        """Of an answer that `hop`, a redirect, led to: what both allow."""
+        return replace(
+            self,
+            allowed=self.allowed and hop.allowed,
+            max_age_s=min(self.max_age_s, hop.max_age_s),
+            private=self.private or hop.private,
+        )
+
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "Freshness":
         directives = _directives(headers.get("Cache-Control", ""))
@@ -67,6 +82,8 @@ class Entry:
     fresh_until: float
     """By the cache's clock."""
     private: bool
+    hops: tuple[URL, ...] = ()
+    """Where redirects led from its URL, one after the other; the validators are the last one's."""
 
 
 class MediaCache:
@@ -98,21 +115,23 @@ class MediaCache:
     def is_fresh(self, entry: Entry) -> bool:
         return self._clock() < entry.fresh_until
 
-    def put(self, url: str, blob: Blob, freshness: Freshness, client: str = "") -> None:
+    def put(self, url: str, blob: Blob, freshness: Freshness, client: str = "", hops: tuple[URL, ...] = ()) -> None:
         """Keep `blob` if its host allows that and it fits; what was kept for `url` goes in any case."""
         self._kept.drop((url, client))
         self._kept.drop((url, None))
         if freshness.storable:
             alone = self._per_client or freshness.private
-            entry = Entry(blob, freshness.validators, self._clock() + freshness.max_age_s, freshness.private)
+            entry = Entry(blob, freshness.validators, self._clock() + freshness.max_age_s, freshness.private, hops)
             self._kept.put((url, client if alone else None), entry)
 
-    def confirm(self, url: str, entry: Entry, freshness: Freshness, client: str = "") -> None:
-        """The host has said that `entry` still holds: keep it for as long as it says now."""
+    def confirm(
+        self, url: str, entry: Entry, freshness: Freshness, client: str = "", hops: tuple[URL, ...] = ()
+    ) -> None:
+        """The host has said that `entry` still holds: keep it for as long as it, and who led to it, say now."""
         said, known = freshness.validators, entry.validators
         validators = Validators(said.etag or known.etag, said.last_modified or known.last_modified)
         private = freshness.private or entry.private
-        self.put(url, entry.blob, replace(freshness, validators=validators, private=private), client)
+        self.put(url, entry.blob, replace(freshness, validators=validators, private=private), client, hops)
 
     def record(self, *, hits: int = 0, misses: int = 0) -> None:
         """See `BoundedCache.record`."""

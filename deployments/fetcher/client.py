@@ -5,9 +5,11 @@ fetched: ..."): who asks knows the subject. This is the one seam at which aiohtt
 """
 
 import asyncio
+import functools
 import random
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -56,9 +58,9 @@ class Download:
     data: Bytes | None
     digest: str
     """SHA-256 of `data`, where it is wanted."""
-    final_url: URL
+    hops: tuple[URL, ...]
+    """Where redirects led, one after the other; the last one answered."""
     freshness: Freshness
-    redirected: bool
     remote: RemoteFile | None = None
     """Set where `data` is only the beginning of a file that stays with its host; then without a digest."""
 
@@ -75,9 +77,10 @@ class HttpClient:
         ssl_context: ssl.SSLContext | None = None,
         *,
         hashes: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`room`: for what arrives; `lookup` resolves names; `ssl_context` None trusts the system's certificates;
-        `hashes`: whether digests are wanted."""
+        `hashes`: whether digests are wanted; `clock`: for how long names are known."""
         self._config = config
         self._room = room
         self._executor = executor
@@ -85,7 +88,7 @@ class HttpClient:
         addresses = AddressPolicy(config.allowed_networks)
         self.urls = UrlPolicy(addresses, config.allowed_domains)
         self._slots = SharedBudget(config.max_connections)
-        self._names = NameResolver(lookup, addresses, config.lookup_timeout_s)
+        self._names = NameResolver(lookup, addresses, config.lookup_timeout_s, clock)
         connector = aiohttp.TCPConnector(
             limit=0,  # the slots bound it: waiting for one must not count as time to connect
             resolver=CheckedAddresses(self._names),
@@ -110,20 +113,22 @@ class HttpClient:
         deadline: Deadline,
         client: str,
         known: Validators = NOTHING_KNOWN,
+        known_at: URL | None = None,
         *,
         in_parts: bool = False,
     ) -> Download:
         """The bytes at `url`, one of `self.urls.parse`; tried again after failures that may pass.
 
-        `client`: on whose account connections, look-ups and room are taken. `known`: what an earlier answer said of
-        itself, for the host to say that it still holds. `in_parts`: whether a file that can be read by ranges may stay
+        `client`: on whose account connections, look-ups and room are taken. `known`: what an earlier answer
+        of `known_at`, whether redirects led there or not, said of itself, for its host to say that it still holds; no
+        other URL is shown that. `in_parts`: whether a file that can be read by ranges may stay
         where it is.
 
         Raises `MediaNotReachable`, `MediaHostError`, `TooLarge`, `BadMedia`. The caller bounds the whole by a timeout;
         `deadline` is for threads and for pauses, which are not begun when they would outlast it.
         """
         return await self._persistently(
-            lambda: self._follow(url, limit, deadline, client, known, in_parts=in_parts), deadline
+            lambda: self._follow(url, limit, deadline, client, known, known_at, in_parts=in_parts), deadline
         )
 
     async def read_range(self, file: RemoteFile, start: int, into: Bytes, deadline: Deadline, grow: Growing) -> None:
@@ -176,23 +181,35 @@ class HttpClient:
             await receive_range(response, into, rate, grow)
 
     async def _follow(
-        self, url: URL, limit: ByteLimit, deadline: Deadline, client: str, known: Validators, *, in_parts: bool
+        self,
+        url: URL,
+        limit: ByteLimit,
+        deadline: Deadline,
+        client: str,
+        known: Validators,
+        known_at: URL | None,
+        *,
+        in_parts: bool,
     ) -> Download:
-        redirected = False
+        hops: list[URL] = []
+        redirects: list[Freshness] = []
         for _ in range(self._config.max_redirects + 1):
-            async with self._exchange(url, client, known.headers()) as response:
+            shown = known if url == known_at else NOTHING_KNOWN
+            async with self._exchange(url, client, shown.headers()) as response:
+                freshness = Freshness.of(response.headers)
                 if response.status not in _REDIRECTS:
-                    freshness = Freshness.of(response.headers)
-                    if _still_holds(response, known):
-                        return Download(None, "", url, freshness, redirected)
+                    freshness = functools.reduce(Freshness.through, redirects, freshness)
+                    if _still_holds(response, shown):
+                        return Download(None, "", tuple(hops), freshness)
                     remote = remote_file(response, url, self._config) if in_parts else None
                     data, digest, remote = await self._read(response, limit, deadline, client, remote)
-                    return Download(data, digest, url, freshness, redirected, remote)
+                    return Download(data, digest, tuple(hops), freshness, remote)
                 location = response.headers.get("Location")
                 if location is None:
                     raise MediaHostError(f"could not be fetched: {url.host} redirects without saying where")
                 url = self.urls.follow(url, location)
-                redirected, known = True, NOTHING_KNOWN  # an ETag speaks of the URL that it came from only
+                hops.append(url)
+                redirects.append(freshness)
         raise MediaNotReachable(f"is redirected more than {self._config.max_redirects} times")
 
     async def _read(

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from yarl import URL
@@ -45,9 +45,10 @@ class Fetcher:
         lookup: Lookup | None = None,
         ssl_context: ssl.SSLContext | None = None,
         hashes: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`lookup` None asks the system's resolver; `ssl_context` None trusts the system's certificates; `hashes`:
-        whether items get digests."""
+        whether items get digests; `clock`: for how long names and media are known."""
         self._config = config
         self._metrics = metrics
         self._limits = {
@@ -63,12 +64,12 @@ class Fetcher:
         largest = max(limit.max_bytes for limit in self._limits.values())
         arriving = SharedBudget(config.max_buffered_bytes - own_bytes + config.cache_bytes, reserve=largest)
         names = lookup or self._system_lookup
-        self._http = HttpClient(config, arriving, self._executor, names, ssl_context, hashes=hashes)
+        self._http = HttpClient(config, arriving, self._executor, names, ssl_context, hashes=hashes, clock=clock)
         self._ranges = RangeReader(self._http, arriving)
         self._folder = LocalFolder(config.local_root)
         self._hashes = hashes
         self._flights: Flights[_Loaded] = Flights()
-        self._cache = MediaCache(config.cache_bytes, metrics, per_client=config.cache_per_key)
+        self._cache = MediaCache(config.cache_bytes, metrics, clock, per_client=config.cache_per_key)
 
     async def fetch(
         self, item: MediaItem, deadline: Deadline, data_url: Bytes | None = None
@@ -174,7 +175,8 @@ class Fetcher:
             return await self._download(url, limit, item.client, None, in_parts=item.in_parts, keep=False)
         known = self._cache.get(str(url), item.client)
         if known is not None and self._cache.is_fresh(known):
-            await self._http.check_host(url, item.client)  # what may not be dialled now is not answered either
+            for hop in (url, *known.hops):  # what may not be dialled now is not answered either
+                await self._http.check_host(hop, item.client)
             limit.check(len(known.blob.data))
             self._cache.record(hits=1)
             return _Loaded(known.blob, CacheUse.HIT)
@@ -200,20 +202,19 @@ class Fetcher:
         """For whoever joins, so with a time of its own; on the account of the client who came first."""
         deadline = Deadline(self._config.total_timeout_s, STAGE)
         async with asyncio.timeout(deadline.remaining_s()):
-            validators = known.validators if known else NOTHING_KNOWN
-            answer = await self._http.get(url, limit, deadline, client, validators, in_parts=in_parts)
+            validators, at = (known.validators, (url, *known.hops)[-1]) if known else (NOTHING_KNOWN, None)
+            answer = await self._http.get(url, limit, deadline, client, validators, at, in_parts=in_parts)
             alone = client if answer.freshness.private or self._config.cache_per_key else None
             if answer.data is None:
                 assert known is not None, "only what was kept can be confirmed"
-                self._cache.confirm(str(url), known, answer.freshness, client)
+                self._cache.confirm(str(url), known, answer.freshness, client, answer.hops)
                 limit.check(len(known.blob.data))
                 self._cache.record(hits=1)
                 return _Loaded(known.blob, CacheUse.REVALIDATED, client if known.private else alone)
-            blob = replace(_blob(answer.data, describe(answer.final_url), answer.digest), remote=answer.remote)
+            blob = replace(_blob(answer.data, describe((url, *answer.hops)[-1]), answer.digest), remote=answer.remote)
         if not keep or answer.remote is not None:  # a beginning is not the file
             return _Loaded(blob, CacheUse.OFF, alone)
-        if not answer.redirected:  # what a redirect leads to may change while the bytes there stay fresh
-            self._cache.put(str(url), blob, answer.freshness, client)
+        self._cache.put(str(url), blob, answer.freshness, client, answer.hops)
         self._cache.record(misses=1)
         return _Loaded(blob, CacheUse.MISS if self._config.cache_bytes else CacheUse.OFF, alone)
 

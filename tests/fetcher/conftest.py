@@ -1,5 +1,6 @@
 """A fetcher that may dial this machine's loopback, and a media host on it."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -18,10 +19,12 @@ def server() -> Iterator[MediaServer]:
 
 
 @asynccontextmanager
-async def fetching(*, metrics=None, lookup=None, ssl_context=None, **settings) -> AsyncIterator[Fetcher]:
+async def fetching(
+    *, metrics=None, lookup=None, ssl_context=None, clock=time.monotonic, **settings
+) -> AsyncIterator[Fetcher]:
     """A `Fetcher` with these `media:` settings; 127.0.0.1 may be dialled unless they say otherwise."""
     config = MediaConfig.model_validate({"allowed_networks": ["127.0.0.1/32"], **settings})
-    fetcher = Fetcher(config, metrics or RecordingSink(), lookup=lookup, ssl_context=ssl_context)
+    fetcher = Fetcher(config, metrics or RecordingSink(), lookup=lookup, ssl_context=ssl_context, clock=clock)
     try:
         yield fetcher
     finally:

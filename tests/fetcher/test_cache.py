@@ -185,8 +185,7 @@ async def test_fresh_media_are_not_answered_once_their_host_may_not_be_dialled(s
         return addresses
 
     url = server.add("/a", host.serve(PICTURE, cache_control="max-age=60")).replace("127.0.0.1", "media.example")
-    async with fetching(lookup=lookup) as fetcher:
-        fetcher._http._names._clock = lambda: now
+    async with fetching(lookup=lookup, clock=lambda: now) as fetcher:
         assert await fetch(fetcher, url) == await fetch(fetcher, url) == PICTURE
         addresses[:], now = ["10.0.0.1"], 11.0
         with pytest.raises(MediaNotReachable):
@@ -244,13 +243,69 @@ async def test_queries_tell_media_apart_and_fragments_do_not(server):
     assert server.hits("/a") == 2
 
 
-async def test_what_a_redirect_led_to_is_not_kept(server):
-    server.add("/b", host.serve(PICTURE, cache_control="max-age=60"))
+@pytest.mark.parametrize(
+    ("hop", "file", "hits"),
+    [
+        ("max-age=60", {"cache_control": "max-age=60"}, 1),
+        (None, {"cache_control": "max-age=60"}, 2),
+        ("no-store, max-age=60", {"cache_control": "max-age=60"}, 2),
+        ("max-age=60", {}, 2),
+        ("max-age=60", {"cache_control": "no-store, max-age=60"}, 2),
+    ],
+)
+async def test_what_redirects_led_to_is_kept_where_every_answer_on_the_way_allows_it(server, hop, file, hits):
+    server.add("/c", host.serve(PICTURE, **file))
+    server.add("/b", host.status(301, Location="/c", **({"Cache-Control": hop} if hop else {})))
+    url = server.add("/a", host.status(302, Location="/b", Cache_Control="max-age=60"))
+    async with fetching() as fetcher:
+        assert await fetch(fetcher, url) == await fetch(fetcher, url) == PICTURE
+    assert [server.hits(path) for path in ("/a", "/b", "/c")] == [hits] * 3
+
+
+async def test_a_redirect_that_says_nothing_is_asked_again_and_the_file_by_its_etag(server):
+    server.add("/b", host.serve(PICTURE, etag='"1"', cache_control="max-age=60"))
     url = server.add("/a", host.redirect("/b"))
-    async with fetching(cache_bytes=10**6) as fetcher:
-        await fetch(fetcher, url)
-        await fetch(fetcher, url)
-    assert server.hits("/a") == 2
+    async with fetching() as fetcher:
+        assert await fetch(fetcher, url) == await fetch(fetcher, url) == PICTURE
+        server.add("/a", host.redirect("/c"))
+        server.add("/c", host.serve(OTHER, etag='"1"'))
+        assert await fetch(fetcher, url) == await fetch(fetcher, url) == OTHER
+    asked = [(hit.path, hit.headers.get("if-none-match")) for hit in server.hits_seen]
+    first = [("/a", None), ("/b", None), ("/a", None), ("/b", '"1"')]
+    assert asked == [*first, ("/a", None), ("/c", None), ("/a", None), ("/c", '"1"')]
+
+
+async def test_a_private_redirect_makes_what_it_led_to_private(server):
+    server.add("/b", host.serve(PICTURE, cache_control="max-age=60"))
+    url = server.add("/a", host.status(302, Location="/b", Cache_Control="private, max-age=60"))
+    async with fetching() as fetcher:
+        for client in ("one", "one", "two", "two"):
+            await fetcher.fetch(MediaItem(MediaKind.IMAGE, "a", url, client), Deadline(60.0, "request"))
+    assert server.hits("/a") == server.hits("/b") == 2
+
+
+async def test_what_redirects_led_to_is_not_answered_once_one_of_their_hosts_may_not_be_dialled(server):
+    inside, now = set(), 0.0
+
+    async def lookup(name):
+        return ["10.0.0.1" if name in inside else "127.0.0.1"]
+
+    names = ["first.example", "between.example", "last.example"]
+    server.add("/c", host.serve(PICTURE, cache_control="max-age=600"))
+    for path, name in (("/b", names[2]), ("/a", names[1])):
+        location = f"http://{name}:{server.port}{'/c' if path == '/b' else '/b'}"
+        server.add(path, host.status(302, Location=location, Cache_Control="max-age=600"))
+    url = f"http://{names[0]}:{server.port}/a"
+    async with fetching(lookup=lookup, clock=lambda: now) as fetcher:
+        for name in (None, *names):
+            now += 20.0
+            inside = {name}
+            if name is None:
+                assert await fetch(fetcher, url) == await fetch(fetcher, url) == PICTURE
+                continue
+            with pytest.raises(MediaNotReachable, match=name):
+                await fetch(fetcher, url)
+    assert [server.hits(path) for path in ("/a", "/b", "/c")] == [1, 1, 1]
 
 
 async def test_an_etag_is_not_shown_to_where_its_url_redirects_now(server):
