@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from deployments.config import AppConfig, IngressConfig
-from deployments.errors import BadMedia, BadRequest, StageUnavailable
+from deployments.errors import BadMedia, BadRequest, NotFound, StageUnavailable
 from deployments.ingress.batches.concurrency import FLOOR, START, BatchConcurrency
+from deployments.ingress.batches.files import FileStore
+from deployments.ingress.batches.folder import Folder
 from deployments.ingress.batches.journal import Journal, entry
 from deployments.ingress.http.form_stream import PartBegins, read_parts
 from tests.support.fakes import FakeApplication, prepared
@@ -247,6 +249,58 @@ async def test_uploads_keep_their_bounds_and_leave_nothing_behind(tmp_path: Path
         assert len((await client.files.list(limit=2)).data) == 2
         assert {file.filename async for file in client.files.list(limit=2)} == {"a", "d"}
     assert not list(tmp_path.glob("files/*.part"))
+
+
+async def test_files_go_when_their_time_is_over_and_inputs_once_nobody_needs_them(tmp_path: Path) -> None:
+    now = 1000.0
+    files = FileStore(Folder(tmp_path), 100, 1000, 10, 50.0, clock=lambda: now)
+    ages = {"soon": 10.0, "late": 10_000.0, "usual": None}
+    stored = {}
+    for name, age_s in ages.items():
+        with files.receive() as upload:
+            upload.write(b"x")
+            stored[name] = upload.keep("me", name, age_s)
+    assert {name: file.expires_at for name, file in stored.items()} == {"soon": 1010, "late": 1050, "usual": 1050}
+    now = 1010.0
+    with pytest.raises(NotFound):
+        files.find(stored["soon"].id, "me")
+    files.sweep({stored["soon"].id})
+    assert files.path(stored["soon"].id).exists()
+    files.sweep(())
+    assert not files.path(stored["soon"].id).exists()
+    assert {file.filename for file in files.all_of("me")} == {"late", "usual"}
+
+
+async def test_clients_say_how_long_files_are_wanted(tmp_path: Path) -> None:
+    app = application(tmp_path, max_batch_file_age_s=None)
+    day = {"anchor": "created_at", "seconds": 86_400}
+    async with working(app) as client:
+        file = await client.files.create(file=("a", line("a")), purpose="batch", expires_after=day)  # type: ignore[arg-type]
+        assert file.expires_at == file.created_at + 86_400
+        assert (await client.files.create(file=("b", b"x"), purpose="batch")).expires_at is None
+        with pytest.raises(openai.BadRequestError, match=r"expires_after\.seconds"):
+            await client.files.create(file=("a", b"x"), purpose="batch", expires_after={**day, "seconds": 10})  # type: ignore[arg-type]
+        batch = await client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            output_expires_after=day,  # type: ignore[arg-type]
+        )
+        output = await client.files.retrieve((await ended(client, batch.id)).output_file_id)
+        assert output.expires_at == output.created_at + 86_400
+
+
+async def test_files_whose_time_is_over_leave_the_folder(tmp_path: Path) -> None:
+    async with working(application(tmp_path, max_batch_file_age_s=1)) as client:
+        file = await client.files.create(file=("a", b"x"), purpose="batch")
+        async with asyncio.timeout(30):
+            while (await client.files.list()).data:
+                await asyncio.sleep(0.05)
+        with pytest.raises(openai.NotFoundError):
+            await client.files.content(file.id)
+    async with working(application(tmp_path)), asyncio.timeout(30):
+        while list(tmp_path.glob("files/*")):
+            await asyncio.sleep(0.05)
 
 
 async def test_without_a_folder_the_setting_is_named() -> None:

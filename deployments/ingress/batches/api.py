@@ -3,8 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 from starlette.requests import Request
@@ -31,7 +31,17 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_PAGE = 10_000
 DEFAULT_PAGE = 100
 _WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
+_EXPIRES = {"expires_after[anchor]": "anchor", "expires_after[seconds]": "seconds"}
+_FIELDS = frozenset({"purpose", *_EXPIRES})
+"""Of the form beside the file."""
 _UNIT_S = {"m": 60, "h": 3600, "d": 86_400}
+
+
+class ExpiresAfter(Wire):
+    """When a file goes by itself."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
 
 class BatchRequest(Wire):
@@ -42,6 +52,7 @@ class BatchRequest(Wire):
     completion_window: str = "24h"
     """Minutes, hours or days: `30m`, `24h`, `7d`."""
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    output_expires_after: ExpiresAfter | None = None
 
 
 class BatchApi:
@@ -71,12 +82,12 @@ class BatchApi:
             raise BadRequest("a file is sent as multipart/form-data, with the fields `purpose` and `file`")
         check_length(request.headers, self._config.max_batch_file_bytes + MAX_BODY_BYTES)
         with self._files.receive() as upload:
-            filename = await self._read_form(request, boundary, upload)
-            stored = await asyncio.to_thread(upload.keep, owner, filename)
+            filename, expires = await self._read_form(request, boundary, upload)
+            stored = await asyncio.to_thread(upload.keep, owner, filename, expires.seconds if expires else None)
         return json_response(stored.document())
 
-    async def _read_form(self, request: Request, boundary: bytes, upload: Upload) -> str:
-        """The name of the file, whose bytes are in `upload` then."""
+    async def _read_form(self, request: Request, boundary: bytes, upload: Upload) -> tuple[str, ExpiresAfter | None]:
+        """The name of the file, whose bytes are in `upload` then, and how long it is wanted."""
         fields: dict[str, bytearray] = {}
         filename, name = None, ""
         waiting = bytearray()
@@ -85,7 +96,7 @@ class BatchApi:
                 name = event.name
                 if name == "file" and event.filename is not None and filename is None:
                     filename = event.filename
-                elif name != "purpose":
+                elif name not in _FIELDS:
                     raise BadRequest(f"unknown field `{shown(name)}`", param=shown(name))
                 fields[name] = waiting if name == "file" else bytearray()
                 continue
@@ -100,7 +111,7 @@ class BatchApi:
         if bytes(fields.get("purpose", b"")) != b"batch":
             raise BadRequest("`purpose` must be `batch`: files serve nothing else here", param="purpose")
         await asyncio.to_thread(upload.write, bytes(waiting))
-        return shown(filename)
+        return shown(filename), _expires_after(fields)
 
     async def _list_files(self, request: Request) -> Response:
         owner = self._clients.owner(request.scope)
@@ -148,6 +159,7 @@ class BatchApi:
             new_id("file-"),
             new_id("file-"),
             said.metadata,
+            said.output_expires_after.seconds if said.output_expires_after else None,
         )
         batch = await asyncio.to_thread(self._batches.create, asked, self._config.max_batch_files)
         return json_response(batch.document())
@@ -170,6 +182,16 @@ class BatchApi:
         owner = self._clients.owner(request.scope)
         batch = await asyncio.to_thread(self._batches.find, request.path_params["batch_id"], owner)
         return json_response((await asyncio.to_thread(self._batches.cancel, batch)).document())
+
+
+def _expires_after(fields: Mapping[str, bytearray]) -> ExpiresAfter | None:
+    """Of a form, which has texts only. Raises `BadRequest`."""
+    said: dict[str, Any] = {
+        name: bytes(fields[field]).decode(errors="replace") for field, name in _EXPIRES.items() if field in fields
+    }
+    if str(said.get("seconds", "")).isdecimal():
+        said["seconds"] = int(said["seconds"])
+    return validated(ExpiresAfter, said, "expires_after") if said else None
 
 
 class NoBatchApi:

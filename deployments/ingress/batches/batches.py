@@ -41,7 +41,8 @@ class Batches:
         if config.batch_folder is None:
             return cls(NoBatchApi().routes(), _nothing)
         folder = Folder(config.batch_folder)
-        files = FileStore(folder, config.max_batch_file_bytes, config.max_batch_folder_bytes, config.max_batch_files)
+        limits = config.max_batch_file_bytes, config.max_batch_folder_bytes, config.max_batch_files
+        files = FileStore(folder, *limits, config.max_batch_file_age_s)
         batches = BatchStore(folder)
         means = Means(app, files, config, BatchConcurrency(config.max_batch_running), readiness, metrics)
         routes = BatchApi(config, files, batches, clients, admission.bodies).routes()

@@ -1,8 +1,10 @@
 """Files that clients leave here, and those that batches leave for them. Each belongs to one owner alone."""
 
+import math
 import os
 import secrets
 import time
+from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -24,19 +26,30 @@ class StoredFile:
     bytes: int
     created_at: int
     """Seconds since 1970."""
+    expires_at: int | None = None
+    """None: it stays until it is deleted."""
 
     def document(self) -> dict[str, Any]:
         """As OpenAI's API has it; the owner stays here."""
         fields = asdict(self)
         del fields["owner"]
-        return {**fields, "object": "file", "status": "processed", "status_details": None, "expires_at": None}
+        return {**fields, "object": "file", "status": "processed", "status_details": None}
 
 
 class FileStore:
-    def __init__(self, folder: Folder, max_file_bytes: int, max_bytes: int, max_files: int) -> None:
-        """`max_bytes`, `max_files`: of all owners together."""
+    def __init__(
+        self,
+        folder: Folder,
+        max_file_bytes: int,
+        max_bytes: int,
+        max_files: int,
+        max_age_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`max_bytes`, `max_files`: of all owners together. `clock`: seconds since 1970."""
         self._folder = folder
         self._max_file_bytes, self._max_bytes, self._max_files = max_file_bytes, max_bytes, max_files
+        self._max_age_s, self._clock = max_age_s, clock
 
     def receive(self) -> "Upload":
         return Upload(self, self._folder.files / f"{secrets.token_hex(12)}.part", self._max_file_bytes)
@@ -49,37 +62,64 @@ class FileStore:
         if count > self._max_files:
             raise TooLarge(f"there are more than the {self._max_files} files that this server keeps")
 
-    def add(self, file_id: str, content: Path, owner: str, filename: str, purpose: Purpose) -> StoredFile:
+    def add(
+        self,
+        file_id: str,
+        content: Path,
+        owner: str,
+        filename: str,
+        purpose: Purpose,
+        expires_after_s: float | None = None,
+    ) -> StoredFile:
         """`content` becomes the file `file_id`; once more, where that was cut off, does no harm."""
         data = self.path(file_id)
         if content.exists():
             content.replace(data)
-        stored = StoredFile(file_id, owner, filename, purpose, data.stat().st_size, int(time.time()))
+        ages = [age for age in (expires_after_s, self._max_age_s) if age is not None]
+        now = int(self._clock())
+        expires_at = now + math.ceil(min(ages)) if ages else None
+        stored = StoredFile(file_id, owner, filename, purpose, data.stat().st_size, now, expires_at)
         write_whole(self._description(file_id), asdict(stored))
         return stored
 
     def find(self, file_id: str, owner: str) -> StoredFile:
         """Raises `NotFound`, for files of others too."""
         fields = read_document(self._description(file_id)) if is_id(file_id) else None
-        if fields is None or fields["owner"] != owner:
+        stored = None if fields is None else StoredFile(**fields)
+        if stored is None or stored.owner != owner or self._is_over(stored):
             raise NotFound(f"there is no file {shown(file_id)!r}", param="file_id")
-        return StoredFile(**fields)
+        return stored
 
     def all_of(self, owner: str) -> list[StoredFile]:
         """The newest first."""
-        found = [read_document(path) for path in self._folder.files.glob("*.json")]
-        files = [StoredFile(**fields) for fields in found if fields is not None and fields["owner"] == owner]
+        files = [file for file in self._all() if file.owner == owner and not self._is_over(file)]
         return sorted(files, key=lambda file: (file.created_at, file.id), reverse=True)
 
     def delete(self, file_id: str, owner: str) -> None:
         """Raises `NotFound`. Whoever reads it now reads on."""
         self.find(file_id, owner)
-        self._description(file_id).unlink(missing_ok=True)
-        self.path(file_id).unlink(missing_ok=True)
+        self._remove(file_id)
+
+    def sweep(self, needed: Container[str]) -> None:
+        """Files whose time is over go, but for those whose ids are `needed`."""
+        for file in self._all():
+            if self._is_over(file) and file.id not in needed:
+                self._remove(file.id)
 
     def path(self, file_id: str) -> Path:
         """Where its bytes lie."""
         return self._folder.files / f"{file_id}.data"
+
+    def _all(self) -> Iterator[StoredFile]:
+        found = (read_document(path) for path in self._folder.files.glob("*.json"))
+        return (StoredFile(**fields) for fields in found if fields is not None)
+
+    def _is_over(self, file: StoredFile) -> bool:
+        return file.expires_at is not None and self._clock() >= file.expires_at
+
+    def _remove(self, file_id: str) -> None:
+        self._description(file_id).unlink(missing_ok=True)
+        self.path(file_id).unlink(missing_ok=True)
 
     def _description(self, file_id: str) -> Path:
         return self._folder.files / f"{file_id}.json"
@@ -114,10 +154,10 @@ class Upload:
             self._looked_at = self._size
             self._store.check_room()
 
-    def keep(self, owner: str, filename: str) -> StoredFile:
+    def keep(self, owner: str, filename: str, expires_after_s: float | None = None) -> StoredFile:
         self.write(b"")
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
         self._store.check_room()
-        return self._store.add(new_id("file-"), self._path, owner, filename, "batch")
+        return self._store.add(new_id("file-"), self._path, owner, filename, "batch", expires_after_s)

@@ -220,7 +220,8 @@ class BatchRun:
         )
         for count, file_id, path, kind in files:
             if count:
-                self._means.files.add(file_id, path, asked.owner, f"{asked.id}_{kind}.jsonl", "batch_output")
+                name, age_s = f"{asked.id}_{kind}.jsonl", asked.output_expires_after_s
+                self._means.files.add(file_id, path, asked.owner, name, "batch_output", age_s)
             path.unlink(missing_ok=True)
 
 

@@ -41,6 +41,7 @@ class BatchAsked:
     """Of the file that there will be."""
     error_file_id: str
     metadata: dict[str, str] | None
+    output_expires_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,10 @@ class BatchStore:
     def all_of(self, owner: str) -> list[Batch]:
         """The newest first."""
         return [batch for batch in reversed(self.all()) if batch.asked.owner == owner]
+
+    def needed_files(self) -> set[str]:
+        """Inputs of batches that have not ended."""
+        return {batch.asked.input_file_id for batch in self.all() if batch.state.status not in ENDED}
 
     def cancel(self, batch: Batch) -> Batch:
         """Whoever works on it will see."""
