@@ -109,7 +109,7 @@ class IngressConfig(Section):
     """All files together, those that hold answers included; a file that finds no room is refused."""
     max_batch_files: Count = 2000
     """All files together, by number; batches likewise."""
-    max_batch_file_age_s: Seconds | None = 30 * 86_400.0
+    max_batch_file_age_s: Count | None = 30 * 86_400
     """After which a file is gone, input or answers, unless `expires_after` asks for less; None: when it is deleted. The
     input of a batch that has not ended stays."""
     max_batch_lines: Count = 50_000

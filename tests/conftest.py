@@ -42,7 +42,9 @@ def ray_cluster() -> Iterator[Cluster]:
     shipped = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
     cluster = Cluster(context.address_info["gcs_address"], free_port())
     serve.start(
-        proxy_location=shipped["proxy_location"], http_options={**shipped["http_options"], "port": cluster.http_port}
+        proxy_location=shipped["proxy_location"],
+        http_options={**shipped["http_options"], "port": cluster.http_port},
+        controller_options=shipped["controller_options"],
     )
     yield cluster
     ray.shutdown()

@@ -98,14 +98,10 @@ def _wait_until_ready(app: RunningApp, process: "subprocess.Popen[bytes]") -> No
 
 
 def ray_environment() -> dict[str, str]:
-    """What a cluster of the tests is started with: the shipped file's word on proxies, quick metrics, and replicas that
-    import the tests' checkout.
-    """
+    """What a cluster of the tests is started with: quick metrics, and replicas that import the tests' checkout."""
     root = str(SERVE_CONFIG.parent)
-    shipped = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
     path = os.environ.get("PYTHONPATH")
     return {
-        **shipped["controller_options"]["runtime_env"]["env_vars"],
         "RAY_metrics_report_interval_ms": "500",
         "RAY_worker_niceness": "0",  # by default everything else on the machine goes before Ray's workers
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # a busy machine takes longer than Serve's 5 s
