@@ -6,6 +6,7 @@ the ones before; and the proxy words its own errors as plain text.
 """
 
 import json
+import logging
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from uvicorn.config import HTTP_PROTOCOLS
 
 from deployments.serving.bounded_bodies import BoundedBodies, max_body_bytes
 from deployments.serving.haproxy import RETRY_AFTER_S
+
+logger = logging.getLogger("ray.serve")
 
 _OWN_PATHS = "/-/"
 """Serve's health and routes; asked by machines that know them as they are."""
@@ -43,7 +46,14 @@ class OpenAIErrors:
             await self._app(scope, receive, send)
             return
         readable = [pair for pair in scope["headers"] if _is_text(*pair)]
-        await self._app({**scope, "headers": readable}, receive, _Rewording(send))
+        rewording = _Rewording(send)
+        try:
+            await self._app({**scope, "headers": readable}, receive, rewording)
+        except Exception as error:
+            if rewording.has_begun:
+                raise
+            logger.exception("the proxy failed")
+            await rewording.answer({"type": "http.response.start", "status": 500, "headers": []}, repr(error))
 
 
 def _is_text(name: bytes, value: bytes) -> bool:
@@ -58,6 +68,8 @@ def _is_text(name: bytes, value: bytes) -> bool:
 class _Rewording:
     def __init__(self, send: Send) -> None:
         self._send = send
+        self.has_begun = False
+        """Whether the client has been told anything."""
         self._held: Message | None = None
         self._said = b""
 
@@ -65,11 +77,12 @@ class _Rewording:
         if message["type"] == "http.response.start" and self._is_the_proxys(message):
             self._held = message
         elif self._held is None:
+            self.has_begun = True
             await self._send(message)
         else:
             self._said = (self._said + message.get("body", b""))[:_MAX_SAID_BYTES]
             if not message.get("more_body", False):
-                await self._answer(self._held, self._said.decode("utf-8", "replace"))
+                await self.answer(self._held, self._said.decode("utf-8", "replace"))
 
     @staticmethod
     def _is_the_proxys(message: Message) -> bool:
@@ -78,7 +91,9 @@ class _Rewording:
         kind = Headers(raw=message["headers"]).get("content-type", "text/plain")
         return kind.startswith("text/plain")
 
-    async def _answer(self, start: Message, said: str) -> None:
+    async def answer(self, start: Message, said: str) -> None:
+        """`start` in OpenAI's words; `said`: what it would have been."""
+        self.has_begun = True
         status, extra = start["status"], []
         if status >= 500 and (status == 503 or any(word in said.lower() for word in _LOST)):
             status, kind, code, text = 503, "server_error", "stage_unavailable", "the ingress was lost, or is starting"

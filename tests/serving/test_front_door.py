@@ -29,6 +29,10 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         "/own": JSONResponse({"error": {"code": "overloaded"}}, 429, {"retry-after": "3"}),
         "/-/routes": PlainTextResponse("no routes", 503),
     }
+    if request.url.path == "/raised":
+        raise RuntimeError("The actor died")
+    if request.url.path == "/broken":
+        raise KeyError("whatever")
     try:
         body = await request.body()
     except ClientDisconnect:  # the proxy says nothing then
@@ -119,6 +123,8 @@ def test_the_proxy_takes_what_some_route_takes(monkeypatch: pytest.MonkeyPatch, 
     [
         ("/lost", 503, "stage_unavailable"),
         ("/defect", 500, "internal_error"),
+        ("/raised", 503, "stage_unavailable"),
+        ("/broken", 500, "internal_error"),
         ("/none", 404, "not_found"),
         ("/late", 408, "timeout"),
         ("/own", 429, "overloaded"),
