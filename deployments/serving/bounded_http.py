@@ -19,6 +19,7 @@ _SAID = {
 class BoundedHttp(HttpToolsProtocol):
     """One connection. A head that is refused ends it."""
 
+    head_timeout_s = HEAD_TIMEOUT_S
     _head_bytes = 0
     """Of the head that is being read, as far as it has come."""
     _in_head = True
@@ -61,7 +62,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
 
     def _start_timer(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, 408)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._refuse, 408)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

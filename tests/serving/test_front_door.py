@@ -41,9 +41,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(max_body_bytes: int = 2**30) -> AsyncIterator[int]:
+async def served(max_body_bytes: int = 2**30, http: type[BoundedHttp] = BoundedHttp) -> AsyncIterator[int]:
     app = BoundedBodies(OpenAIErrors(application), max_body_bytes)
-    config = uvicorn.Config(app, port=0, http=BoundedHttp, log_level="critical", lifespan="off")
+    config = uvicorn.Config(app, port=0, http=http, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve())
     while not server.started:
@@ -81,6 +81,39 @@ async def test_a_head_beyond_its_limit_is_431_whole_or_endless(lines: str) -> No
         assert b'"invalid_request_error"' in whole
         assert endless.startswith(b"HTTP/1.1 431 ") or endless == b""  # closed before all that was sent had been read
         assert (await sent(port, HEAD + b"\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+class Hasty(BoundedHttp):
+    head_timeout_s = 0.2
+
+
+async def test_a_head_that_comes_byte_by_byte_is_408_and_one_that_never_begins_is_closed() -> None:
+    async with served(http=Hasty) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        silent, unused = await asyncio.open_connection("127.0.0.1", port)
+
+        async def drip() -> None:
+            for byte in HEAD + b"a" * 10_000:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.005)
+
+        dripping = asyncio.create_task(drip())
+        answer = await reader.readuntil(b"}}")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert await silent.read() == b""
+        dripping.cancel()
+        writer.close()
+        unused.close()
+
+
+async def test_a_body_that_takes_longer_than_a_head_may_is_no_concern_of_the_front() -> None:
+    async with served(http=Hasty) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"content-length: 2\r\n\r\nx")
+        await asyncio.sleep(2 * Hasty.head_timeout_s)
+        writer.write(b"x")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 async def test_heads_within_the_limit_bodies_beyond_it_and_further_requests_pass() -> None:
