@@ -2,7 +2,7 @@
 
 Ingress ──► MediaFetcher ──► VideoDecoder
    │             │                │          (references to their payloads, never the payloads)
-   │             ▲────ranges──────┘
+   │             ▲────ranges──────┘         (parts of long videos: to other replicas of its own)
    ├─────────────┴───────► Preprocessor
    └─────────────────────────────────────► Model
 """

@@ -17,7 +17,7 @@ from benchmarks.kit.servers import monolith, sluice
 
 SUBJECTS = {
     "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst"),
-    "cluster": ("soak", "autoscaling", "scaling", "routing", "sizing", "faults", "batch"),
+    "cluster": ("soak", "autoscaling", "scaling", "parts", "routing", "sizing", "faults", "batch"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse"),
     "engine": ("engine", "engine_memory", "gpu"),
@@ -25,9 +25,7 @@ SUBJECTS = {
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)
 """In the order of the page."""
-LONG = frozenset(
-    {"sparse", "burst", "siege", "soak", "autoscaling", "scaling", "routing", "sizing", "faults", "batch", "gpu"}
-)
+LONG = frozenset("sparse burst siege soak autoscaling scaling parts routing sizing faults batch gpu".split())
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
 SHARING = {"serve": ("url", "against"), "rates": ("url", "against"), "frame_rates": ("url",)}
 """Those that measure servers by their URLs, and by which options they are told."""

@@ -202,6 +202,9 @@ class DecoderConfig(Section):
     place up to half a second apart, and a thread should not wait for them."""
     threads: Count = 1
     """Codec threads of one decode."""
+    max_parts: Count = 4
+    """Decoders that may work on one long video at once, as far as they have nothing else to do: of `pyav`, from about a
+    second of work on, and not for videos that are read by ranges. 1: each video is decoded by one."""
     timeout_s: Seconds = 60.0
     """One video, waiting for a thread included."""
     num_frames: Count | None = None

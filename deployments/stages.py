@@ -17,18 +17,21 @@ from numpy.typing import NDArray
 from deployments.core.deadline import Deadline
 from deployments.types import (
     Chat,
+    DecodedPart,
     DecodedVideo,
     Fetched,
     GenerateChunk,
     MediaInput,
     MediaItem,
     MediaProfile,
+    PartReply,
     Payload,
     PlainPrompt,
     Prepared,
     RangesRead,
     RemoteFile,
     SamplingParams,
+    VideoPart,
     VideoTask,
     WholeNeeded,
 )
@@ -113,8 +116,12 @@ class MediaFetching(_Door):
 
 class VideoDecoderReplica(Protocol):
     def decode(
-        self, remaining_s: float, task: VideoTask, data: Bytes
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: Bytes
     ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
+
+    def decode_part(
+        self, remaining_s: float, task: VideoTask, part: VideoPart, data: Bytes
+    ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]: ...
 
     def decode_remote(
         self, remaining_s: float, task: VideoTask, file: RemoteFile, head: Bytes
@@ -129,8 +136,16 @@ class VideoDecoding(_Door):
     async def decode(
         self, deadline: Deadline, task: VideoTask, data: TensorRef, *, key: str
     ) -> StageResult[DecodedVideo]:
-        """Frames of a video file; its payload is told at `DecodedVideo`."""
-        return await self._client.call("decode", deadline, task, key=key, payloads=(data,))
+        """Frames of a video file; its payload is told at `DecodedVideo`. The file goes as its bytes, and inside a tuple
+        as the reference that it is, for other decoders which may take a part of it."""
+        return await self._client.call("decode", deadline, task, (data,), key=key, payloads=(data,))
+
+    def decode_part(
+        self, deadline: Deadline, task: VideoTask, part: VideoPart, data: TensorRef
+    ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]:
+        """A `PartReply`, and if the part is taken a `DecodedPart` and its frames. Any decoder but the caller's may be
+        asked: those that have nothing to do first."""
+        return self._client.stream("decode_part", deadline, task, part, payloads=(data,))
 
     async def decode_remote(
         self, deadline: Deadline, task: VideoTask, file: RemoteFile, head: TensorRef, *, key: str

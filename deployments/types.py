@@ -230,6 +230,37 @@ class DecodedVideo:
     or more where there are too few for the last rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class VideoPart:
+    """Some of the frames of a video, for another decoder. Numbers are those of packets of the file's video track."""
+
+    packets: tuple[int, ...]
+    """Whose frames are wanted, in their order of display."""
+    runs: tuple[tuple[int, int], ...]
+    """First and last (exclusive) packet of each run that is decoded for them, in decode order."""
+    clip_frames: int
+    """Of the whole video: the size of each may depend on their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartReply:
+    """First of `VideoDecoder.decode_part`, at once; nothing follows where the part is not taken."""
+
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPart:
+    """Second of `VideoDecoder.decode_part`; payload {"frames_THWC": uint8 RGB} or {"planes_TCHW": the same pixels}."""
+
+    kept: tuple[int, ...]
+    """Places in `VideoPart.packets` of the frames that came out."""
+    source_height: int
+    source_width: int
+    rotation_deg: int
+    """As in `DecodedVideo`."""
+
+
 # ── prompt: ingress -> preprocessor -> model ─────────────────────────────────────────────────────────────────────────
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
 from deployments.config import AppConfig
 from deployments.decoder.deployment import VideoDecoder
@@ -23,6 +24,7 @@ from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.content_router import found_again
 from deployments.serving.replica import stage_method
+from deployments.stages import TensorRef
 from deployments.types import StageName, VideoTask
 
 
@@ -39,13 +41,15 @@ class PacedConfig(AppConfig):
 class PacedDecoder(VideoDecoder.func_or_class):  # type: ignore[name-defined,misc]
     """Decodes, and then waits until the pace is over; as many at once as it has workers."""
 
-    def __init__(self, config: PacedConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: PacedConfig, fetcher: "DeploymentHandle[Any]") -> None:
+        super().__init__(config, fetcher)
         self._pace_s = config.decode_pace_s
         self._places = asyncio.Semaphore(config.decoder.workers)
 
     @stage_method
-    async def decode(self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8]) -> AsyncGenerator[Any, None]:
+    async def decode(
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: NDArray[np.uint8]
+    ) -> AsyncGenerator[Any, None]:
         async with self._places:
             began = time.monotonic()
             read = await self._stage.decode(remaining_s, task, data)
@@ -73,10 +77,11 @@ class PacedModel(Model.func_or_class):  # type: ignore[name-defined,misc]
 
 def build(args: PacedConfig) -> Application:
     """As `graph.build`."""
+    fetcher = found_again(MediaFetcher, StageName.FETCH, args).bind(args)
     return Ingress.bind(
         args,
-        fetcher=found_again(MediaFetcher, StageName.FETCH, args).bind(args),
-        decoder=found_again(PacedDecoder, StageName.VIDEO_DECODE, args).bind(args),
+        fetcher=fetcher,
+        decoder=found_again(PacedDecoder, StageName.VIDEO_DECODE, args).bind(args, fetcher=fetcher),
         preprocessor=Preprocessor.bind(args),
         model=found_again(PacedModel, StageName.MODEL, args).bind(args),
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from deployments.core.deadline import Deadline
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
+from deployments.decoder.parts import Helpers
 from deployments.decoder.stack import FrameStack
 
 
@@ -37,10 +38,12 @@ class Backend(Protocol):
         stack: FrameStack,
         limits: Limits,
         deadline: Deadline,
+        helpers: Helpers | None = None,
     ) -> int:
         """Put frame `wanted[k]` of `index` into slot k of `stack`, upright RGB; slots of lost frames stay empty.
 
-        Returns how many frames the codec decoded. Raises `TooLarge` before it would exceed `limits`, `InternalError`
+        Returns how many frames the codec decoded here. `helpers` may be asked to decode some of it; a backend need not.
+        Raises `TooLarge` before it would exceed `limits`, `InternalError`
         when the machine lacks memory, `UnsupportedCodec` when it has no decoder, `StageTimeout` or `WorkCancelled`
         between packets.
         """

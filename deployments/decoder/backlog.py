@@ -55,6 +55,11 @@ class Backlog:
             self._learn(work)
 
     @property
+    def videos(self) -> int:
+        """In hand: on a thread, or waiting for one."""
+        return len(self._in_hand)
+
+    @property
     def megapixels(self) -> float:
         """Still to decode, of the videos whose packets have been read."""
         return sum(work.megapixels_left or 0.0 for work in self._in_hand)

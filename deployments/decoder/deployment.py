@@ -1,7 +1,7 @@
 """The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, closing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, aclosing, closing
 from typing import Any
 
 from ray import serve
@@ -10,13 +10,24 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.decoder.parts import PART_MEGAPIXELS
 from deployments.decoder.remote import Ranges
 from deployments.decoder.stage import STAGE, DecodeStage
 from deployments.serving.client import Stage, taken
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import replica_tracer, stage_method
-from deployments.stages import Bytes, MediaFetching, VideoDecoderReplica
-from deployments.types import DecodedVideo, Payload, RemoteFile, StageName, VideoTask, WholeNeeded
+from deployments.serving.replica import own_deployment, replica_tracer, stage_method
+from deployments.stages import Bytes, MediaFetching, TensorRef, VideoDecoderReplica, VideoDecoding
+from deployments.types import (
+    DecodedPart,
+    DecodedVideo,
+    PartReply,
+    Payload,
+    RemoteFile,
+    StageName,
+    VideoPart,
+    VideoTask,
+    WholeNeeded,
+)
 
 
 class _Ranges:
@@ -34,25 +45,59 @@ class _Ranges:
         return data
 
 
+class _Others:
+    """The decoders' own door, as one of them asks the others for parts of a video."""
+
+    def __init__(self, door: Callable[[], VideoDecoding], task: VideoTask, data: TensorRef) -> None:
+        self._door, self._task, self._data = door, task, data
+
+    async def decode(
+        self, part: VideoPart, deadline: Deadline, taken: Callable[[], None]
+    ) -> tuple[DecodedPart, dict[str, Bytes]] | None:
+        limited = deadline.capped(deadline.remaining_s(), STAGE)
+        async with aclosing(self._door().decode_part(limited, self._task, part, self._data)) as answers:
+            reply: Any = await anext(answers)
+            if reply.taken:
+                taken()
+            answer: list[Any] = [value async for value in answers]  # to its end, until which a call counts as running
+        return (answer[0], answer[1]) if answer else None
+
+
 @serve.deployment
 class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
-    def __init__(self, config: AppConfig, fetcher: "DeploymentHandle[Any]") -> None:
-        """`fetcher`: through which files are read that stay with their hosts."""
+    def __init__(
+        self, config: AppConfig, fetcher: "DeploymentHandle[Any]", part_megapixels: float = PART_MEGAPIXELS
+    ) -> None:
+        """`fetcher`: through which files are read that stay with their hosts. `part_megapixels`: see `DecodeStage`."""
         self._open = ExitStack()  # what is still to be closed: less than everything where this fails
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        self._door: VideoDecoding | None = None
         ranges = _Ranges(MediaFetching(Stage(fetcher, StageName.FETCH)))
-        self._stage = self._open.enter_context(closing(DecodeStage(config.decoder, ServeMetricSink(), ranges)))
+        stage = DecodeStage(config.decoder, ServeMetricSink(), ranges, part_megapixels)
+        self._stage = self._open.enter_context(closing(stage))
 
     @stage_method
     async def decode(
-        self, remaining_s: float, task: VideoTask, data: Bytes
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: Bytes
     ) -> AsyncGenerator[DecodedVideo | Payload, None]:
-        """Yields `DecodedVideo`, then its payload. `data`: a video file, uint8 (size_bytes,)."""
-        read = await self._stage.decode(remaining_s, task, data)
+        """Yields `DecodedVideo`, then its payload. `data`: a video file, uint8 (size_bytes,); `file`: its reference."""
+        read = await self._stage.decode(remaining_s, task, data, _Others(self._own_door, task, *file))
         yield read.meta
         yield read.payload
+
+    @stage_method
+    async def decode_part(
+        self, remaining_s: float, task: VideoTask, part: VideoPart, data: Bytes
+    ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]:
+        """Yields `PartReply` at once and, where it is taken, `DecodedPart` and its payload."""
+        with self._stage.place_for_part() as work:
+            yield PartReply(work is not None)
+            if work is not None:
+                read = await self._stage.decode_part(remaining_s, task, part, data, work)
+                yield read.meta
+                yield read.payload
 
     @stage_method
     async def decode_remote(
@@ -74,6 +119,12 @@ class VideoDecoder(VideoDecoderReplica):
         read = await self._stage.decode_pictures(remaining_s, task, pictures)
         yield read.meta
         yield read.payload
+
+    def _own_door(self) -> VideoDecoding:
+        """To all replicas of this deployment; opened for the first video that is long."""
+        if self._door is None:
+            self._door = VideoDecoding(Stage(own_deployment(), STAGE, retries=0))
+        return self._door
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Asked by Ray where the stage is autoscaled; read by `autoscaling.by_load`."""

@@ -19,6 +19,7 @@ from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
 from deployments.decoder.orientation import Orientation
+from deployments.decoder.parts import Helpers
 from deployments.decoder.plan import Run
 from deployments.decoder.stack import FrameStack
 from deployments.errors import UnsupportedCodec
@@ -44,6 +45,7 @@ class OpencvBackend:
         stack: FrameStack,
         limits: Limits,
         deadline: Deadline,
+        helpers: Helpers | None = None,
     ) -> int:
         """See `backend.Backend.decode`."""
         limits.accept_work(int(wanted[-1]) + 1, *video.coded_size)

@@ -1,5 +1,8 @@
 """Decoding with FFmpeg through PyAV: only the packets that the wanted frames lean on."""
 
+from collections.abc import Iterable
+from contextlib import closing
+
 import numpy as np
 from av import VideoFrame
 from av.video.plane import VideoPlane
@@ -12,8 +15,10 @@ from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
 from deployments.decoder.orientation import Orientation
+from deployments.decoder.parts import Helpers, SharedRuns
 from deployments.decoder.plan import Run, plan_runs
 from deployments.decoder.stack import FrameStack
+from deployments.types import VideoPart
 
 _AREA_FULL_CHROMA = 0x2020
 """swscale's AREA | FULL_CHR_H_INT. Without the second, scaled frames come out two levels too dark."""
@@ -37,6 +42,7 @@ class PyavBackend:
         stack: FrameStack,
         limits: Limits,
         deadline: Deadline,
+        helpers: Helpers | None = None,
     ) -> int:
         """See `backend.Backend.decode`."""
         writer = _FrameWriter(stack, self._threads)
@@ -47,11 +53,19 @@ class PyavBackend:
         runs = plan_runs(video.table, targets)
         limits.accept_work(sum(map(len, runs)), *video.coded_size)
         video.packets.expect(runs)
-        return _keep_by_time(video, runs, targets, writer, deadline)
+        if helpers is None:
+            return _keep_by_time(video, runs, targets, writer, deadline)
+        with closing(SharedRuns(helpers, runs, targets, stack, limits, video.coded_size, deadline)) as here:
+            return _keep_by_time(video, here, targets, writer, deadline)
+
+    def decode_part(self, video: VideoFile, part: VideoPart, stack: FrameStack, deadline: Deadline) -> int:
+        """Put the frames of `part` into its slots of `stack`; returns how many the codec decoded."""
+        runs, targets = [Run(*run) for run in part.runs], np.array(part.packets)
+        return _keep_by_time(video, runs, targets, _FrameWriter(stack, self._threads), deadline)
 
 
 def _keep_by_time(
-    video: VideoFile, runs: tuple[Run, ...], targets: NDArray[np.int64], writer: "_FrameWriter", deadline: Deadline
+    video: VideoFile, runs: Iterable[Run], targets: NDArray[np.int64], writer: "_FrameWriter", deadline: Deadline
 ) -> int:
     """Decode `runs` and keep the frames of the packets `targets` that are still missing; returns how many came out."""
     assert video.table is not None

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +18,14 @@ from deployments.decoder.backlog import VideoWork
 from deployments.decoder.codec import packet_index, scan_index
 from deployments.decoder.demux import VideoFile, demux
 from deployments.decoder.limits import Limits
+from deployments.decoder.parts import Helpers
 from deployments.decoder.pyav_backend import PyavBackend
 from deployments.decoder.sampling import sample
 from deployments.decoder.stack import FrameStack, Stacked
 from deployments.errors import BadMedia, TooLarge
 from deployments.media.container import VIDEO_CONTAINERS, open_container
 from deployments.media.sniff import HEAD_BYTES, sniff
-from deployments.types import DecodedVideo, FrameSampling, VideoTask
+from deployments.types import DecodedPart, DecodedVideo, FrameSampling, VideoPart, VideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,16 @@ class VideoRead:
     payload: dict[str, NDArray[Any]]
     """See `DecodedVideo`."""
     frames_decoded: int
-    """Frames that the codec had to decode for them."""
+    """Frames that the codec had to decode for them, here."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartRead:
+    """What was made of a part of one."""
+
+    meta: DecodedPart
+    payload: dict[str, NDArray[np.uint8]]
+    frames_decoded: int
 
 
 class FramesMissing(Exception):
@@ -57,9 +69,15 @@ class VideoReader:
         self._backend = backend_of(config)
 
     def read(
-        self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, work: VideoWork | None = None
+        self,
+        task: VideoTask,
+        data: NDArray[np.uint8],
+        deadline: Deadline,
+        work: VideoWork | None = None,
+        helpers: Helpers | None = None,
     ) -> VideoRead:
-        """Decode what `task` wants of the file `data`, uint8 of shape (size,); `work` is told what it takes.
+        """Decode what `task` wants of the file `data`, uint8 of shape (size,); `work` is told what it takes here.
+        `helpers`: who may decode parts of it.
 
         Raises `BadMedia` for bytes that are no video or of which no wanted frame decodes, `BadRequest` for a span
         without frames, `TooLarge` beyond a limit and before its cost is paid, `UnsupportedCodec` without a
@@ -68,19 +86,50 @@ class VideoReader:
         """
         work = work or VideoWork()
         work.began = time.monotonic()
+        limits = Limits(self._config, task.label, work)
+        with self._opened(task, data, limits, deadline) as video:
+            return self.take(video, task, limits, deadline, helpers=helpers)
+
+    def read_part(
+        self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, part: VideoPart, work: VideoWork
+    ) -> PartRead:
+        """The frames of `part` as they are where the whole video is decoded. Raises as `read` does."""
+        work.began = time.monotonic()
+        task = dataclasses.replace(task, audio_rate_hz=None)
+        limits = Limits(self._config, task.label, work)
+        with self._opened(task, data, limits, deadline) as video:
+            resize = task.resize if self._config.resize else None
+            stack = FrameStack(len(part.packets), resize, limits, task.label, task.patches, part.clip_frames)
+            work.share_left = stack.share_missing()
+            limits.accept_work(sum(stop - start for start, stop in part.runs), *video.coded_size)
+            decoded = PyavBackend(self._config.threads).decode_part(video, part, stack, deadline)
+            video.packets.close()
+        stacked = stack.finish()
+        meta = DecodedPart(tuple(int(slot) for slot in stacked.kept), *stack.source_size, stack.rotation_deg)
+        return PartRead(meta, stacked.payload, decoded)
+
+    @contextmanager
+    def _opened(
+        self, task: VideoTask, data: NDArray[np.uint8], limits: Limits, deadline: Deadline
+    ) -> Iterator[VideoFile]:
         sniffed = sniff(data[:HEAD_BYTES].tobytes())
         if sniffed.container not in VIDEO_CONTAINERS:
             raise BadMedia(f"not a video that can be read: its bytes look like {sniffed.looks_like}", param=task.label)
-        limits = Limits(self._config, task.label, work)
         open_file = functools.partial(
             open_container, data, sniffed.container, task.label, limits.max_source_pixels, deadline
         )
         with open_file() as opened:
-            video = demux(opened, open_file, data, task, self._config.threads, limits, deadline)
-            return self.take(video, task, limits, deadline)
+            yield demux(opened, open_file, data, task, self._config.threads, limits, deadline)
 
     def take(
-        self, video: VideoFile, task: VideoTask, limits: Limits, deadline: Deadline, *, may_scan: bool = True
+        self,
+        video: VideoFile,
+        task: VideoTask,
+        limits: Limits,
+        deadline: Deadline,
+        *,
+        may_scan: bool = True,
+        helpers: Helpers | None = None,
     ) -> VideoRead:
         """What `task` wants of `video`, whose container is open. Raises as `read` does, and `FramesMissing` where
         packets alone don't tell its frames and not `may_scan`.
@@ -88,7 +137,7 @@ class VideoReader:
         index = packet_index(video)
         if index is None and not may_scan:
             raise FramesMissing
-        taken = self._take(video, index or scan_index(video, limits, deadline), task, limits, deadline)
+        taken = self._take(video, index or scan_index(video, limits, deadline), task, limits, deadline, helpers)
         if not taken.stack.complete and taken.index.packets is not None:
             if not may_scan:
                 raise FramesMissing
@@ -106,13 +155,19 @@ class VideoReader:
         return VideoRead(meta, payload, taken.decoded)
 
     def _take(
-        self, video: VideoFile, index: FrameIndex, task: VideoTask, limits: Limits, deadline: Deadline
+        self,
+        video: VideoFile,
+        index: FrameIndex,
+        task: VideoTask,
+        limits: Limits,
+        deadline: Deadline,
+        helpers: Helpers | None = None,
     ) -> "_Taken":
         wanted = self._choose(index, task, limits)
         resize = task.resize if self._config.resize else None
         stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
         limits.work.share_left = stack.share_missing()
-        decoded = self._backend.decode(video, index, wanted, stack, limits, deadline)
+        decoded = self._backend.decode(video, index, wanted, stack, limits, deadline, helpers)
         return _Taken(index, wanted, stack, decoded)
 
     def _take_scanned(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deployments.decoder.limits import Limits
 from deployments.media.geometry import target_size
 from deployments.media.patches import PatchStack, frames_of
-from deployments.types import PatchRule, ResizeRule
+from deployments.types import DecodedPart, PatchRule, ResizeRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Stacked:
     """The frames of one video, all in place."""
 
     payload: dict[str, NDArray[np.uint8]]
-    """{"frames_THWC": contiguous} or {"patches": (rows, values of a row)}."""
+    """{"frames_THWC": contiguous} or {"patches": (rows, values of a row)}; of a part "planes_TCHW" in place of the
+    latter."""
     kept: NDArray[np.int64]
     """The slots that the frames stood in."""
     patch_grid: tuple[int, int, int] | None
@@ -34,16 +35,26 @@ class FrameStack:
     """
 
     def __init__(
-        self, slots: int, resize: ResizeRule | None, limits: Limits, label: str, patches: PatchRule | None = None
+        self,
+        slots: int,
+        resize: ResizeRule | None,
+        limits: Limits,
+        label: str,
+        patches: PatchRule | None = None,
+        clip_frames: int | None = None,
     ) -> None:
+        """`clip_frames`: of the video of which these are a part; patches, which may need frames of another part, then
+        stay planes."""
         self._resize = resize
         self._rule = patches
+        self._clip_frames = clip_frames
         self._limits = limits
         self.label = label
         self._filled = np.zeros(slots, np.bool_)
         self._size: tuple[int, int] | None = None
         self._frames_THWC = np.empty((0, 0, 0, 3), np.uint8)
         self._patches: PatchStack | None = None
+        self._planes_TCHW: NDArray[np.uint8] | None = None
         self.source_size = (0, 0)
         """(H, W) of a source frame as displayed."""
         self.rotation_deg = 0
@@ -65,7 +76,7 @@ class FrameStack:
     @property
     def takes_planes(self) -> bool:
         """Whether `put_planes` costs less than `put`."""
-        return self._patches is not None
+        return self._patches is not None or self._planes_TCHW is not None
 
     def begin(self, height: int, width: int, rotation_deg: int = 0) -> tuple[int, int]:
         """(H, W) to deliver for source frames displayed at `height` x `width`; the first call decides and allocates.
@@ -79,7 +90,7 @@ class FrameStack:
 
     def put(self, slot: int, frame_HWC: NDArray[np.uint8]) -> None:
         """A frame of the size that `begin` gave."""
-        if self._patches is not None:
+        if self.takes_planes:
             self.put_planes(slot, [frame_HWC[..., channel] for channel in range(3)])
             return
         self._filled[slot] = True
@@ -92,11 +103,28 @@ class FrameStack:
             self._patches.put(slot, planes_HW)
             return
         for channel, plane in enumerate(planes_HW):
-            self._frames_THWC[slot, :, :, channel] = plane
+            if self._planes_TCHW is not None:
+                self._planes_TCHW[slot, channel] = plane
+            else:
+                self._frames_THWC[slot, :, :, channel] = plane
+
+    def put_part(self, slots: NDArray[np.int64], part: DecodedPart, payload: dict[str, NDArray[np.uint8]]) -> bool:
+        """Frames that another decoder has put into a stack for a part; False where they haven't the size of these."""
+        size = self.begin(part.source_height, part.source_width, part.rotation_deg)
+        planes = payload.get("planes_TCHW")
+        frames = payload["frames_THWC"] if planes is None else planes
+        if size != (frames.shape[1:3] if planes is None else frames.shape[2:]):
+            return False
+        put = self.put if planes is None else self.put_planes
+        for slot, frame in zip(slots[list(part.kept)], frames, strict=True):
+            put(int(slot), frame)
+        return True
 
     def finish(self) -> Stacked:
         """What was put; lost frames are left out, and patches that lack one become frames again."""
         kept = np.flatnonzero(self._filled)
+        if self._planes_TCHW is not None:
+            return Stacked({"planes_TCHW": self._planes_TCHW if self.complete else self._planes_TCHW[kept]}, kept, None)
         if self._patches is not None and self.complete:
             return Stacked({"patches": self._patches.finish()}, kept, self._patches.grid)
         frames_THWC = self._frames_THWC
@@ -109,12 +137,15 @@ class FrameStack:
 
     def _allocate(self, height: int, width: int) -> tuple[int, int]:
         slots, size, fits = len(self._filled), (height, width), False
+        clip_frames = slots if self._clip_frames is None else self._clip_frames
         if self._resize is not None:
-            target = target_size(self._resize, slots, height, width, self.label)
+            target = target_size(self._resize, clip_frames, height, width, self.label)
             if target[0] <= height and target[1] <= width:
                 size, fits = target, True
-        self._limits.check_output(slots, *size)
-        if fits and self._rule is not None:
+        self._limits.check_output(clip_frames, *size)
+        if fits and self._rule is not None and self._clip_frames is not None:
+            self._planes_TCHW = np.empty((slots, 3, *size), np.uint8)
+        elif fits and self._rule is not None:
             self._patches = PatchStack(self._rule, slots, *size)
         else:
             self._frames_THWC = np.empty((slots, *size, 3), np.uint8)

@@ -69,6 +69,9 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_frames_decoded": MetricSpec("counter", "Frames that the codec had to decode."),
     "sluice_frames_delivered": MetricSpec("counter", "Frames delivered."),
     "sluice_decoded_megapixels": MetricSpec("counter", "Millions of pixels that the codec had to decode."),
+    "sluice_video_parts": MetricSpec(
+        "counter", "Parts of videos that other decoders decoded, or that were not taken or lost.", ("outcome",)
+    ),
     "sluice_waiting_megapixels": MetricSpec("gauge", "Millions of pixels still to decode of videos in hand."),
     # preprocessor
     "sluice_prepared_bytes": MetricSpec("counter", "Bytes of tensors handed to the model stage."),

@@ -8,16 +8,17 @@ A replica that leaves (scaled down, replaced, dead) is not among the candidates 
 call reaches it, and its keys go to the next in their order.
 """
 
-import random
 from typing import Any
 
+from ray import serve
 from ray.serve._private.common import RequestMetadata
 from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from deployments.config import AppConfig
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.rendezvous import preferred, ranked, take_more
+from deployments.serving.rendezvous import in_turn, preferred, ranked, take_more
 from deployments.types import StageName
 
 MODEL_PLACES = 4
@@ -45,6 +46,8 @@ class ContentRouter(RequestRouter):  # type: ignore[misc]
         """Called by Ray with `request_router_kwargs`; see `rendezvous.take_more`."""
         self._stage, self._load_factor, self._places = stage, load_factor, places
         self._calls: dict[int, PendingRequest] = {}
+        self._turn = 0
+        self._own = _own_replica()
         self._metrics = ServeMetricSink()
 
     async def choose_replicas(
@@ -56,13 +59,20 @@ class ContentRouter(RequestRouter):  # type: ignore[misc]
         pending_request.routing_context.should_backoff = True  # or a full stage is asked without a pause
         key = pending_request.metadata.session_id
         if not key:
-            return [random.sample(candidate_replicas, len(candidate_replicas))]
+            return [[replica] for replica in self._in_turn(candidate_replicas)]
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         order = [by_name[name] for name in ranked(key, by_name)]
         loads = [self.replica_queue_len_cache.get(replica.replica_id) for replica in order]
         verdicts = take_more(loads, self._load_factor, self._places)
         ready = [[replica] for replica, may in zip(order, verdicts, strict=True) if may]
         return [*ready, [replica for replica, may in zip(order, verdicts, strict=True) if not may]]
+
+    def _in_turn(self, candidates: list[RunningReplica]) -> list[RunningReplica]:
+        """For calls that any replica may take, such as parts of a video: they go apart, and to this process last."""
+        self._turn += 1
+        names = [replica.replica_id for replica in candidates]
+        loads = [(self.replica_queue_len_cache.get(name) or 0) + (name == self._own) for name in names]
+        return [candidates[number] for number in in_turn(loads, self._turn)]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Called by Ray when a replica has taken a call."""
@@ -87,3 +97,11 @@ class ContentRouter(RequestRouter):  # type: ignore[misc]
     ) -> PendingRequest | None:
         call = self._calls.get(id(request_metadata))
         return None if call is None or call.future.done() else call
+
+
+def _own_replica() -> ReplicaID | None:
+    """The replica that this process is, None where it is none."""
+    try:
+        return serve.get_replica_context().replica_id
+    except RayServeException:
+        return None

@@ -32,5 +32,11 @@ def take_more(loads: Sequence[int | None], factor: float, places: int) -> list[b
     ]
 
 
+def in_turn(loads: Sequence[int], turn: int) -> list[int]:
+    """Numbers of the replicas with these loads, least busy first; of equally busy ones another is first each `turn`."""
+    numbers = range(len(loads))
+    return sorted(numbers, key=lambda number: (loads[number], (number - turn) % len(loads)))
+
+
 def _draw(key: str, replica: str) -> bytes:
     return hashlib.blake2b(f"{replica} {key}".encode(), digest_size=8).digest()

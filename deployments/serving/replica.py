@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.handle import DeploymentHandle
 
 from deployments.config import TracingConfig
 from deployments.errors import SluiceError, WorkCancelled
@@ -62,6 +63,12 @@ def replica_tracer(config: TracingConfig) -> Tracer:
         "ray.node.id": ray.get_runtime_context().get_node_id(),
     }
     return open_tracer(config, own)
+
+
+def own_deployment() -> "DeploymentHandle[Any]":
+    """A handle to the deployment of which this process is a replica."""
+    replica = serve.get_replica_context()
+    return DeploymentHandle(replica.deployment, replica.app_name)
 
 
 def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, AsyncGenerator[V, None]]:

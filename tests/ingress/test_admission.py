@@ -96,7 +96,7 @@ async def test_what_is_admitted_is_what_the_decoder_is_asked_for(where: str, opt
 async def test_a_decoded_video_counts_what_it_holds() -> None:
     app = FakeApplication()
     decoded = replace(DECODED, payload_bytes=12_345)
-    app.decoder.answers["decode"] = lambda task: (decoded, "frames")
+    app.decoder.answers["decode"] = lambda task, file: (decoded, "frames")
     await app.api.pipeline.profile(Deadline(60, "ingress"))
     app.preprocessor.gate = asyncio.Event()
     part = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}

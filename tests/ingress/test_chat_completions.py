@@ -65,7 +65,7 @@ async def test_patches_go_straight_to_the_model_when_all_clips_are_cut(uncut: tu
     rule, resize = PatchRule(16, 2, 2), ResizeRule("frame", 32, 2, 1, 2**20)
     app.preprocessor.answers["profile"] = lambda: (replace(PROFILE, resize=resize, patches=rule), None)
     whole = {f"messages[0].content[{place}]" for place in uncut}
-    app.decoder.answers["decode"] = lambda task: (
+    app.decoder.answers["decode"] = lambda task, file: (
         replace(DECODED, patch_grid=None if task.label in whole else (1, 2, 4)),
         f"pixels of {task.label}",
     )

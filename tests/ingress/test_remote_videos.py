@@ -72,6 +72,6 @@ async def test_what_must_be_read_whole_is_found_again_by_its_content() -> None:
 
 async def test_a_video_that_is_listened_to_is_fetched_whole() -> None:
     app = Application()
-    app.decoder.answers["decode"] = lambda task: (VIDEO, "frames and sound")
+    app.decoder.answers["decode"] = lambda task, file: (VIDEO, "frames and sound")
     await app.ask("a", mm_processor_kwargs={"use_audio_in_video": True})
     assert app.steps == ["fetch", "decode"]

@@ -30,7 +30,10 @@ class Application(FakeApplication):
     def __init__(self, config: AppConfig | None = None, media_bytes: int = 2**30) -> None:
         super().__init__(config, media_bytes=media_bytes)
         self.fetcher.answers["fetch"] = self._fetched
-        self.decoder.answers["decode"] = lambda task: (replace(VIDEO, payload_bytes=SIZE), f"frames of {self.content}")
+        self.decoder.answers["decode"] = lambda task, file: (
+            replace(VIDEO, payload_bytes=SIZE),
+            f"frames of {self.content}",
+        )
 
     def _fetched(self, item):
         digest = hashlib.sha256(self.content.encode()).hexdigest()

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.serving.rendezvous import preferred, ranked, take_more
+from deployments.serving.rendezvous import in_turn, preferred, ranked, take_more
 
 names = st.lists(st.text(min_size=1, max_size=100), min_size=1, max_size=8, unique=True)
 
@@ -88,3 +88,13 @@ def test_a_load_that_nobody_knows_is_held_against_nobody() -> None:
     assert take_more([None, None], 1.25, 2) == [True, True]
     assert take_more([9, None], 1.25, 2) == [True, True]
     assert take_more([9, None, 1], 1.25, 2) == [False, True, True]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8))
+def test_calls_without_a_key_go_apart_and_to_the_idle_ones_first(loads: list[int]) -> None:
+    orders = [in_turn(loads, turn) for turn in range(len(loads))]
+    for order in orders:
+        assert sorted(order) == list(range(len(loads)))
+        assert [loads[number] for number in order] == sorted(loads)
+    idle = {number for number, load in enumerate(loads) if load == min(loads)}
+    assert {order[0] for order in orders} == idle

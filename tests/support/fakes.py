@@ -171,7 +171,7 @@ class FakeApplication:
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
         self.decoder = FakeStage(
-            {"decode": lambda task: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
+            {"decode": lambda task, file: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
         )
         self.preprocessor = FakeStage(
             {"profile": lambda: (PROFILE, None), "prepare": prepared, "continue_text": continued}

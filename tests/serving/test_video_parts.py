@@ -1,0 +1,102 @@
+"""A long video over the replicas of a real deployment: one answer, whatever becomes of the others."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments.config import AppConfig, DecoderConfig
+from deployments.core.deadline import Deadline
+from deployments.decoder.deployment import VideoDecoder
+from deployments.decoder.reader import VideoReader
+from deployments.serving.client import Stage, put, taken
+from deployments.serving.content_router import found_again
+from deployments.stages import StageResult, VideoDecoding
+from deployments.types import DecodedVideo, FrameSampling, StageName, VideoTask
+from tests.support.application import Cluster
+from tests.support.media_files import make_video
+
+REPLICAS = 3
+OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
+CONFIG = AppConfig(decoder=DecoderConfig(workers=1))
+TASK = VideoTask("clip", FrameSampling(60, None, 64), None, None)
+
+
+@serve.deployment(**OPTIONS)
+class Nobody:
+    pass
+
+
+@serve.deployment(**OPTIONS)
+class Root:
+    def __init__(self, decoder: "DeploymentHandle[Any]") -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def decoder(ray_cluster: Cluster) -> Iterator[VideoDecoding]:
+    decoders = found_again(VideoDecoder, StageName.VIDEO_DECODE, CONFIG).options(num_replicas=REPLICAS, **OPTIONS)
+    application = Root.bind(decoders.bind(CONFIG, fetcher=Nobody.bind(), part_megapixels=0.01))
+    serve.run(application, name="parts", route_prefix=None)
+    yield VideoDecoding(Stage(serve.get_deployment_handle("VideoDecoder", "parts"), "video_decode"))
+    serve.delete("parts")
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return make_video(240, gop=6, width=640, height=384)
+
+
+async def decoded(decoder: VideoDecoding, data: bytes) -> StageResult[DecodedVideo]:
+    async with asyncio.timeout(60):
+        return await decoder.decode(Deadline(60, "request"), TASK, put(np.frombuffer(data, np.uint8)), key="one clip")
+
+
+async def assert_whole(result: StageResult[DecodedVideo], data: bytes) -> None:
+    plain = VideoReader(CONFIG.decoder).read(TASK, np.frombuffer(data, np.uint8), Deadline(60, "decode"))
+    assert result.meta.indices == plain.meta.indices
+    assert result.payload is not None
+    np.testing.assert_array_equal((await taken(result.payload))["frames_THWC"], plain.payload["frames_THWC"])
+
+
+def replicas() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if "ServeReplica:parts:VideoDecoder" in title(p)]
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def cpu_s() -> dict[int, float]:
+    return {process.pid: process.cpu_times().user for process in replicas()}
+
+
+async def test_all_replicas_decode_the_same_video_each_a_part(decoder: VideoDecoding, data: bytes) -> None:
+    await assert_whole(await decoded(decoder, data), data)
+    before = cpu_s()
+    for _ in range(4):
+        await decoded(decoder, data)
+    worked = [seconds - before[pid] for pid, seconds in cpu_s().items()]
+    assert len(worked) == REPLICAS
+    assert min(worked) > 0.02
+
+
+async def test_a_replica_that_dies_with_a_part_loses_nothing(decoder: VideoDecoding, data: bytes) -> None:
+    before = cpu_s()
+    await decoded(decoder, data)
+    at_home = max((seconds - before[pid], pid) for pid, seconds in cpu_s().items())[1]
+    decoding = asyncio.create_task(decoded(decoder, data))
+    await asyncio.sleep(0.02)
+    for process in replicas():
+        if process.pid != at_home:
+            os.kill(process.pid, 9)
+    await assert_whole(await decoding, data)
