@@ -25,7 +25,7 @@ SUBJECTS = {
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)
 """In the order of the page."""
-LONG = frozenset("sparse burst siege soak autoscaling scaling parts routing sizing faults batch gpu".split())
+LONG = frozenset({*SUBJECTS["cluster"], "sparse", "burst", "siege", "gpu"})
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
 SHARING = {"serve": ("url", "against"), "rates": ("url", "against"), "frame_rates": ("url",)}
 """Those that measure servers by their URLs, and by which options they are told."""

@@ -39,20 +39,21 @@ FILES: dict[str, dict[str, Any]] = {
     "VP8, WebM": {"codec": "libvpx", "container": "webm"},
     "MPEG-4, AVI": {"codec": "mpeg4", "container": "avi"},
     "MPEG-2, MPEG-TS": {"codec": "mpeg2video", "container": "mpegts"},
-    "variable rate": {"times_s": [n / 30 + (n // 7) * 0.2 for n in range(60)]},
+    "variable rate": {"times_s": [n / 30 + (n // 7) * 0.2 for n in range(120)]},
     "hidden frames": {"hidden": 17},
     "rotated, with sound": {"rotation": 90, "tones_hz": (440.0,)},
     "interlaced": {"options": {"x264-params": "interlaced=1:bframes=2:keyint=6:min-keyint=6:threads=1"}},
     "intra refresh": {"gop": 20, "options": {"x264-params": "intra-refresh=1:keyint=20:bframes=0:threads=1"}},
 }
-SAMPLINGS = {"few": task(5), "every other": task(30), "by rate": task(fps=8), "a span": task(6, start_s=0.4, end_s=1.5)}
+FRAMES = 13
+SAMPLINGS = {"few": task(FRAMES), "many": task(60), "by rate": task(fps=4), "a span": task(9, start_s=0.4, end_s=3.5)}
 RESIZE = ResizeRule("clip", factor=32, temporal_factor=2, min_pixels=32 * 32, max_pixels=64 * 96 * 8)
 RULE = PatchRule(patch=16, merge=2, temporal=2)
 
 
 @functools.cache
 def video(name: str) -> bytes:
-    return make_video(60, **{"gop": 6, "open_gop": True, **FILES[name]})
+    return make_video(120, **{"gop": 6, "open_gop": True, **FILES[name]})
 
 
 @dataclass
@@ -135,16 +136,16 @@ def test_frames_are_those_of_the_plain_way(name: str, sampling: str) -> None:
 
 
 def test_what_is_worth_it_is_given_away() -> None:
-    others = Others(task(30), array(video("H.264, MP4")))
+    others = Others(task(FRAMES), array(video("H.264, MP4")))
     _, helpers = in_parts(others)
     assert helpers.decoded >= 3
-    alone = Others(task(30), array(video("H.264, MP4")))
+    alone = Others(task(FRAMES), array(video("H.264, MP4")))
     assert in_parts(alone, least=100.0)[1].decoded == 0
     assert not alone.parts
 
 
 @pytest.mark.parametrize("name", ["H.264, MP4", "rotated, with sound"])
-@pytest.mark.parametrize("frames", [7, 30])
+@pytest.mark.parametrize("frames", [7, 14])
 def test_frames_for_the_model_are_those_of_the_plain_way(name: str, frames: int) -> None:
     for patches in (RULE, None):
         what = dataclasses.replace(task(frames, resize=RESIZE), patches=patches)
@@ -155,7 +156,7 @@ def test_frames_for_the_model_are_those_of_the_plain_way(name: str, frames: int)
 
 
 def test_sound_comes_once() -> None:
-    others = Others(task(30, audio_rate_hz=16_000), array(video("rotated, with sound")))
+    others = Others(task(FRAMES, audio_rate_hz=16_000), array(video("rotated, with sound")))
     parts, helpers = in_parts(others)
     assert helpers.decoded
     assert len(parts.payload["audio"]) > 16_000
@@ -163,8 +164,8 @@ def test_sound_comes_once() -> None:
 
 
 def test_a_size_that_changes_in_a_part_is_brought_to_the_first() -> None:
-    small, large = (make_video(30, container="mpegts", gop=6, width=w, height=h) for w, h in ((128, 96), (256, 192)))
-    others = Others(task(20), array(small + large))
+    small, large = (make_video(60, container="mpegts", gop=6, width=w, height=h) for w, h in ((128, 96), (256, 192)))
+    others = Others(task(FRAMES), array(small + large))
     parts, helpers = in_parts(others)
     assert helpers.returned
     assert_same(parts, whole(small + large, others.task))
@@ -174,7 +175,7 @@ def test_frames_that_are_lost_are_lost_in_parts_too() -> None:
     data = bytearray(video("H.264, Matroska"))
     rubbish = np.random.default_rng(0).integers(0, 256, len(data) // 4, np.uint8).tobytes()
     data[len(data) // 2 : len(data) // 2 + len(rubbish)] = rubbish
-    others = Others(task(30), array(bytes(data)))
+    others = Others(task(FRAMES), array(bytes(data)))
     assert_same(in_parts(others)[0], whole(bytes(data), others.task))
 
 
@@ -195,7 +196,7 @@ def lost(number: int) -> None:
     ids=["refused", "all lost", "one lost", "never answered"],
 )
 def test_a_part_that_does_not_come_is_decoded_all_the_same(instead: Callable[[int], Any]) -> None:
-    others = Others(task(30), array(video("H.264, MP4")), instead)
+    others = Others(task(FRAMES), array(video("H.264, MP4")), instead)
     parts, helpers = in_parts(others)
     assert_same(parts, whole(video("H.264, MP4"), others.task))
     assert helpers.returned >= 1
@@ -204,7 +205,7 @@ def test_a_part_that_does_not_come_is_decoded_all_the_same(instead: Callable[[in
 
 
 def test_no_more_parts_are_under_way_than_may_be() -> None:
-    others = Others(task(60), array(video("H.264, every frame a keyframe")))
+    others = Others(task(40), array(video("H.264, every frame a keyframe")))
     assert in_parts(others, most=2)[1].decoded
     assert others.most == 2
 
@@ -223,7 +224,7 @@ class Endless(Others):
 
 
 def test_the_end_of_the_time_ends_all_parts() -> None:
-    others = Endless(task(30), array(video("H.264, MP4")))
+    others = Endless(task(FRAMES), array(video("H.264, MP4")))
     with pytest.raises(StageTimeout):
         in_parts(others, seconds=0.5)
     assert others.cancelled == len(others.parts) == 3
@@ -243,7 +244,7 @@ def stage(**settings: Any) -> Iterator[tuple[DecodeStage, RecordingSink]]:
 
 
 async def test_a_cancelled_video_ends_its_parts_and_frees_its_thread() -> None:
-    others = Endless(task(30), array(video("H.264, MP4")))
+    others = Endless(task(FRAMES), array(video("H.264, MP4")))
     with stage() as (decoder, _):
         decoding = asyncio.create_task(decoder.decode(30, others.task, others.data, others))
         async with asyncio.timeout(10):
@@ -255,21 +256,21 @@ async def test_a_cancelled_video_ends_its_parts_and_frees_its_thread() -> None:
 
 
 async def test_one_part_is_no_parts() -> None:
-    others = Others(task(30), array(video("H.264, MP4")))
+    others = Others(task(FRAMES), array(video("H.264, MP4")))
     with stage(max_parts=1) as (decoder, _):
         await decoder.decode(30, others.task, others.data, others)
     assert not others.parts
 
 
 async def test_work_counts_where_it_is_done() -> None:
-    others = Others(task(30), array(video("H.264, MP4")))
+    others = Others(task(FRAMES), array(video("H.264, MP4")))
     plain, work = whole(video("H.264, MP4"), others.task), VideoWork()
     with stage() as (decoder, sink):
         await decoder.decode(30, others.task, others.data, others)
         assert sink.values["sluice_video_parts", ("decoded",)] == len(others.parts)
-        assert sink.values["sluice_frames_delivered", ()] == 30
+        assert sink.values["sluice_frames_delivered", ()] == FRAMES
         assert 0 < sink.values["sluice_frames_decoded", ()] < plain.frames_decoded
-    others = Others(task(30), array(video("H.264, MP4")))
+    others = Others(task(FRAMES), array(video("H.264, MP4")))
     alone = VideoWork()
     VideoReader(DecoderConfig()).read(others.task, others.data, Deadline(30, "decode"), alone)
     await asyncio.to_thread(in_parts, others, work=work)
@@ -279,13 +280,13 @@ async def test_work_counts_where_it_is_done() -> None:
 
 
 async def test_only_a_decoder_with_nothing_to_do_has_a_place_for_a_part() -> None:
-    data = array(make_video(300, width=320, height=192))
+    data = array(video("H.264, MP4"))
     with stage(workers=1) as (decoder, _):
         with decoder.place_for_part() as work:
             assert work is not None
             with decoder.place_for_part() as second:
                 assert second is None
-        decoding = asyncio.create_task(decoder.decode(60, task(300), data))
+        decoding = asyncio.create_task(decoder.decode(60, task(FRAMES), data))
         await asyncio.sleep(0)
         with decoder.place_for_part() as work:
             assert work is None
