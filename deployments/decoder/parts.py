@@ -33,11 +33,11 @@ from deployments.types import DecodedPart, VideoPart
 
 PART_MEGAPIXELS = 400.0
 """Least that is given away: half a second of 1080p, to which another decoder's opening of the file adds a tenth."""
-_MOST_PARTS = 5
-"""Times the least that is given away at once: whoever took it is asked again whether it has nothing else to do."""
+_MOST_PARTS = 3
+"""Times the least that is given away at once. Whoever took it is asked again then: others may be waiting for it."""
 _AGAIN_S = 0.5
 """After a part was refused or lost, until another decoder is asked in its place."""
-_ANSWER_S = 0.25
+_ANSWER_S = 0.5
 """What the answer to an offer may take once there is nothing else to do here."""
 _LOOK_S = 0.05
 """Between two looks at the deadline while others decode."""
@@ -71,7 +71,7 @@ class Helpers:
     """Parts that were not taken, or lost."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Given:
     """A part that another decoder was asked for."""
 
