@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 from ray import serve
+from ray._private import internal_api
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import AppConfig, DecoderConfig
@@ -80,6 +81,11 @@ def cpu_s() -> dict[int, float]:
     return {process.pid: process.cpu_times().user for process in replicas()}
 
 
+def used_bytes(cluster: Cluster) -> int:
+    state = internal_api.get_state_from_address(cluster.address)
+    return int(internal_api.get_memory_info_reply(state).store_stats.object_store_bytes_used)
+
+
 async def test_all_replicas_decode_the_same_video_each_a_part(decoder: VideoDecoding, data: bytes) -> None:
     await assert_whole(await decoded(decoder, data), data)
     before = cpu_s()
@@ -88,6 +94,21 @@ async def test_all_replicas_decode_the_same_video_each_a_part(decoder: VideoDeco
     worked = [seconds - before[pid] for pid, seconds in cpu_s().items()]
     assert len(worked) == REPLICAS
     assert min(worked) > 0.02
+
+
+async def test_nothing_is_left_in_shared_memory(decoder: VideoDecoding, data: bytes, ray_cluster: Cluster) -> None:
+    before = used_bytes(ray_cluster)
+    results = await asyncio.gather(*(decoded(decoder, data) for _ in range(4)))
+    given_up = asyncio.create_task(decoded(decoder, data))
+    await asyncio.sleep(0.1)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    assert used_bytes(ray_cluster) > before
+    results.clear()
+    async with asyncio.timeout(20):
+        while used_bytes(ray_cluster) > before:
+            await asyncio.sleep(0.1)
+    await assert_whole(await decoded(decoder, data), data)  # no replica has lost its place
 
 
 async def test_a_replica_that_dies_with_a_part_loses_nothing(decoder: VideoDecoding, data: bytes) -> None:
