@@ -1,5 +1,6 @@
 """Videos of earlier requests are not fetched or decoded again; who wants none of it, or lost it, gets it anew."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.config import AppConfig
-from deployments.errors import StageUnavailable
+from deployments.errors import BadMedia, StageUnavailable
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia
 from deployments.observability.metrics import RecordingSink
 from deployments.stages import TensorRef
@@ -78,6 +79,49 @@ async def test_equal_contents_are_one_clip_wherever_they_come_from_and_changed_o
     await app.ask()
     assert app.counts == (4, 2)
     assert app.preprocessor.calls[-1].payloads == ["frames of two"]
+
+
+async def test_the_host_is_asked_while_the_prompt_is_made():
+    app = Application()
+    await app.ask()
+    app.fetcher.gate, app.preprocessor.gate = asyncio.Event(), asyncio.Event()
+    asking = asyncio.create_task(app.ask())
+    async with asyncio.timeout(30):
+        while not (app.fetcher.inside and app.preprocessor.inside):
+            await asyncio.sleep(0.005)
+    app.preprocessor.gate.set()
+    await asyncio.sleep(0.05)
+    assert len(app.model.calls) == 1
+    app.fetcher.gate.set()
+    await asking
+    assert len(app.model.calls) == 2
+    assert app.counts == (2, 1)
+
+
+async def test_what_was_brought_to_see_whether_it_has_changed_is_not_brought_again():
+    app = Application()
+    for number in range(3):  # a camera: another picture each time
+        app.content = f"picture {number}"
+        response = await app.ask()
+        assert app.preprocessor.calls[-1].payloads == [f"frames of picture {number}"]
+        used = response.json()["usage"]["sluice_cache"]["messages[0].content[0]"]
+        assert (used["fetch"], used["decode"]) == ("miss", "miss")
+    assert app.counts == (3, 3)
+    assert ("sluice_cache_hits", ("video_decode",)) not in app.metrics.values
+
+
+async def test_a_host_that_has_the_clip_no_more_is_not_answered_for():
+    app = Application()
+    await app.ask()
+
+    def gone(item):
+        raise BadMedia("the host answers 404")
+
+    app.fetcher.answers["fetch"] = gone
+    response = await app.chat([{"type": "video_url", "video_url": {"url": URL}}])
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "messages[0].content[0]"
+    assert len(app.model.calls) == 1
 
 
 async def test_other_frames_are_another_decoding():

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,6 +59,13 @@ class LoadedItem:
     payload: TensorRef | None
     """None of one that is only counted."""
     content: Content
+    confirm: Callable[[], Coroutine[Any, Any, None]] | None = None
+    """To be awaited before anything is said of it: whether its sources are still what they were. Raises `SourceChanged`
+    and what fetching raises."""
+
+
+class SourceChanged(Exception):
+    """What was taken for a file's content is not any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class Progress:
     """By label."""
     reused: list[tuple[VideoTask, Decoded]] = field(default_factory=list)
     """Clips of earlier requests, which may turn out to be lost."""
+    brought: dict[str, StageResult[Fetched]] = field(default_factory=dict)
+    """By name of their source: files that were fetched to see whether they have changed, and have."""
 
 
 class ItemLoader:
@@ -136,18 +146,41 @@ class ItemLoader:
         reuse = progress.reuse and self._decoded.keeps_any
         names = await self._names(sources, progress)
         expected = self._decoded.expected(names, video, progress.lease.client) if reuse else None
-        known = expected.files if expected else [None] * len(sources)
-        in_parts = video.audio_rate_hz is None and not task.item.is_list
+        if expected is not None:
+            loaded = self._found(task, video, expected, expected.files, names, progress)
+            return replace(loaded, confirm=partial(self._confirm, task, video, expected, names, progress))
+        in_parts = _may_stay(task.item, video)
         fetched = await together(
-            self._fetch(source, file, name, progress, in_parts=in_parts)
-            for source, file, name in zip(sources, known, names, strict=True)
+            self._fetch(source, None, name, progress, in_parts=in_parts)
+            for source, name in zip(sources, names, strict=True)
         )
         if fetched[0].meta.remote is not None:
-            loaded = await self._load_remote(task, video, fetched[0], names[0], progress)
-            if loaded is not None:
-                return loaded
-            fetched = [await self._fetch_whole(sources[0], known[0], fetched[0].meta, names[0], progress)]
+            remote = await self._load_remote(task, video, fetched[0], names[0], progress)
+            if remote is not None:
+                return remote
+            fetched = [await self._fetch_whole(sources[0], fetched[0].meta, names[0], progress)]
         return await self._load_fetched(task, video, fetched, names, progress, reuse=reuse)
+
+    async def _confirm(
+        self, task: ItemTask, video: VideoTask, expected: Decoded, names: list[str], progress: Progress
+    ) -> None:
+        """Hosts are asked while the prompt is made of what they sent last; see `LoadedItem.confirm`."""
+        try:
+            fetched = await together(
+                self._fetch(source, file, name, progress, in_parts=_may_stay(task.item, video))
+                for source, file, name in zip(task.item.sources, expected.files, names, strict=True)
+            )
+        except SluiceError as error:
+            error.param = error.param or task.item.label
+            raise
+        metas = [result.meta for result in fetched]
+        self._decoded.remember(names, metas)
+        brought = {name: result for name, result in zip(names, fetched, strict=True) if result.payload is not None}
+        if brought:
+            progress.brought.update(brought)
+            raise SourceChanged
+        self._decoded.record(hits=1)
+        self._note(task.item, metas, progress).decode = CacheUse.HIT
 
     async def _load_fetched(
         self,
@@ -167,17 +200,9 @@ class ItemLoader:
         found = self._decoded.find(metas, video, client) if reuse else None
         if found is not None:
             use.decode = CacheUse.HIT
-            progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
             self._decoded.record(hits=1)
             self._decoded.remember(names, metas)
-            progress.reused.append((video, found))
-            progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
-            self._count_decoded(task, video, found.video, progress)
-            return LoadedItem(_media_input(task.item, metas, found.video), found.payload, content)
-        for number, result in enumerate(fetched):
-            if result.payload is None:  # of a list of which only some pictures have changed
-                source = task.item.sources[number]
-                fetched[number] = await self._fetch(source, None, names[number], progress, in_parts=False, again=True)
+            return self._found(task, video, found, metas, names, progress)
         refs = [_payload(result) for result in fetched]
         fetched.clear()
         decoded = await self._decode(task, video, refs, content.key, progress)
@@ -187,6 +212,22 @@ class ItemLoader:
             self._decoded.record(misses=1)
             self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
         return LoadedItem(_media_input(task.item, metas, decoded.meta), _payload(decoded), content)
+
+    def _found(
+        self,
+        task: ItemTask,
+        video: VideoTask,
+        found: Decoded,
+        files: Sequence[Fetched],
+        names: list[str],
+        progress: Progress,
+    ) -> LoadedItem:
+        """What an earlier request had decoded, for sources whose content is `files`."""
+        progress.reused.append((video, found))
+        progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
+        progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
+        self._count_decoded(task, video, found.video, progress)
+        return LoadedItem(_media_input(task.item, files, found.video), found.payload, content_of(names, files))
 
     async def _load_remote(
         self, task: ItemTask, video: VideoTask, begun: StageResult[Fetched], key: str, progress: Progress
@@ -210,12 +251,10 @@ class ItemLoader:
         self._count_decoded(task, video, answer.meta, progress)
         return LoadedItem(_media_input(task.item, files, answer.meta), _payload(answer), content)
 
-    async def _fetch_whole(
-        self, source: Source, known: Fetched | None, begun: Fetched, key: str, progress: Progress
-    ) -> StageResult[Fetched]:
+    async def _fetch_whole(self, source: Source, begun: Fetched, key: str, progress: Progress) -> StageResult[Fetched]:
         """A file of which only the beginning was fetched."""
         progress.lease.resize(progress.lease.size_bytes - begun.size_bytes + source_bytes(source, self._config))
-        return await self._fetch(source, known, key, progress, in_parts=False)
+        return await self._fetch(source, None, key, progress, in_parts=False)
 
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
         """Of each `source_name`; long texts are hashed on a thread."""
@@ -242,15 +281,26 @@ class ItemLoader:
         progress: Progress,
         *,
         in_parts: bool,
-        again: bool = False,
     ) -> StageResult[Fetched]:
         """`known`: what the source's content was when what it is for was made; without a payload if it still is.
-        `in_parts`: whether a large file may stay where it is. `again`: its size has been counted."""
-        assumed_bytes = 0 if again else source_bytes(source, self._config)
+        `in_parts`: whether a large file may stay where it is."""
+        assumed_bytes = source_bytes(source, self._config)
         if known is not None and source.data is not None:
             progress.lease.resize(progress.lease.size_bytes - assumed_bytes)
             progress.timings.note(StageName.FETCH, 0.0, worked_s=0.0)
             return StageResult(replace(known, fetch_s=0.0, cache=CacheUse.HIT), None, 0.0)
+        if key in progress.brought:
+            result = progress.brought.pop(key)
+        else:
+            result = await self._fetch_anew(source, known, key, progress, in_parts=in_parts)
+        progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
+        size_bytes = 0 if result.payload is None else result.meta.size_bytes
+        progress.lease.resize(progress.lease.size_bytes - assumed_bytes + size_bytes)
+        return result
+
+    async def _fetch_anew(
+        self, source: Source, known: Fetched | None, key: str, progress: Progress, *, in_parts: bool
+    ) -> StageResult[Fetched]:
         limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
         data_url = await self._shared(source, limited) if source.data is not None else None
         started = time.monotonic()
@@ -259,13 +309,9 @@ class ItemLoader:
             item = replace(
                 source.item, client=progress.lease.client, cache=progress.reuse, known=digests, in_parts=in_parts
             )
-            result = await self._fetcher.fetch(limited, item, data_url, key=key)
+            return await self._fetcher.fetch(limited, item, data_url, key=key)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
-        progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
-        size_bytes = 0 if result.payload is None else result.meta.size_bytes
-        progress.lease.resize(progress.lease.size_bytes - assumed_bytes + size_bytes)
-        return result
 
     async def _shared(self, source: Source, deadline: Deadline) -> TensorRef:
         """A reference to the text of a `data:` URL, whose only other copy is let go."""
@@ -291,17 +337,24 @@ class ItemLoader:
         progress.lease.resize(held_bytes + decoded_bytes(video, decoded))
 
 
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results in order; the first failure cancels the others and is raised."""
+async def together(work: Iterable[Coroutine[Any, Any, T]], beside: Iterable[Coroutine[Any, Any, None]] = ()) -> list[T]:
+    """All results of `work` in order; the first failure, `beside` included, cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in work]
+            for coroutine in beside:
+                group.create_task(coroutine)
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
-def _media_input(item: ItemPlan, files: list[Fetched], video: DecodedVideo | None) -> MediaInput:
+def _may_stay(item: ItemPlan, video: VideoTask) -> bool:
+    """Whether a large file may be read by ranges."""
+    return video.audio_rate_hz is None and not item.is_list
+
+
+def _media_input(item: ItemPlan, files: Sequence[Fetched], video: DecodedVideo | None) -> MediaInput:
     container, digest = (files[0].container, joined_digest(files)) if files else ("", "")
     return MediaInput(
         item.kind, item.label, container, video, declared=item.declared, embeds=item.embeds, digest=digest

@@ -17,9 +17,16 @@ from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.frames import frame_sampling
-from deployments.ingress.pipeline.item_loader import ItemCacheUse, ItemLoader, ItemTask, Progress, together
+from deployments.ingress.pipeline.item_loader import (
+    ItemCacheUse,
+    ItemLoader,
+    ItemTask,
+    Progress,
+    SourceChanged,
+    together,
+)
 from deployments.ingress.request import GenerationRequest, ItemPlan
-from deployments.stages import Stages, TensorRef
+from deployments.stages import StageResult, Stages, TensorRef
 from deployments.types import (
     Chat,
     DecodedVideo,
@@ -85,6 +92,15 @@ class Pipeline:
 
     async def prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
         """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
+        admitted_bytes = progress.lease.size_bytes
+        while True:
+            try:
+                return await self._prepare(request, plan, progress)
+            except SourceChanged:  # known by now: it is fetched like any other
+                progress.reused.clear()
+                progress.lease.resize(admitted_bytes)
+
+    async def _prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
         loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
         at_model = _straight_to_model([item.media for item in loaded])
         inputs = tuple(replace(item.media, pixels_at_model=item.media.label in at_model) for item in loaded)
@@ -92,17 +108,24 @@ class Pipeline:
         payloads = [ref for to_model, ref in sent if not to_model]
         clips = [ref for to_model, ref in sent if to_model]
         contents = tuple(item.content for item in loaded)
+        confirming = [item.confirm() for item in loaded if item.confirm is not None]
         loaded.clear()
         sent.clear()
+        (result,) = await together([self._prompt(request, inputs, payloads, progress)], beside=confirming)
+        videos = {media.label: media.video for media in inputs if media.video is not None}
+        tensors = [] if result.payload is None else [result.payload]
+        return ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+
+    async def _prompt(
+        self, request: GenerationRequest, inputs: tuple[MediaInput, ...], payloads: list[TensorRef], progress: Progress
+    ) -> StageResult[Prepared]:
         limited = progress.deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
         if isinstance(request.prompt, PlainPrompt):
             result = await self._stages.preprocessor.continue_text(limited, request.prompt)
         else:
             result = await self._stages.preprocessor.prepare(limited, request.prompt, inputs, payloads)
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
-        videos = {media.label: media.video for media in inputs if media.video is not None}
-        tensors = [] if result.payload is None else [result.payload]
-        return ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+        return result
 
     def generate(
         self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline, client: str
