@@ -5,6 +5,7 @@ passed in.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -59,19 +60,22 @@ from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
 from deployments.ingress.tokens import Tokenize, read_tokens
+from deployments.observability.exposition import CONTENT_TYPE, Page
 from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.stages import Stages, TensorRef
 from deployments.types import StageName
 
 LIMITS_TIMEOUT_S = 5.0
-METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUIET_ROUTES = frozenset({"/health", "/ready", "/metrics"})
 """Asked by machines all the time: kept out of the log."""
 
+_NEVER = re.compile(r"q=0(\.0*)?")
+"""The weight of what a client does not take."""
+
 REFUSALS = (TooLarge, TooManyItems, Unauthorized)
 
-MetricsText = Callable[[], Awaitable[bytes | str]]
+MetricsPage = Callable[[], Awaitable[Page]]
 
 
 class Api:
@@ -83,7 +87,7 @@ class Api:
         stages: Stages,
         put: Callable[[NDArray[Any]], TensorRef],
         metrics: MetricSink,
-        metrics_text: MetricsText,
+        metrics_page: MetricsPage,
         media_bytes: int,
         *,
         missing: Look = nothing_missing,
@@ -94,7 +98,7 @@ class Api:
         where the server around this sets it."""
         self._config = config
         self._metrics = metrics
-        self._metrics_text = metrics_text
+        self._metrics_page = metrics_page
         self._tracer = tracer
         self._set_request_id = set_request_id
         self._created_s = int(time.time())
@@ -202,7 +206,7 @@ class Api:
             Route("/health", self._health, methods=["GET"]),
             *front,
             Route("/ready", self._ready, methods=["GET"]),
-            Route("/metrics", self._metrics_page, methods=["GET"]),
+            Route("/metrics", self._told_metrics, methods=["GET"]),
             Route("/v1/completions", generation.app(Completions(self._config)), methods=["POST"]),
             Route("/v1/responses", generation.app(Responses(self._config, self._store)), methods=["POST"]),
             Route("/v1/responses/{response_id}", self._response, methods=["GET", "DELETE"]),
@@ -245,8 +249,12 @@ class Api:
         said = await self.readiness.document()
         return json_response(said, *_unless(said["status"] == "ready"))
 
-    async def _metrics_page(self, request: Request) -> Response:
-        return Response(await self._metrics_text(), headers={"content-type": METRICS_CONTENT_TYPE})
+    async def _told_metrics(self, request: Request) -> Response:
+        page = await self._metrics_page()
+        headers = {"content-type": CONTENT_TYPE, "vary": "accept-encoding"}
+        if not takes_gzip(request.headers.get("accept-encoding", "")):
+            return Response(page.plain, headers=headers)
+        return Response(page.gzipped, headers={**headers, "content-encoding": "gzip"})
 
     async def _models(self, request: Request) -> Response:
         self.clients.identify(request.scope)
@@ -302,6 +310,12 @@ class Api:
 def _unless(fine: bool) -> tuple[int, dict[str, str]]:
     """Status and headers of a probe's answer."""
     return (200, {}) if fine else (503, {"retry-after": f"{STARTING_RETRY_AFTER_S:.0f}"})
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Whether a header `accept-encoding` names gzip, and not to refuse it."""
+    coded = (coding.replace(" ", "").lower().partition(";") for coding in accepted.split(","))
+    return any(name == "gzip" and not _NEVER.fullmatch(weight) for name, _, weight in coded)
 
 
 def let_go(error: BaseException | None) -> None:

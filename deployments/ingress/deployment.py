@@ -48,15 +48,15 @@ class Ingress:
         )
         self._config = config
         self._stages = [handle.deployment_name for handle in (fetcher, decoder, preprocessor, model)]
-        page = ApplicationMetrics(metrics_endpoints)
-        self._open.push_async_callback(page.close)
+        metrics = ApplicationMetrics(metrics_endpoints)
+        self._open.push_async_callback(metrics.close)
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._api = Api(
             config,
             stages,
             put,
             ServeMetricSink(),
-            page.text,
+            metrics.page,
             self._media_bytes(),
             missing=self._missing,
             tracer=self.tracer,

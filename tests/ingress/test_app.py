@@ -95,6 +95,17 @@ async def test_metrics_are_prometheus_text() -> None:
 
 
 @pytest.mark.parametrize(
+    ("accepted", "is_gzipped"),
+    [("gzip, deflate", True), ("deflate;q=0.5, GZIP ; q=0.1", True), ("gzip;q=0.0", False), ("identity", False)],
+)
+async def test_metrics_are_compressed_for_who_takes_it(accepted: str, is_gzipped: bool) -> None:
+    async with FakeApplication().client(headers={"accept-encoding": accepted}) as client:
+        response = await client.get("/metrics")
+    assert response.headers.get("content-encoding") == ("gzip" if is_gzipped else None)
+    assert response.text.startswith("# TYPE")
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "not_found"),

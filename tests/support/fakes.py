@@ -1,6 +1,7 @@
 """Stages that answer from memory, and the API around them; no Ray."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.ingress.app import Api
+from deployments.observability.exposition import Page
 from deployments.observability.metrics import RecordingSink
 from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
 from deployments.stages import StageResult, Stages, TensorRef
@@ -187,7 +189,7 @@ class FakeApplication:
             stages,
             self._put,
             self.metrics,
-            self._metrics_text,
+            self._metrics_page,
             media_bytes,
             missing=self._missing,
             tracer=tracer,
@@ -241,5 +243,6 @@ class FakeApplication:
         return VIDEO, f"frames of {task.label}"
 
     @staticmethod
-    async def _metrics_text() -> bytes:
-        return b"# TYPE ray_sluice_requests counter\n"
+    async def _metrics_page() -> Page:
+        plain = b"# TYPE ray_sluice_requests counter\n"
+        return Page(plain, gzip.compress(plain))

@@ -64,7 +64,7 @@ class BodySubject:
     async def _build(self) -> None:
         fakes = self._fakes
         stages = Stages.over(_FetchStage(fakes), fakes.decoder, fakes.preprocessor, fakes.model)
-        fakes.api = Api(fakes.config, stages, fakes._put, fakes.metrics, fakes._metrics_text, 2**30)
+        fakes.api = Api(fakes.config, stages, fakes._put, fakes.metrics, fakes._metrics_page, 2**30)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(fakes.api), base_url="http://sluice")
 
     async def _post(self, data: bytes) -> str:
