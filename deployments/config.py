@@ -71,6 +71,10 @@ class IngressConfig(Section):
     max_burst_wait_s: Seconds = 5.0
     """The same in a queue that has just formed, as when one client asks many things at once. It becomes less by a
     second for each second in which requests wait, and more again by a tenth of each second in which none does."""
+    max_ttft_s: Seconds | None = None
+    """A first token later than this after the request was asked is of no use (the SLO): who would have to wait so long
+    for admission is refused instead, also in a burst. Where the work alone takes more than a third of it, three times
+    what that takes. None: waits are bounded by the two settings above alone."""
     max_media_bytes_in_flight: Bytes | None = None
     """Media bytes, frames and tensors that admitted requests of all ingress replicas may hold, by estimate before
     the fetch and counted after it; None: `object_store_share` of the cluster's object store."""

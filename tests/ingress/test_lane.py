@@ -29,10 +29,11 @@ def make_lane(
     per_client: int | None = None,
     target_s: float | None = None,
     burst_s: float = 0.0,
+    max_ttft_s: float | None = None,
 ) -> tuple[AdmissionQueue, Clock]:
     clock = Clock()
     return AdmissionQueue(
-        "test", QueueLimits(running, waiting, wait_s, burst_s, per_client, target_s), max_bytes, clock
+        "test", QueueLimits(running, waiting, wait_s, burst_s, per_client, target_s, max_ttft_s), max_bytes, clock
     ), clock
 
 
@@ -241,6 +242,18 @@ async def test_a_burst_is_let_in_and_an_overload_is_not() -> None:
         await refused(ask(lane), ask(lane), ask(lane))
     assert lane.waiting <= 1  # ten seconds with a queue: it is short from now on
     await refused(*burst[10:])
+
+
+@pytest.mark.parametrize(("max_ttft_s", "let_in"), [(None, 10), (4.0, 4), (0.5, 3)])
+async def test_nobody_waits_for_a_first_token_that_comes_too_late(max_ttft_s: float | None, let_in: int) -> None:
+    lane, clock = make_lane(waiting=100, wait_s=1.0, burst_s=10.0, target_s=0.5, max_ttft_s=max_ttft_s)
+    first = await granted(ask(lane))
+    clock.now += 1.0
+    first.release()  # the lane serves one a second, which is what the work takes: three times that is never too late
+    await granted(ask(lane))
+    burst = [ask(lane) for _ in range(12)]
+    assert len(await refused(*burst)) == 12 - let_in
+    assert lane.waiting == let_in
 
 
 async def test_those_who_are_sent_away_are_told_to_come_back_one_after_the_other() -> None:

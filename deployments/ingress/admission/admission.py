@@ -86,4 +86,5 @@ class Admission:
             ours.max_burst_wait_s,
             ours.max_running_per_client,
             ours.target_ttft_s,
+            ours.max_ttft_s,
         )

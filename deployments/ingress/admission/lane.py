@@ -18,7 +18,7 @@ from types import TracebackType
 
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
-from deployments.ingress.admission.concurrency_limit import AdaptiveConcurrencyLimit
+from deployments.ingress.admission.concurrency_limit import PATIENCE, AdaptiveConcurrencyLimit
 from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
 from deployments.ingress.admission.queue_timeout import QueueTimeout
@@ -50,6 +50,8 @@ class QueueLimits:
     """Answers under way included."""
     target_s: float | None = None
     """Of the time to a first token; None: as many as `max_running` may run however long they take."""
+    max_ttft_s: float | None = None
+    """A first token later than this is of no use (the SLO); None: any is. Has no effect without `target_s`."""
 
 
 class Lease:
@@ -179,7 +181,7 @@ class AdmissionQueue:
         self._look()
         wait_s = self.expected_wait_s(client, size_bytes)
         stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
-        if wait_s > self._longest_wait_s or wait_s + stay_s > deadline.remaining_s():
+        if wait_s > self._longest_wait_s or wait_s + stay_s > min(deadline.remaining_s(), self._useful_s):
             return f"would reach this request in about {wait_s:.2g} s only"
         if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
             return "is full"
@@ -193,7 +195,7 @@ class AdmissionQueue:
         """
         size_bytes = min(size_bytes, self._max_bytes)
         self.check(client, size_bytes, deadline)
-        patience_s = min(deadline.remaining_s(), self._longest_wait_s + SLACK * self._steady_wait_s)
+        patience_s = min(deadline.remaining_s(), self._useful_s, self._longest_wait_s + SLACK * self._steady_wait_s)
         waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
@@ -291,6 +293,13 @@ class AdmissionQueue:
     @property
     def _longest_wait_s(self) -> float:
         return max(self._patience.longest_s, self._steady_wait_s)
+
+    @property
+    def _useful_s(self) -> float:
+        """From asking to a first token that is of use still; three times the work's own time where that is more."""
+        if self._limit is None or self._limits.max_ttft_s is None:
+            return math.inf
+        return max(self._limits.max_ttft_s, PATIENCE * self._limit.least_s)
 
     def _look(self) -> None:
         self._patience.see(self.clock(), queued=bool(self._queue))
