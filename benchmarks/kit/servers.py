@@ -141,11 +141,12 @@ def sluice(
     args: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     root: Path = ROOT,
+    launcher: bool = False,
 ) -> OwnServer:
     """`serve run` with a copy of `config` on a free port. `args`: laid over the file's own `args`.
 
     `root`: where Sluice's source lies; `config` is its `serve_config.yaml` unless given. `import_path`: of another
-    builder than the file's.
+    builder than the file's. `launcher`: `sluice serve` instead.
 
     Ray's workers are told to run at the priority of everything else: by themselves they give way (niceness 15) to the
     load generator and to the servers that they are compared with.
@@ -160,6 +161,8 @@ def sluice(
         application["args"] = merged(merged(application["args"], changes), args or {})
         path = folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        if launcher:
+            return [sys.executable, "-m", "deployments.cli", "serve", "--config", str(path)]
         return [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
 
     return OwnServer(name, command, "/ready", {"RAY_worker_niceness": "0", **(env or {})}, root)

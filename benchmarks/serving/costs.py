@@ -1,7 +1,8 @@
 """What does an answer cost in CPU time, and in which process? For each kind of request, streamed and not.
 
-    python -m benchmarks costs                                            the working tree, as `serve run` starts it
-    python -m benchmarks costs --step before=REVISION --step "HAProxy,RAY_SERVE_ENABLE_HA_PROXY=1" [--users 16]
+    python -m benchmarks costs                                            the working tree, as `sluice serve` starts it
+    python -m benchmarks costs --step before=REVISION --step "no HAProxy,RAY_SERVE_ENABLE_HA_PROXY=0" [--users 16]
+    python -m benchmarks costs --serve-run                                as `serve run` does
 
 CPU time of every process of the application's tree, less what the tree uses when nobody asks: unlike a latency it
 hardly moves when the machine has other things to do. Steps take turns within one run; each is a revision of this
@@ -104,7 +105,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     cases = [case for case in CASES if case.name in names]
     results = {}
     for step in steps:
-        with _source(step.revision) as root, sluice(bench.args.model, env=dict(step.env), root=root) as server:
+        launcher = not bench.args.serve_run
+        with (
+            _source(step.revision) as root,
+            sluice(bench.args.model, env=dict(step.env), root=root, launcher=launcher) as server,
+        ):
             results[step.name] = measure(bench, server, cases)
         print(_costs(step.name, cases, results), flush=True)
     for case in cases:
@@ -207,6 +212,7 @@ _ROLES = {
     "ServeController": "controller",
     "log_monitor": "logs",  # reads what replicas print, for the one that follows
     "ray.serve.scripts": "logs",
+    "deployments.cli": "logs",
     "raylet/raylet": "raylet",
     "gcs_server": "raylet",
 }
@@ -272,6 +278,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--step", action="append", default=[], metavar="NAME[=REVISION][,VARIABLE=VALUE...]", help="several: in turn"
     )
     parser.add_argument("--case", nargs="+", help=f"of {', '.join(repr(case.name) for case in CASES)}; default: all")
+    parser.add_argument("--serve-run", action="store_true", help="start it by `serve run` instead of `sluice serve`")
     parser.add_argument("--requests", type=int, help="of each case")
     parser.add_argument("--users", type=int, default=USERS)
     parser.add_argument("--model", default="demo", help="`demo` or a local checkpoint")

@@ -101,6 +101,7 @@ def run(launch: Launch) -> int:
 def _environment(folder: Path, launch: Launch) -> dict[str, str]:
     said = {
         "RAY_worker_niceness": "0",  # by default everything else on the machine goes before Ray's workers
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # by default ten rounds a second, a twentieth of a core for nothing
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "1",
         "PYTHONWARNINGS": "ignore::FutureWarning",
