@@ -5,7 +5,7 @@ import queue
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.core.executor import is_awaited
 from deployments.errors import BadRequest, ContextTooLong
 from deployments.preprocessor.counts import count_tokens, tokens_of
 from deployments.preprocessor.family import read_family
@@ -26,7 +27,7 @@ from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.media_marks import media_marks
 from deployments.preprocessor.patches import find_patch_rule
 from deployments.preprocessor.profile import media_profile
-from deployments.preprocessor.prompt import PromptRenderer
+from deployments.preprocessor.prompt import Prompt, PromptRenderer
 from deployments.preprocessor.stand_in import StandIns
 from deployments.preprocessor.template import special_marks
 from deployments.preprocessor.text_bound import TextBound
@@ -38,6 +39,7 @@ from deployments.types import (
     MediaKind,
     MediaProfile,
     Payload,
+    PixelNorm,
     PlainPrompt,
     Prepared,
     TokenCounts,
@@ -45,6 +47,20 @@ from deployments.types import (
 
 Tensors = dict[str, NDArray[Any]]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request whose media have been read and whose prompt is worded, before the processor's call."""
+
+    chat: Chat
+    inputs: tuple[MediaInput, ...]
+    media: Media
+    prompt: Prompt
+    sizes: Sizes
+    norm: PixelNorm | None
+    """What is left to the model's device; then pixels stay uint8."""
+    started: float
 
 
 class Preparation:
@@ -56,7 +72,10 @@ class Preparation:
         self._config = config.preprocessor
         self._prompts = PromptRenderer(processor, tokenizer, config.tool_format)
         self._family = read_family(processor, checkpoint.model_config, self._prompts.can_place)
-        self._handoff = find_handoff(processor, self._family) if self._config.uint8_handoff else Handoff()
+        self.is_awaited = is_awaited(processor)
+        """Whether the processor's call is a coroutine. Nothing is tried out on such a one: it belongs to a loop."""
+        tried = self._config.uint8_handoff and not self.is_awaited
+        self._handoff = find_handoff(processor, self._family) if tried else Handoff()
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
         self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(frozenset().union(*self._tokens.values()))))
         self._bound = TextBound(tokenizer)
@@ -126,6 +145,19 @@ class Preparation:
         Raises `BadRequest` and its kin for what the client asked, each naming the item, `ContextTooLong` when prompt
         and answer do not fit, `StageTimeout` or `WorkCancelled` between steps.
         """
+        begun = self.begin(deadline, chat, inputs, payloads)
+        if inputs:
+            with _borrowed(self._copies) as processor:
+                expanded = processor.expand(begun.prompt, begun.media, begun.sizes, raw_pixels=begun.norm is not None)
+        else:
+            with _borrowed(self._tokenizers) as tokenizer:
+                expanded = Expanded(tokenized(tokenizer, begun.prompt), {}, ())
+        return self.finish(begun, expanded)
+
+    def begin(
+        self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
+    ) -> Begun:
+        """What comes before the processor's call; raises as `prepare` does."""
         started = time.monotonic()
         deadline.check()
         sizes = request_sizes(chat.processor_kwargs, self._config.allowed_processor_kwargs, self._family)
@@ -134,23 +166,28 @@ class Preparation:
         least = self._bound.least_tokens(prompt.text)
         self._check_context(least, chat.max_new_tokens, "messages", "at least ")
         deadline.check()
-        norm = self._handoff.norm_of(media)
-        if inputs:
-            with _borrowed(self._copies) as processor:
-                expanded = processor.expand(prompt, media, sizes, raw_pixels=norm is not None)
-        else:
-            with _borrowed(self._tokenizers) as tokenizer:
-                expanded = Expanded(tokenized(tokenizer, prompt), {}, ())
+        return Begun(chat, inputs, media, prompt, sizes, self._handoff.norm_of(media), started)
+
+    async def expand_awaiting(self, begun: Begun) -> Expanded:
+        """The processor's call, where it is a coroutine; at most `config.preprocessor.workers` at once."""
+        with _borrowed(self._copies) as processor:
+            return await processor.expand_awaiting(
+                begun.prompt, begun.media, begun.sizes, raw_pixels=begun.norm is not None
+            )
+
+    def finish(self, begun: Begun, expanded: Expanded) -> tuple[Prepared, Tensors | None]:
+        """What comes after it; raises as `prepare` does."""
+        chat, inputs, media = begun.chat, begun.inputs, begun.media
         self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
         tensors = with_embeds(expanded, media.embeds, inputs, self._tokens)
         prepared = Prepared(
             token_ids=expanded.token_ids,
             counts=self._counts(expanded),
-            pixel_norm=norm,
+            pixel_norm=begun.norm,
             use_audio_in_video=media.hears_clips,
-            prepare_s=time.monotonic() - started,
-            thinking=prompt.thinking,
-            media=media_marks(inputs, media, (sizes, norm, chat.processor_kwargs)),
+            prepare_s=time.monotonic() - begun.started,
+            thinking=begun.prompt.thinking,
+            media=media_marks(inputs, media, (begun.sizes, begun.norm, chat.processor_kwargs)),
         )
         return prepared, tensors if inputs else None
 

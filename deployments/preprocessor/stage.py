@@ -1,11 +1,13 @@
 """The preprocess stage without Ray: `Preparation` behind an owned thread pool, and what is measured of it.
 
 Threads, not processes: tokenising and the work on pixels and sounds let go of the interpreter; see
-`benchmarks/stages/workers.py`.
+`benchmarks/stages/workers.py`. A processor whose call is a coroutine (one that asks a service) is awaited on the
+stage's event loop instead, behind the same bound, time and cancellation.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
@@ -17,6 +19,8 @@ from deployments.observability.metrics import MetricSink
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.preparation import Preparation, Tensors
 from deployments.types import Chat, MediaInput, MediaKind, MediaProfile, Payload, PlainPrompt, Prepared, StageName
+
+T = TypeVar("T")
 
 STAGE = StageName.PREPROCESS
 SMALL_DECODE_BYTES = 64 * 2**20
@@ -54,9 +58,11 @@ class PreprocessStage:
         executor = self._executor if inputs else self._text_executor
         try:
             memory = await self._memory_for(deadline, inputs, payloads)
-            prepared, tensors = await executor.run(
-                deadline, self._work, deadline, chat, inputs, payloads, ended=memory.release
-            )
+            request, ended = (deadline, chat, inputs, payloads), memory.release
+            if inputs and self._preparation.is_awaited:
+                prepared, tensors = await executor.run(deadline, self._work_awaiting, *request, ended=ended)
+            else:
+                prepared, tensors = await executor.run(deadline, self._work, *request, ended=ended)
         finally:
             self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
@@ -111,3 +117,19 @@ class PreprocessStage:
     ) -> tuple[Prepared, Tensors | None]:
         self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         return self._preparation.prepare(deadline, chat, inputs, payloads)
+
+    async def _work_awaiting(
+        self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
+    ) -> tuple[Prepared, Tensors | None]:
+        """What blocks, before and after the processor's call, is done on threads."""
+        begun = await self._on_thread(deadline, self._preparation.begin, deadline, chat, inputs, payloads)
+        expanded = await self._preparation.expand_awaiting(begun)
+        return await self._on_thread(deadline, self._preparation.finish, begun, expanded)
+
+    async def _on_thread(self, deadline: Deadline, function: Callable[..., T], *args: object) -> T:
+        """As `StageExecutor.run`; whoever is cancelled leaves when the thread holds nothing any more."""
+        ended = asyncio.Event()
+        try:
+            return await self._executor.run(deadline, function, *args, ended=ended.set)
+        finally:
+            await ended.wait()

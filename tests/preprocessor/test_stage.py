@@ -1,13 +1,15 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from deployments.config import AppConfig, PreprocessorConfig
-from deployments.errors import BadMedia, StageTimeout
+from deployments.errors import BadMedia, BadRequest, StageTimeout
 from deployments.observability.metrics import RecordingSink
 from deployments.preprocessor.stage import PreprocessStage
 from tests.support.preparing import asking, image, noise, picture_file
@@ -116,3 +118,96 @@ async def test_a_cancelled_pictures_memory_is_the_next_ones_once_its_thread_has_
     release.set()
     await waiting
     assert decoded == ["second"]
+
+
+class AwaitedProcessor:
+    """A family's processor as one that asks a service: its call is a coroutine, all else is as it was."""
+
+    gate: asyncio.Event | None = None
+    refuses = False
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.inside: list[int] = []
+        self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.processor, name)
+
+    def __deepcopy__(self, memo: object) -> "AwaitedProcessor":
+        return self
+
+    async def __call__(self, **arguments: Any) -> Any:
+        self.inside.append(threading.get_ident())
+        self.most = max(self.most, len(self.inside))
+        try:
+            await asyncio.sleep(0)
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.refuses:
+                raise ValueError("no such picture")
+            return self.processor(**arguments)
+        finally:
+            self.inside.pop()
+
+
+def awaiting_stage(**settings: float) -> tuple[PreprocessStage, AwaitedProcessor]:
+    checkpoint = tiny_checkpoint(FAMILIES["qwen2_vl"]())
+    processor = AwaitedProcessor(checkpoint.processor)
+    config = AppConfig(preprocessor=PreprocessorConfig(**settings))  # type: ignore[arg-type]
+    return PreprocessStage(replace(checkpoint, processor=processor), config, RecordingSink()), processor
+
+
+async def test_a_coroutine_processor_gives_what_the_same_one_gives_on_a_thread() -> None:
+    on_thread = stage(RecordingSink(), uint8_handoff=False)
+    on_loop, _ = awaiting_stage()
+    expected, expected_tensors = await on_thread.prepare(60, asking(0, "Hi"), (image(0),), (PICTURE,))
+    prepared, tensors = await on_loop.prepare(60, asking(0, "Hi"), (image(0),), (PICTURE,))
+    assert prepared.token_ids.tolist() == expected.token_ids.tolist()
+    assert tensors is not None
+    assert expected_tensors is not None
+    assert tensors.keys() == expected_tensors.keys()
+    assert all(np.array_equal(tensors[name], expected_tensors[name]) for name in tensors)
+
+
+async def test_coroutine_processors_run_on_the_stages_loop_at_most_so_many_as_there_are_workers() -> None:
+    room, processor = awaiting_stage(workers=2)
+    processor.gate = asyncio.Event()
+    calls = [asyncio.create_task(room.prepare(60, asking(0), (image(0),), (PICTURE,))) for _ in range(6)]
+    async with asyncio.timeout(30):
+        while len(processor.inside) < 2:
+            await asyncio.sleep(0.005)
+    assert processor.inside == [threading.get_ident()] * 2
+    assert (await room.prepare(60, asking("Hi"), (), ()))[1] is None
+    processor.gate.set()
+    await asyncio.gather(*calls)
+    assert processor.most == 2
+
+
+async def test_a_coroutine_processor_out_of_time_or_refusing_frees_its_place() -> None:
+    room, processor = awaiting_stage(workers=1)
+    processor.gate = asyncio.Event()
+    with pytest.raises(StageTimeout, match="preprocess"):
+        await room.prepare(0.5, asking(0), (image(0),), (PICTURE,))
+    processor.gate.set()
+    processor.refuses = True
+    with pytest.raises(BadRequest, match="no such picture"):
+        await room.prepare(60, asking(0), (image(0),), (PICTURE,))
+    processor.refuses = False
+    assert (await room.prepare(60, asking(0), (image(0),), (PICTURE,)))[1] is not None
+    assert processor.inside == []
+
+
+async def test_the_end_of_the_stage_ends_coroutine_processors() -> None:
+    room, processor = awaiting_stage(workers=1)
+    processor.gate = asyncio.Event()
+    calls = [asyncio.create_task(room.prepare(60, asking(0), (image(0),), (PICTURE,))) for _ in range(3)]
+    async with asyncio.timeout(30):
+        while not processor.inside:
+            await asyncio.sleep(0.005)
+    room.close()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+    assert processor.inside == []
