@@ -34,12 +34,13 @@ def server_options(parser: argparse.ArgumentParser, against: Sequence[str]) -> N
     parser.add_argument("--against", nargs="*", default=list(against), help="several or none, see peers.py")
     parser.add_argument("--model", default="demo", help="checkpoint of the servers started here")
     parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE", help="for the Sluice started here")
+    parser.add_argument("--settings", type=json.loads, default={}, metavar="JSON", help="laid over its `args:`")
 
 
 def chosen(args: argparse.Namespace) -> list[Server]:
-    """Sluice, or what is measured in its place, and then the others."""
+    """Sluice as `sluice serve` starts it, or what is measured in its place, and then the others."""
     env = dict(pair.split("=", 1) for pair in args.env)
-    first = peer(args.url, args.model) if args.url else sluice(args.model, env=env)
+    first = peer(args.url, args.model) if args.url else sluice(args.model, env=env, args=args.settings, launcher=True)
     return [first, *(peer(other, args.model) for other in args.against)]
 
 

@@ -112,8 +112,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ):
             results[step.name] = measure(bench, server, cases)
         print(_costs(step.name, cases, results), flush=True)
+    idle = {name: figures["idle"] for name, figures in results.items()}
+    _show_processes(bench, "at idle: CPU ms a second, by process", idle)
     for case in cases:
-        _show_processes(bench, case, results)
+        used = {name: figures["cases"][case.name]["cpu_s"] for name, figures in results.items()}
+        _show_processes(bench, f"{case.name}: CPU ms an answer, by process", used)
     _show_steps(bench, cases, results)
     return bench.finish(_answer(cases, results), {"steps": results})
 
@@ -130,7 +133,7 @@ def measure(bench: Benchmark, server: OwnServer, cases: Sequence[Case]) -> dict[
     time.sleep(IDLE_S)
     idle = _used_since(before, server.pid)
     rates = {name: seconds / IDLE_S for name, seconds in idle.items()}
-    figures: dict[str, Any] = {"idle_cores": sum(rates.values()), "cases": {}}
+    figures: dict[str, Any] = {"idle_cores": sum(rates.values()), "idle": rates, "cases": {}}
     for case in bench.progress(cases, "cases"):
         batch = Batch(server.url, case, requests, users, first)
         before, started = cpu_by_process(server.pid), time.perf_counter()
@@ -231,14 +234,14 @@ def _source(revision: str | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _show_processes(bench: Benchmark, case: Case, results: dict[str, Any]) -> None:
-    used = {name: figures["cases"][case.name]["cpu_s"] for name, figures in results.items()}
+def _show_processes(bench: Benchmark, title: str, used: dict[str, dict[str, float]]) -> None:
+    """`used`: CPU seconds by step and process."""
     roles = sorted({role for by_role in used.values() for role in by_role}, key=lambda role: -_most(used, role))
     rows = [
         [name, *(by_role.get(role, 0.0) * 1e3 for role in roles), sum(by_role.values()) * 1e3]
         for name, by_role in used.items()
     ]
-    bench.table(f"{case.name}: CPU ms an answer, by process", ["step", *roles, "all"], rows)
+    bench.table(title, ["step", *roles, "all"], rows)
 
 
 def _most(used: dict[str, dict[str, float]], role: str) -> float:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("rates", QUESTION, argv, _options)
     args = bench.args
     rates = args.rate or ([50.0] if bench.quick else [5.0, 10.0, 20.0, 50.0, 100.0])
-    workload = WorkloadSpec(mix=args.mix, seed=bench.seed, max_tokens=16)
+    workload = WorkloadSpec(mix=args.mix, seed=bench.seed, max_tokens=16, distinct_media=not args.repeat_media)
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(server) for server in chosen(args)]
         turns = Turns(servers, args.timeout, Slo())
@@ -111,6 +111,7 @@ def _said(name: str, last: Figures) -> str:
 def _options(parser: argparse.ArgumentParser) -> None:
     server_options(parser, ("monolith",))
     parser.add_argument("--mix", default="mixed", help="as of benchmarks.serving.serve")
+    parser.add_argument("--repeat-media", action="store_true", help="few files again and again, which caches may know")
     parser.add_argument("--rate", nargs="+", type=float, help="requests a second")
     parser.add_argument("--duration", type=float, help="seconds of each run")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds after which a client gives up")
