@@ -40,11 +40,13 @@ class Ingress:
     ) -> None:
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         log_to_stdout()
+        generation = Stage(model, StageName.MODEL)
+        self._open.callback(generation.close)
         stages = Stages.over(
             Stage(fetcher, StageName.FETCH),
             Stage(decoder, StageName.VIDEO_DECODE),
             Stage(preprocessor, StageName.PREPROCESS),
-            Stage(model, StageName.MODEL),
+            generation,
         )
         self._config = config
         self._stages = [handle.deployment_name for handle in (fetcher, decoder, preprocessor, model)]

@@ -7,7 +7,7 @@ top-level argument, which maps it from shared memory without a copy. Since refs 
 `max_queued_requests` counts them truly. `_to_object_ref_gen` is a developer API of Ray: the version is pinned.
 
 Calls without any payload go by value, over gRPC straight to the replica, which spares both ends the book-keeping of
-object references. Payloads never do.
+object references. Payloads never do. A stream's values go past Ray where both ends are on one node (`side_channel`).
 
 Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
 """
@@ -32,7 +32,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.core.deadline import Deadline
 from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
 from deployments.observability.spans import current_carrier
-from deployments.serving.replica import CALLER, CARRIER, StageFailure
+from deployments.serving.replica import CALLER, CARRIER, REPLY_TO, StageFailure, own_node
+from deployments.serving.side_channel import Inboxes, ReplyTo
 from deployments.stages import StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
@@ -66,6 +67,12 @@ class Stage:
         self._name = name
         self._retries = retries
         self._caller = _own_name()
+        self._inboxes: Inboxes | None = None
+
+    def close(self) -> None:
+        """After the last stream."""
+        if self._inboxes is not None:
+            self._inboxes.close()
 
     async def call(
         self,
@@ -105,14 +112,17 @@ class Stage:
         payloads: Sequence[TensorRef] = (),
     ) -> AsyncGenerator[Any, None]:
         """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
+        self._inboxes = self._inboxes or Inboxes(own_node())
         for attempt in range(self._retries + 1):
-            response = self._send(method, deadline, args, payloads, key, by_value=not payloads)
+            inbox = self._inboxes.open()
+            response = self._send(method, deadline, args, payloads, key, inbox.reply_to, by_value=not payloads)
+            following = asyncio.create_task(inbox.follow(response))
             begun = finished = False
             try:
                 while True:
                     # Not around the yield: the caller's own waiting is not the stage's.
                     async with asyncio.timeout(deadline.remaining_s()):
-                        value = _unfailed(await anext(response))
+                        value = _unfailed(await inbox.next())
                     begun = True
                     yield value
             except StopAsyncIteration:
@@ -124,8 +134,10 @@ class Stage:
             except Exception as error:
                 self._raise_ours(error)
             finally:
+                inbox.close()
                 if not finished:
                     _cancel(response)
+                    following.cancel()
 
     def _send(
         self,
@@ -134,12 +146,15 @@ class Stage:
         args: tuple[object, ...],
         payloads: Sequence[TensorRef],
         key: str | None,
+        reply_to: ReplyTo | None = None,
         *,
         by_value: bool,
     ) -> Any:
         deadline.check()
         carrier = current_carrier()
-        told = {} if carrier is None else {CARRIER: carrier}
+        told: dict[str, object] = {} if carrier is None else {CARRIER: carrier}
+        if reply_to is not None:
+            told[REPLY_TO] = reply_to
         handle = (self._by_value if by_value else self._by_reference).options(method_name=method, session_id=key or "")
         if by_value:  # its connection breaks when this process dies
             return handle.remote(deadline.remaining_s(), *args, **told)

@@ -20,6 +20,7 @@ from deployments.errors import SluiceError, WorkCancelled
 from deployments.observability.spans import NO_SPAN, Tracer
 from deployments.observability.tracing import open_tracer
 from deployments.serving.caller_watch import CallerWatch
+from deployments.serving.side_channel import Outbox, SentAside
 from deployments.serving.span_attributes import describe
 
 CARRIER = "trace_carrier"
@@ -27,6 +28,9 @@ CARRIER = "trace_carrier"
 
 CALLER = "caller_name"
 """Keyword under which the name of the replica that calls travels, where Ray would not tell of its death."""
+
+REPLY_TO = "reply_to"
+"""Keyword under which a caller says where it takes a stream's values, if not from Ray alone."""
 
 P = ParamSpec("P")
 V = TypeVar("V")
@@ -50,6 +54,13 @@ def _lives(replica: str) -> bool:
 
 
 _callers = CallerWatch(_lives)
+_outbox = Outbox()
+
+
+@functools.cache
+def own_node() -> str:
+    """The id of the Ray node that this process is on."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def replica_tracer(config: TracingConfig) -> Tracer:
@@ -75,13 +86,16 @@ def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, As
     """Every method that a `Stage` calls wears this.
 
     A `SluiceError` that it raises is yielded as a `StageFailure`. When the request is traced, its work is a span of the
-    deployment's `tracer`. When the replica that called dies, its work is cancelled.
+    deployment's `tracer`. When the replica that called dies, its work is cancelled. Where the caller takes values past
+    Ray, they go to it there.
     """
 
     @functools.wraps(method)
     async def answering(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, None]:
         carrier: Any = kwargs.pop(CARRIER, None)
         caller: Any = kwargs.pop(CALLER, None)
+        reply_to: Any = kwargs.pop(REPLY_TO, None)
+        sender = None if reply_to is None else await _outbox.sender(reply_to, own_node())
         deployment: Any = args[0]
         span = NO_SPAN if carrier is None else deployment.tracer.begin(method.__qualname__, carrier)
         try:
@@ -90,10 +104,16 @@ def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, As
                     async for value in values:
                         if carrier is not None:
                             describe(span, value)
-                        yield value
+                        if sender is None:
+                            yield value
+                        else:
+                            sender.send(value)
         except SluiceError as error:
             span.fail(error.code)
-            yield StageFailure(error)
+            if sender is None or sender.is_lost:
+                yield StageFailure(error)
+            else:
+                sender.send(StageFailure(error))
         except (asyncio.CancelledError, GeneratorExit):
             span.fail(WorkCancelled.code)
             raise
@@ -102,5 +122,7 @@ def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, As
             raise
         finally:
             span.end()
+        if sender is not None:
+            yield SentAside(sender.count)
 
     return answering

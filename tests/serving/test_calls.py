@@ -15,7 +15,8 @@ from ray.serve.handle import DeploymentHandle
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable
 from deployments.serving.client import Stage, put
-from deployments.serving.replica import stage_method
+from deployments.serving.replica import REPLY_TO, own_node, stage_method
+from deployments.serving.side_channel import Inboxes, SentAside
 from deployments.stages import TensorRef
 from tests.support.application import Cluster
 
@@ -117,8 +118,10 @@ def stages(ray_cluster: Cluster) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def worker(stages: dict[str, Any]) -> Stage:
-    return Stage(stages["worker"], "worker")
+async def worker(stages: dict[str, Any]) -> AsyncGenerator[Stage, None]:
+    stage = Stage(stages["worker"], "worker")
+    yield stage
+    stage.close()
 
 
 @pytest.fixture(params=["by reference", "by value"])
@@ -199,6 +202,16 @@ async def test_cancelling_the_caller_cancels_the_stages_work(worker: Stage, answ
 async def test_a_stream_yields_every_value_in_order(worker: Stage, payloads: list[TensorRef]) -> None:
     stream = worker.stream("count_to", Deadline(30, "t"), 20, -1, payloads=payloads)
     assert [n async for n in stream] == list(range(20))
+
+
+async def test_on_one_node_only_the_number_of_a_streams_values_goes_through_ray(stages: dict[str, Any]) -> None:
+    inboxes = Inboxes(own_node())
+    inbox = inboxes.open()
+    count_to = stages["worker"].options(stream=True, method_name="count_to")
+    response = count_to.remote(30, 3, -1, **{REPLY_TO: inbox.reply_to})
+    assert [value async for value in response] == [SentAside(3)]
+    assert [await inbox.next() for _ in range(3)] == [0, 1, 2]
+    inboxes.close()
 
 
 async def test_an_error_in_the_middle_of_a_stream_arrives_after_what_came_before(
