@@ -181,7 +181,7 @@ class AdmissionQueue:
         self._look()
         wait_s = self.expected_wait_s(client, size_bytes)
         stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
-        if wait_s > self._longest_wait_s or wait_s + stay_s > min(deadline.remaining_s(), self._useful_s):
+        if wait_s > min(self._longest_wait_s, self._useful_wait_s) or wait_s + stay_s > deadline.remaining_s():
             return f"would reach this request in about {wait_s:.2g} s only"
         if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
             return "is full"
@@ -195,7 +195,8 @@ class AdmissionQueue:
         """
         size_bytes = min(size_bytes, self._max_bytes)
         self.check(client, size_bytes, deadline)
-        patience_s = min(deadline.remaining_s(), self._useful_s, self._longest_wait_s + SLACK * self._steady_wait_s)
+        longest_s = min(self._longest_wait_s + SLACK * self._steady_wait_s, self._useful_wait_s)
+        patience_s = min(deadline.remaining_s(), longest_s)
         waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
@@ -295,11 +296,11 @@ class AdmissionQueue:
         return max(self._patience.longest_s, self._steady_wait_s)
 
     @property
-    def _useful_s(self) -> float:
-        """From asking to a first token that is of use still; three times the work's own time where that is more."""
+    def _useful_wait_s(self) -> float:
+        """After which a first token would come too late; that may be three times what the work itself takes."""
         if self._limit is None or self._limits.max_ttft_s is None:
             return math.inf
-        return max(self._limits.max_ttft_s, PATIENCE * self._limit.least_s)
+        return max(0.0, max(self._limits.max_ttft_s, PATIENCE * self._limit.least_s) - self._limit.stay_s)
 
     def _look(self) -> None:
         self._patience.see(self.clock(), queued=bool(self._queue))
