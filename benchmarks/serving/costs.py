@@ -38,6 +38,7 @@ USERS = 4
 """Who ask again as soon as they are answered: enough for batches, few enough that nothing waits for admission. Asked to
 come back later, they do."""
 IDLE_S = 5.0
+_JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ async def _send(batch: Batch) -> Sent:
 async def _ask(session: aiohttp.ClientSession, url: str, body: bytes) -> None:
     """Ask until there is an answer, each time after as long as the server says."""
     while True:
-        async with session.post(f"{url}/v1/chat/completions", data=body) as response:
+        async with session.post(f"{url}/v1/chat/completions", data=body, headers=_JSON) as response:
             text = await response.read()
         if response.status != HTTPStatus.TOO_MANY_REQUESTS:
             break
