@@ -126,10 +126,11 @@ def _nodes(count: int) -> Iterator[None]:
         for _ in range(count):
             cluster.add_node(num_cpus=1, resources={"media": 1}, object_store_memory=_STORE_BYTES)
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
+        serve.start(proxy_location="Disabled")
         yield
+    finally:
         serve.shutdown()
         ray.shutdown()
-    finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
