@@ -96,15 +96,22 @@ async def test_all_replicas_decode_the_same_video_each_a_part(decoder: VideoDeco
     assert min(worked) > 0.02
 
 
-async def test_nothing_is_left_in_shared_memory(decoder: VideoDecoding, data: bytes, ray_cluster: Cluster) -> None:
-    before = used_bytes(ray_cluster)
-    results = await asyncio.gather(*(decoded(decoder, data) for _ in range(4)))
+async def ask_and_give_up(decoder: VideoDecoding, data: bytes) -> None:
+    await asyncio.gather(*(decoded(decoder, data) for _ in range(4)))
     given_up = asyncio.create_task(decoded(decoder, data))
     await asyncio.sleep(0.1)
     given_up.cancel()
     await asyncio.wait([given_up])
-    assert used_bytes(ray_cluster) > before
-    results.clear()
+
+
+async def test_shared_memory_does_not_fill(decoder: VideoDecoding, data: bytes, ray_cluster: Cluster) -> None:
+    """A replica may hold on to what it had last."""
+    for _ in range(2):
+        await ask_and_give_up(decoder, data)
+    await asyncio.sleep(2)
+    before = used_bytes(ray_cluster)
+    for _ in range(3):
+        await ask_and_give_up(decoder, data)
     async with asyncio.timeout(20):
         while used_bytes(ray_cluster) > before:
             await asyncio.sleep(0.1)
