@@ -2,7 +2,8 @@
 
 `results/NAME.json` is written by `--json`; its last line counts. Each becomes a section of README.md: the question, the
 answer in a sentence, tables, plots (`results/NAME-1.svg`, ...), command, machine and versions. Another run of the same
-benchmark that shall stand beside it is `results/NAME-WHAT.json`, by `--json FILE`.
+benchmark that shall stand beside it is `results/NAME-WHAT.json`, by `--json FILE`. The page begins with a few of the
+figures, and what each was one record before.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kit.harness import markdown_table
+from benchmarks.kit.headlines import headline_table
 from benchmarks.kit.plots import svg
 
 _INTRODUCTION = """# Benchmarks
@@ -36,10 +38,15 @@ comparison, see [`kit/peers.py`](kit/peers.py).
 
 def write_report(results_dir: Path, order: Sequence[str]) -> Path:
     """Write README.md beside `results_dir`, and the plots into it; sections in `order`, others after them by name."""
-    lines = {path.stem: _last_line(path) for path in sorted(results_dir.glob("*.json"))}
+    records = {path.stem: _records(path) for path in sorted(results_dir.glob("*.json"))}
+    lines = {stem: of_stem[-1] for stem, of_stem in records.items()}
     ranks = {name: rank for rank, name in enumerate(order)}
     stems = sorted(lines, key=lambda stem: (ranks.get(lines[stem]["benchmark"], len(ranks)), stem))
-    page = [_INTRODUCTION, _contents({stem: lines[stem] for stem in stems})]
+    page = [
+        _INTRODUCTION,
+        markdown_table(headline_table(records)) + "\n",
+        _contents({stem: lines[stem] for stem in stems}),
+    ]
     for stale in results_dir.glob("*.svg"):
         stale.unlink()
     page += [_section(stem, lines[stem], results_dir) for stem in stems]
@@ -48,9 +55,9 @@ def write_report(results_dir: Path, order: Sequence[str]) -> Path:
     return path
 
 
-def _last_line(path: Path) -> dict[str, Any]:
-    line: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").strip().splitlines()[-1])
-    return line
+def _records(path: Path) -> list[dict[str, Any]]:
+    """The newest is the last."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").strip().splitlines()]
 
 
 def _contents(lines: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,7 +3,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.kit.harness import Benchmark
+from benchmarks.kit.harness import RESULTS_DIR, Benchmark
+from benchmarks.kit.headlines import HEADLINES, headline_table
 from benchmarks.kit.report import write_report
 
 
@@ -101,3 +102,37 @@ def test_the_command_does_not_say_where_the_line_was_written(tmp_path, capsys):
         assert line["command"] == "python -m benchmarks fetch --quick"
     assert len((tmp_path / "x.json").read_text().splitlines()) == 3
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["quick"] is True
+
+
+def overload_record(goodput, date):
+    runs = {"1": {"goodput": 10.0}, "10": {"goodput": goodput}}
+    return {"benchmark": "overload", "question": "?", "date": date, "results": {"runs": runs}}
+
+
+def test_the_page_begins_with_figures_in_plain_words_and_what_they_were():
+    speeds = {"Sluice": 4.5, "torchcodec": 2}
+    records = {
+        "overload": [overload_record(8.0, "2026-01-01"), overload_record(9.0, "2026-02-02")],
+        "media": [
+            {"date": "2026-01-01", "results": {"speeds": {"1080p 60 s, GOP 250": {"Sluice": 4.5, "torchcodec": 2}}}}
+        ],
+        "fetch": [{"date": "2026-01-01", "results": {}}],
+    }
+    table = headline_table(records)
+    assert [row[1:] for row in table["rows"]] == [
+        ["90 %", "", "80 on 2026-01-01"],
+        ["4.5 x", "torchcodec 2", "first record"],
+    ]
+
+
+def test_records_that_asked_another_question_have_no_figure_to_compare():
+    old = {"date": "2026-01-01", "results": {"capacity": 5}}
+    (row,) = headline_table({"overload": [old, overload_record(9.0, "2026-02-02")]})["rows"]
+    assert row[-1] == "first record"
+
+
+def test_the_page_of_the_repository_has_all_its_headlines():
+    records = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in RESULTS_DIR.glob("*.json")
+    }
+    assert len(headline_table(records)["rows"]) == len(HEADLINES)
