@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from deployments.autoscaling import SLACK, StageLoad, by_load, replicas_for, stats_of
@@ -214,3 +215,15 @@ def test_the_files_name_a_policy_that_ray_can_carry_to_its_controller(file: str)
 def test_models_on_a_cluster_are_scaled_by_their_load(file: str) -> None:
     entry = serve_files.deployments_of(yaml.safe_load((ROOT / file).read_text(encoding="utf-8")))["Model"]
     assert AutoscalingConfig(**entry["autoscaling_config"]).policy.policy_function == "deployments.autoscaling:by_load"
+
+
+def test_a_stage_at_zero_starts_for_the_first_request_and_goes_when_nobody_asks() -> None:
+    """With Ray's own way of applying delays and bounds around the policy."""
+    config = AutoscalingConfig(min_replicas=0, max_replicas=3, downscale_delay_s=0.0, target_ongoing_requests=2)
+    decide = _apply_autoscaling_config(by_load)
+    assert decide(Stage([], target=0).context(config))[0] == 0
+    assert decide(Stage([], queued=1, requests=1, target=0).context(config))[0] == 1
+    assert decide(Stage([], queued=40, requests=40, target=1).context(config))[0] == 1  # it is on its way
+    assert decide(Stage([StageLoad(0.1, 0.1)], target=1).context(config))[0] == 1
+    assert decide(Stage([StageLoad(0.0, 0.1)], target=1).context(config))[0] == 0
+    assert decide(Stage([None], target=1).context(config))[0] == 0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deployments.autoscaling import replicas_for
 from deployments.model.engine.load import RECENT, EngineLoad
 from tests.model.conftest import SteppedEngine, greedy
 from tests.support.tiny_families import Prompt
@@ -110,3 +111,60 @@ def test_the_engine_tells_its_own_load_and_nothing_of_what_has_ended(stepped):
     assert stepped.engine.load.in_hand == 0
     assert stepped.engine.load.of_next > 0
     assert stepped.engine._load._prefill(30) > 0  # it knows its pace
+
+
+# ── pages of the KV cache ────────────────────────────────────────────────────────────────────────────────────────────
+
+PAGE, PAGES_GIB = 8, 2e-4
+"""Of so much, thirty-odd pages of the tiny model: long prompts fill them before the places."""
+
+
+@pytest.fixture
+def few_pages(qwen3_vl):
+    return SteppedEngine(qwen3_vl, kv_cache_gib=PAGES_GIB, page_tokens=PAGE, max_running=32, max_context_tokens=160)
+
+
+@pytest.fixture
+def page_load(few_pages):
+    """Of an engine that prefills next to nothing in no time: pages decide."""
+    load = EngineLoad(few_pages.engine._scheduler, few_pages.engine._cache, target_backlog_s=1e6, target_kv_usage=0.5)
+    load.record_step(1.0, prompts=1, prefilled=100)
+    return load
+
+
+def _target(stepped):
+    return 0.5 * stepped.engine._cache.pool.num_pages
+
+
+def test_pages_that_are_taken_and_waited_for_ask_for_another_replica(few_pages, page_load):
+    pages = few_pages.engine._cache.pool.num_pages
+    for seed in range(3):
+        _submit(few_pages, page_load, _text(100, seed), greedy(20))
+    wanted = _load(page_load).in_hand * _target(few_pages)
+    assert wanted == pytest.approx(3 * 13)  # 100 tokens in pages of 8
+    assert wanted > pages / 2
+    assert replicas_for(_load(page_load).in_hand, 1) >= 2
+    few_pages.step(6)
+    assert few_pages.state.waiting >= 1  # one has no room here: another replica would have
+    assert replicas_for(_load(page_load).in_hand, 1) >= 2
+    few_pages.run()
+    assert _load(page_load).in_hand == 0
+
+
+def test_requests_that_begin_alike_weigh_their_common_pages_once(few_pages, page_load):
+    few_pages.submit(_text(64), greedy(2))
+    few_pages.run()
+    for _ in range(4):
+        _submit(few_pages, page_load, _text(64), greedy(20))
+    few_pages.step(3)
+    assert few_pages.state.running == 4
+    held = _load(page_load).in_hand * _target(few_pages)
+    assert held == few_pages.state.pages_used
+    assert held < 2 * 64 / PAGE  # four times eight, if each had its own
+
+
+def test_pages_that_are_only_kept_for_others_weigh_nothing(few_pages, page_load):
+    _submit(few_pages, page_load, _text(100), greedy(2))
+    few_pages.run()
+    assert few_pages.state.pages_cached > 0
+    assert _load(page_load).in_hand == 0

@@ -49,15 +49,29 @@ class EngineLoad:
             return
         sequences = [request.sequence for request in self._scheduler.requests]
         prefill = sum(self._prefill(sequence.num_prompt - sequence.num_prefilled) for sequence in sequences)
-        room = sum(self._room(_length(sequence), len(sequence.live_choices)) for sequence in sequences)
+        answers = sum(len(sequence.live_choices) for sequence in sequences)
+        room = self._room(answers, self._taken_pages() + self._wanted_pages())
         prefills = fmean(self._prefill(tokens) for tokens, _ in self._recent)
-        rooms = fmean(self._room(tokens, answers) for tokens, answers in self._recent)
+        rooms = fmean(self._room(answers, self._pages(tokens, answers)) for tokens, answers in self._recent)
         self.load = StageLoad(max(prefill, room), max(prefills, rooms))
 
-    def _room(self, tokens: int, answers: int) -> float:
+    def _room(self, answers: int, pages: int) -> float:
         """Of places or pages, whichever are scarcer."""
-        pages = self._cache.pages_for(tokens) + answers - 1
         return max(answers / self._target_sequences, pages / self._target_pages)
+
+    def _taken_pages(self) -> int:
+        """By those who run: what several share counts once, what is kept for others to come does not count."""
+        return self._cache.pool.num_pages - self._cache.num_available
+
+    def _wanted_pages(self) -> int:
+        """By prompts that are not in the cache yet, and by those who wait."""
+        waiting = [request.sequence for request in self._scheduler.waiting]
+        new = sum(self._pages(_length(sequence), len(sequence.live_choices)) for sequence in waiting)
+        return self._scheduler.promised_pages + new
+
+    def _pages(self, tokens: int, answers: int) -> int:
+        """Of a request that shares none."""
+        return self._cache.pages_for(tokens) + answers - 1
 
     def _prefill(self, tokens: int) -> float:
         """Nothing before the first prefill: nobody knows how long one takes."""

@@ -88,6 +88,15 @@ class Scheduler:
         return sum(request.sequence.phase is not Phase.DECODE for request in self.running)
 
     @property
+    def promised_pages(self) -> int:
+        """That prompts under way have not taken yet."""
+        return sum(
+            self._cache.pages_for(request.sequence.num_prompt) + 1 - len(request.first_table.pages)
+            for request in self.running
+            if request.sequence.phase is not Phase.DECODE
+        )
+
+    @property
     def pressure(self) -> float | None:
         """Requests on their way to a first token for each one that decodes; None when none does."""
         decoding = len(self.running) - self.prompts
@@ -225,17 +234,11 @@ class Scheduler:
 
     def _fits(self, request: ScheduledRequest) -> bool:
         """Whether there is room for a waiting request beside what has been promised."""
-        pages_for = self._cache.pages_for
-        promised = sum(
-            pages_for(other.sequence.num_prompt) + 1 - len(other.first_table.pages)
-            for other in self.running
-            if other.sequence.phase is not Phase.DECODE
-        )
         choices = len(request.sequence.choices)
-        need = pages_for(request.sequence.num_prompt) + choices
+        need = self._cache.pages_for(request.sequence.num_prompt) + choices
         if request.moved is not None:
             need = len(request.moved.pages) + choices
-        return self._cache.num_available - promised >= need
+        return self._cache.num_available - self.promised_pages >= need
 
     def _open(self, request: ScheduledRequest) -> bool:
         """Give an admitted request its tables, with what it had if it made way before; False where there's no room."""
