@@ -5,7 +5,8 @@ It runs where the calls are made, one for each deployment called, and asks nobod
 and what the replica said of all its requests when it took the last one.
 
 A replica that leaves (scaled down, replaced, dead) is not among the candidates any more while it finishes its work: no
-call reaches it, and its keys go to the next in their order.
+call reaches it, and its keys go to the next in their order. One whose node drains is still among Ray's candidates, and
+gets no call either as long as there is another (`draining_nodes`).
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from deployments.config import AppConfig
+from deployments.serving.draining_nodes import DrainingNodes, nodes_that_drain
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.rendezvous import in_turn, preferred, ranked, take_more
 from deployments.types import StageName
@@ -49,6 +51,7 @@ class ContentRouter(RequestRouter):  # type: ignore[misc]
         self._turn = 0
         self._own = _own_replica()
         self._metrics = ServeMetricSink()
+        self._draining = DrainingNodes(nodes_that_drain)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -57,10 +60,10 @@ class ContentRouter(RequestRouter):  # type: ignore[misc]
         if pending_request is None:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True  # or a full stage is asked without a pause
-        key = pending_request.metadata.session_id
+        key, staying = pending_request.metadata.session_id, self._draining.staying(candidate_replicas)
         if not key:
-            return [[replica] for replica in self._in_turn(candidate_replicas)]
-        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+            return [[replica] for replica in self._in_turn(staying)]
+        by_name = {replica.replica_id.unique_id: replica for replica in staying}
         order = [by_name[name] for name in ranked(key, by_name)]
         loads = [self.replica_queue_len_cache.get(replica.replica_id) for replica in order]
         verdicts = take_more(loads, self._load_factor, self._places)
