@@ -5,6 +5,8 @@ Ingress ──► MediaFetcher ──► VideoDecoder
    │             ▲────ranges──────┘         (parts of long videos: to other replicas of its own)
    ├─────────────┴───────► Preprocessor
    └─────────────────────────────────────► Model
+
+Of several models each has a Preprocessor and a Model of its own.
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
+from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
 from deployments.startup.settings import WrongSetting
 from deployments.startup.start import checked_settings
@@ -27,7 +30,7 @@ from deployments.types import StageName
 
 
 def build(args: Mapping[str, Any] | AppConfig) -> Application:
-    """The five stages bound to each other. `args` is what stands below `args:` in the Serve config file.
+    """The stages bound to each other. `args` is what stands below `args:` in the Serve config file.
 
     Raises `RayServeException`, which Serve shows as one sentence and not as a traceback, for settings that can't work.
     """
@@ -41,12 +44,23 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
         config,
         fetcher=fetcher,
         decoder=_bound(found_again(VideoDecoder, StageName.VIDEO_DECODE, config), config, fetcher=fetcher),
-        preprocessor=_bound(Preprocessor, config),
-        model=_bound(found_again(Model, StageName.MODEL, config), config),
+        models={model.name: _bound_stages(model) for model in served_models(config)},
     )
 
 
-def _bound(deployment: Any, config: AppConfig, **stages: Application) -> Application:
+def _bound_stages(model: ServedModel) -> tuple[Application, Application]:
+    """The preprocessor and the model."""
+    return (
+        _bound(_named(Preprocessor, model.preprocessor), model.config),
+        _bound(_named(found_again(Model, StageName.MODEL, model.config), model.model), model.config),
+    )
+
+
+def _named(deployment: Any, name: str) -> Any:
+    return deployment.options(name=name)
+
+
+def _bound(deployment: Any, config: AppConfig, **stages: Any) -> Application:
     """`deployment.bind(...)`: to a type checker a decorated class is still the class that it was."""
     bound: Application = deployment.bind(config, **stages)
     return bound

@@ -17,7 +17,7 @@ from benchmarks.kit.servers import monolith, sluice
 
 SUBJECTS = {
     "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst"),
-    "cluster": ("soak", "autoscaling", "scaling", "parts", "routing", "sizing", "faults", "batch"),
+    "cluster": ("soak", "autoscaling", "to_zero", "scaling", "parts", "routing", "sizing", "faults", "batch"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse"),
     "engine": ("engine", "engine_memory", "gpu"),

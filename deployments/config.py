@@ -22,6 +22,7 @@ Bytes = Annotated[int, Field(ge=1)]
 
 _DOMAIN = re.compile(r"\.?(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*")
 _HTTP_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 
 
 class Section(BaseModel):
@@ -343,15 +344,13 @@ class TracingConfig(Section):
         return url
 
 
-class AppConfig(Section):
-    """Everything below `args:`."""
+class ModelConfig(Section):
+    """What a model has for itself: its checkpoint, its processor, its engine."""
 
     model: str = "demo"
     """`demo`, a Hugging Face id, or a local path."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
-    served_model_name: str | None = None
-    """The name that clients use; default: `model`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` (a GPU when the replica has one), `cpu`, `cuda`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -360,21 +359,56 @@ class AppConfig(Section):
     """How the model writes calls of tools; None: as its chat template writes those of earlier answers."""
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
+    preprocessor: PreprocessorConfig = PreprocessorConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+class AppConfig(ModelConfig):
+    """Everything below `args:`.
+
+    One model is written at the top level: it is what most have, and no name is needed for it. Several stand in
+    `models`, each in a section of its own with the same keys, and none at the top level then. So a setting of a model
+    stands in one place: no section is laid over another, and what is not in it has the default that the table shows.
+    Behind this file nobody knows of the difference: an application of several models is taken apart into applications
+    of one (`served_model`), which share their ingress and the stages of media.
+    """
+
+    served_model_name: str | None = None
+    """The name that clients use; default: `model`."""
+    models: dict[str, ModelConfig] = {}
+    """Several models by the names that clients use, each with its own `model`, `revision`, `device`, `dtype`,
+    `tool_format`, `trust_remote_code`, `preprocessor` and `engine`, which then don't stand at the top level. Each has
+    deployments of its own, `Preprocessor:NAME` and `Model:NAME`; fetching and decoding are shared."""
     ingress: IngressConfig = IngressConfig()
     media: MediaConfig = MediaConfig()
     decoder: DecoderConfig = DecoderConfig()
-    preprocessor: PreprocessorConfig = PreprocessorConfig()
-    engine: EngineConfig = EngineConfig()
     routing: RoutingConfig = RoutingConfig()
     tracing: TracingConfig = TracingConfig()
+
+    @field_validator("models")
+    @classmethod
+    def _plain_names(cls, models: dict[str, ModelConfig]) -> dict[str, ModelConfig]:
+        for name in models:
+            if not _MODEL_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a model: letters, digits and . _ - / are, up to 96 of them")
+        return models
+
+    @model_validator(mode="after")
+    def _one_place_for_each_setting(self) -> "AppConfig":
+        beside = [name for name in _OF_ONE_MODEL if name in self.model_fields_set]
+        if self.models and beside:
+            raise ValueError(f"{beside[0]} stands beside `models`: a model's name is its key there, and all else below")
+        return self
 
     @model_validator(mode="after")
     def _replicas_come_before_refusals(self) -> "AppConfig":
         most_s = self.ingress.target_ttft_s / 3
-        for name, section in (("decoder", self.decoder), ("engine", self.engine)):
-            if section.target_backlog_s > most_s:
+        engines = {f"models.{name}.engine": model.engine for name, model in self.models.items()}
+        targets_s = {name: engine.target_backlog_s for name, engine in {"engine": self.engine, **engines}.items()}
+        for name, target_s in {"decoder": self.decoder.target_backlog_s, **targets_s}.items():
+            if target_s > most_s:
                 raise ValueError(
-                    f"{name}.target_backlog_s is {section.target_backlog_s:g} and may be {most_s:.2g} at most, a third"
+                    f"{name}.target_backlog_s is {target_s:g} and may be {most_s:.2g} at most, a third"
                     " of ingress.target_ttft_s: admission would refuse requests before the stage gets another replica"
                 )
         return self
@@ -387,9 +421,15 @@ class AppConfig(Section):
     @property
     def keeps_media(self) -> bool:
         """Whether anything is kept by what media are: then their bytes need digests."""
-        engine, media = self.engine, self.media
-        return bool(media.cache_bytes or self.ingress.decoded_share or engine.reuse_cache_mib or engine.prefix_cache)
+        engines = [model.engine for model in self.models.values()] or [self.engine]
+        if self.media.cache_bytes or self.ingress.decoded_share:
+            return True
+        return any(engine.reuse_cache_mib or engine.prefix_cache for engine in engines)
 
     def hub_options(self) -> dict[str, Any]:
         """Keyword arguments of every `from_pretrained` call."""
         return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+_OF_ONE_MODEL = (*ModelConfig.model_fields, "served_model_name")
+"""Settings that the sections of `models` have."""

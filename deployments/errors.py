@@ -19,6 +19,7 @@
     │   ├── InternalError          500  a defect or a lack of memory, descriptors
     │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
     │   ├── StageUnavailable       503  no replica of a stage is alive
+    │   │   └── StageStarting        503  none is there yet; `retry_after_s` says when to come back
     │   └── StageTimeout           504  the request's time ran out; names the stage
     └── WorkCancelled            499  the client has gone or another item failed: never shown to anyone
 
@@ -143,6 +144,10 @@ class MediaHostError(ServerError):
 class StageUnavailable(ServerError):
     status = 503
     code = "stage_unavailable"
+
+
+class StageStarting(StageUnavailable):
+    code = "stage_starting"
 
 
 class StageTimeout(ServerError):

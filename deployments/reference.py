@@ -36,7 +36,7 @@ def _default(name: str, field: FieldInfo) -> str:
         return "none"
     if "bytes" in name and value and value % MIB == 0:
         return f"{value // MIB} MiB"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | dict):
         return ", ".join(map(str, value)) or "empty"
     if isinstance(value, bool):
         return str(value).lower()

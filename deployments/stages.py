@@ -7,7 +7,7 @@ error. What a call is named and in which order its arguments go stands in the do
 method's `key` names what the replica will have seen when it is asked again (`ingress.pipeline.content_keys`).
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NewType, Protocol, TypeVar
 
@@ -225,17 +225,28 @@ class TextGeneration(_Door):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelStages:
+    """The stages that a model has for itself."""
+
+    preprocessor: Preprocessing
+    model: TextGeneration
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """The stages behind the ingress."""
 
     fetcher: MediaFetching
     decoder: VideoDecoding
-    preprocessor: Preprocessing
-    model: TextGeneration
+    models: Mapping[str, ModelStages]
+    """By the names that clients use."""
 
     @classmethod
     def over(
-        cls, fetcher: StageClient, decoder: StageClient, preprocessor: StageClient, model: StageClient
+        cls, fetcher: StageClient, decoder: StageClient, models: Mapping[str, tuple[StageClient, StageClient]]
     ) -> "Stages":
-        """The doors over the clients that carry their calls."""
-        return cls(MediaFetching(fetcher), VideoDecoding(decoder), Preprocessing(preprocessor), TextGeneration(model))
+        """The doors over the clients that carry their calls; of each model its preprocessor's and its own."""
+        doors = {
+            name: ModelStages(Preprocessing(first), TextGeneration(last)) for name, (first, last) in models.items()
+        }
+        return cls(MediaFetching(fetcher), VideoDecoding(decoder), doors)

@@ -461,6 +461,16 @@ class Thinking:
 
 
 @dataclass(frozen=True, slots=True)
+class StageStates:
+    """Which deployments can't answer now, by name."""
+
+    missing: Mapping[str, str | None] = field(default_factory=dict)
+    """They should have a replica and have none; with why, where that is known."""
+    idle: frozenset[str] = frozenset()
+    """They were scaled to nothing and start when they are asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class MediaProfile:
     """What the rest of the graph must know of the model's processor; asked of the preprocessor once."""
 

@@ -2,9 +2,12 @@ import subprocess
 import sys
 
 import pytest
+from ray.serve._private.build_app import build_app
 from ray.serve.exceptions import RayServeException
 
 import graph
+from deployments.config import AppConfig
+from deployments.served_model import deployment_names, served_models
 
 
 def test_who_builds_the_application_waits_for_no_model_library():
@@ -22,3 +25,18 @@ def test_settings_that_cannot_work_are_told_to_serve_as_one_sentence():
             graph.build(args)
         assert said in str(refused.value)
         assert "\n" not in str(refused.value)
+
+
+def test_each_of_several_models_is_bound_to_deployments_of_its_own():
+    config = AppConfig.model_validate({"models": {"demo": {}, "org/other": {"engine": {"max_running": 3}}}})
+    built = {deployment.name: deployment for deployment in build_app(graph.build(config), name="sluice").deployments}
+    assert set(built) == set(deployment_names(served_models(config)))
+    (own,) = built["Model:org/other"].init_args
+    assert (own.model_name, own.engine.max_running, own.models) == ("org/other", 3, {})
+    assert set(build_app(graph.build(AppConfig()), name="sluice").deployment_handles) == {
+        "Ingress",
+        "MediaFetcher",
+        "VideoDecoder",
+        "Preprocessor",
+        "Model",
+    }

@@ -22,6 +22,7 @@ from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
+from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
 from deployments.serving.replica import stage_method
 from deployments.stages import TensorRef
@@ -82,6 +83,13 @@ def build(args: PacedConfig) -> Application:
         args,
         fetcher=fetcher,
         decoder=found_again(PacedDecoder, StageName.VIDEO_DECODE, args).bind(args, fetcher=fetcher),
-        preprocessor=Preprocessor.bind(args),
-        model=found_again(PacedModel, StageName.MODEL, args).bind(args),
+        models={model.name: _own_stages(model) for model in served_models(args)},
+    )
+
+
+def _own_stages(model: ServedModel) -> tuple[Application, Application]:
+    paced = found_again(PacedModel, StageName.MODEL, model.config)
+    return (
+        Preprocessor.options(name=model.preprocessor).bind(model.config),  # type: ignore[attr-defined]
+        paced.options(name=model.model).bind(model.config),
     )

@@ -93,11 +93,14 @@ class SimulatedCluster:
     def sluice(self, replicas: int, ingresses: int = 1, args: Mapping[str, Any] | None = None) -> OwnServer:
         """The paced application with so many decoders and as many models; `args` are laid over its own."""
 
+        return self.serving(lambda port: paced_config(port, replicas, ingresses, args or {}))
+
+    def serving(self, config: Callable[[int], dict[str, Any]]) -> OwnServer:
+        """An application by its config file, which `config(port)` tells."""
+
         def command(port: int, folder: Path) -> list[str]:
             path = folder / "serve_config.yaml"
-            path.write_text(
-                yaml.safe_dump(_config(port, replicas, ingresses, args or {}), sort_keys=False), encoding="utf-8"
-            )
+            path.write_text(yaml.safe_dump(config(port), sort_keys=False), encoding="utf-8")
             return [sys.executable, "-m", "ray.serve.scripts", "run", "--address", self._cluster.address, str(path)]
 
         return OwnServer("Sluice, paced", command, "/ready", {})
@@ -133,7 +136,8 @@ class Used:
     others_s: float
 
 
-def _config(port: int, replicas: int, ingresses: int, args: Mapping[str, Any]) -> dict[str, Any]:
+def paced_config(port: int, replicas: int, ingresses: int, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The shipped file with `paced.build` in place of its builder."""
     settings: dict[str, Any] = yaml.safe_load(SERVE_CONFIG.read_text(encoding="utf-8"))
     settings["http_options"]["port"] = port
     application = settings["applications"][0]

@@ -24,7 +24,6 @@ from deployments.core.deadline import Deadline
 from deployments.errors import (
     BadRequest,
     InternalError,
-    ModelNotFound,
     NotFound,
     Overloaded,
     SluiceError,
@@ -36,6 +35,7 @@ from deployments.errors import (
     shown,
 )
 from deployments.ingress.admission.admission import Admission
+from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.anthropic.messages import CountTokens, Messages
 from deployments.ingress.batches.batches import Batches
 from deployments.ingress.generation import Generation
@@ -46,9 +46,11 @@ from deployments.ingress.http.exchange import ClientGone, Exchange, request_dead
 from deployments.ingress.http.gc_freeze import GcFreeze
 from deployments.ingress.http.json_responses import error_response, http_error_response, json_response
 from deployments.ingress.http.loop_lag import watch_loop_lag
-from deployments.ingress.http.readiness import STARTING_RETRY_AFTER_S, Look, Readiness, nothing_missing
+from deployments.ingress.http.readiness import ASKABLE, STARTING_RETRY_AFTER_S, Look, Readiness, nothing_missing
 from deployments.ingress.http.refusals import Refusals
 from deployments.ingress.http.small_body import read_object
+from deployments.ingress.http.waking import Wake, nothing_to_wake
+from deployments.ingress.models import Models
 from deployments.ingress.openai.chat_completions import ChatCompletions
 from deployments.ingress.openai.completions import Completions
 from deployments.ingress.openai.limits import limits_document
@@ -57,12 +59,14 @@ from deployments.ingress.openai.responses import Responses
 from deployments.ingress.openai.transcriptions import Transcriptions
 from deployments.ingress.openapi import docs_page, openapi_document, version
 from deployments.ingress.pipeline.decoded_media import DecodedMedia
+from deployments.ingress.pipeline.item_loader import ItemLoader
 from deployments.ingress.pipeline.pipeline import Pipeline
 from deployments.ingress.playground.routes import playground_routes
 from deployments.ingress.tokens import Tokenize, read_tokens
 from deployments.observability.exposition import CONTENT_TYPE, Page
 from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
+from deployments.served_model import served_models
 from deployments.stages import Stages, TensorRef
 from deployments.types import StageName
 
@@ -90,12 +94,13 @@ class Api:
         metrics_page: MetricsPage,
         media_bytes: int,
         *,
-        missing: Look = nothing_missing,
+        look: Look = nothing_missing,
+        wake: Wake = nothing_to_wake,
         tracer: Tracer = NO_TRACER,
         set_request_id: bool = True,
     ) -> None:
-        """`missing`: asks which stages have no replica. `set_request_id`: answers get the header `x-request-id`; False
-        where the server around this sets it."""
+        """`look`: asks which stages have no replica; `wake`: makes one start that is idle. `set_request_id`: answers
+        get the header `x-request-id`; False where the server around this sets it."""
         self._config = config
         self._metrics = metrics
         self._metrics_page = metrics_page
@@ -104,9 +109,14 @@ class Api:
         self._created_s = int(time.time())
         self.clients = Clients(config.ingress)
         decoded = DecodedMedia(config.ingress.decoded_share, metrics, per_client=config.media.cache_per_key)
-        self.pipeline = Pipeline(config, stages, put, decoded)
-        self.admission = Admission(config.ingress, media_bytes, metrics, media_changed=decoded.fit)
-        self.readiness = Readiness(missing)
+        self.loader = ItemLoader(config, stages.fetcher, stages.decoder, put, decoded)
+        served = served_models(config)
+        self.models = Models(config)
+        self.pipelines = {
+            model.name: Pipeline(model.config, stages.models[model.name], self.loader) for model in served
+        }
+        self.admission = Admission(config.ingress, self.models.names, MediaBudget(media_bytes, decoded.fit), metrics)
+        self.readiness = Readiness({model.name: model.stages for model in served}, look, wake)
         self._running = 0
         self._refusals = Refusals(metrics)
         self._settling = GcFreeze()
@@ -168,7 +178,7 @@ class Api:
         if isinstance(error, WorkCancelled):
             error = StageUnavailable("the work was cancelled before it was done")
         if isinstance(error, Overloaded | StageUnavailable):
-            error.retry_after_s = error.retry_after_s or self.admission.media.retry_after_s()
+            error.retry_after_s = error.retry_after_s or self.admission.retry_after_s(exchange.model)
         if isinstance(error, Overloaded):
             exchange.refused = True
         elif isinstance(error, REFUSALS):
@@ -194,28 +204,25 @@ class Api:
             log_exchange(exchange, route)
 
     def _build(self) -> list[Route]:
-        generation = Generation(
-            self._config, self.pipeline, self.admission, self.clients, self._metrics, self.readiness
-        )
-        self._store = ResponseStore(
-            self._config.ingress.max_stored_responses, self._config.ingress.max_stored_response_bytes
-        )
-        front = playground_routes() if self._config.ingress.playground else [Route("/", self._home, methods=["GET"])]
+        config, models = self._config.ingress, self.models
+        generation = Generation(config, self.pipelines, self.admission, self.clients, self._metrics, self.readiness)
+        self._store = ResponseStore(config.max_stored_responses, config.max_stored_response_bytes)
+        front = playground_routes() if config.playground else [Route("/", self._home, methods=["GET"])]
         return [  # looked through in this order for each request
-            Route("/v1/chat/completions", generation.app(ChatCompletions(self._config)), methods=["POST"]),
+            Route("/v1/chat/completions", generation.app(ChatCompletions(models)), methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
             *front,
             Route("/ready", self._ready, methods=["GET"]),
             Route("/metrics", self._told_metrics, methods=["GET"]),
-            Route("/v1/completions", generation.app(Completions(self._config)), methods=["POST"]),
-            Route("/v1/responses", generation.app(Responses(self._config, self._store)), methods=["POST"]),
+            Route("/v1/completions", generation.app(Completions(config, models)), methods=["POST"]),
+            Route("/v1/responses", generation.app(Responses(models, self._store)), methods=["POST"]),
             Route("/v1/responses/{response_id}", self._response, methods=["GET", "DELETE"]),
-            Route("/v1/messages", generation.app(Messages(self._config)), methods=["POST"]),
-            Route("/v1/messages/count_tokens", generation.app(CountTokens(self._config)), methods=["POST"]),
-            Route("/v1/audio/transcriptions", generation.app(Transcriptions(self._config)), methods=["POST"]),
+            Route("/v1/messages", generation.app(Messages(models)), methods=["POST"]),
+            Route("/v1/messages/count_tokens", generation.app(CountTokens(models)), methods=["POST"]),
+            Route("/v1/audio/transcriptions", generation.app(Transcriptions(models)), methods=["POST"]),
             *self.batches.routes,
             Route("/v1/embeddings", self._embeddings, methods=["POST"]),
-            Route("/tokenize", generation.app(Tokenize(self._config)), methods=["POST"]),
+            Route("/tokenize", generation.app(Tokenize(models)), methods=["POST"]),
             Route("/detokenize", self._detokenize, methods=["POST"]),
             Route("/version", self._version, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
@@ -236,10 +243,11 @@ class Api:
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
-        self.pipeline.close()
+        self.loader.close()
 
     async def _home(self, request: Request) -> Response:
-        return json_response({"name": "sluice", "model": self._config.model_name, "api": "/v1/chat/completions"})
+        names = self.models.names
+        return json_response({"name": "sluice", "model": names[0], "models": names, "api": "/v1/chat/completions"})
 
     async def _health(self, request: Request) -> Response:
         draining = self.readiness.draining
@@ -247,7 +255,7 @@ class Api:
 
     async def _ready(self, request: Request) -> Response:
         said = await self.readiness.document()
-        return json_response(said, *_unless(said["status"] == "ready"))
+        return json_response(said, *_unless(said["status"] in ASKABLE))
 
     async def _told_metrics(self, request: Request) -> Response:
         page = await self._metrics_page()
@@ -258,19 +266,22 @@ class Api:
 
     async def _models(self, request: Request) -> Response:
         self.clients.identify(request.scope)
-        return json_response({"object": "list", "data": [self._model_card()]})
+        return json_response({"object": "list", "data": [self._model_card(name) for name in self.models.names]})
 
     async def _model(self, request: Request) -> Response:
         self.clients.identify(request.scope)
         asked = request.path_params["model"]
-        if asked != self._config.model_name:
-            raise ModelNotFound(f"the model {shown(asked)!r} does not exist", param="model")
-        return json_response(self._model_card())
+        self.models.named(asked)
+        return json_response(self._model_card(asked))
 
     async def _limits(self, request: Request) -> Response:
         self.clients.identify(request.scope)
-        profile = await self.pipeline.profile(Deadline(LIMITS_TIMEOUT_S, StageName.PREPROCESS))
-        return json_response(limits_document(self._config, profile))
+        model = self.models.named_or_only(request.query_params.get("model"))
+        pipeline = self.pipelines[model]
+        if not pipeline.is_known:
+            await self.readiness.check_model(model)
+        profile = await pipeline.profile(Deadline(LIMITS_TIMEOUT_S, StageName.PREPROCESS))
+        return json_response(limits_document(self.models.named(model), profile))
 
     async def _response(self, request: Request) -> Response:
         self.clients.identify(request.scope)
@@ -288,8 +299,8 @@ class Api:
         deadline = request_deadline(request.headers, self._config.ingress)
         chunks = self.admission.bodies.chunks(request.receive, None)
         document = await read_object(request.headers, chunks, self._config.ingress.max_text_bytes)
-        tokens = read_tokens(document, self._config)
-        return json_response({"prompt": await self.pipeline.detokenize(tokens, deadline)})
+        model, tokens = read_tokens(document, self.models)
+        return json_response({"prompt": await self.pipelines[model].detokenize(tokens, deadline)})
 
     async def _embeddings(self, request: Request) -> Response:
         raise BadRequest("embeddings are not supported: this server answers conversations")
@@ -303,8 +314,8 @@ class Api:
     async def _docs(self, request: Request) -> Response:
         return docs_page(self._routes)
 
-    def _model_card(self) -> dict[str, Any]:
-        return {"id": self._config.model_name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
+    def _model_card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._created_s, "owned_by": "sluice"}
 
 
 def _unless(fine: bool) -> tuple[int, dict[str, str]]:

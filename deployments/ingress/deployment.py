@@ -20,9 +20,9 @@ from deployments.observability.exposition import ApplicationMetrics
 from deployments.serving.client import Stage, put
 from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
 from deployments.serving.replica import replica_tracer
-from deployments.serving.stage_status import missing_stages
+from deployments.serving.stage_status import stage_states
 from deployments.stages import Stages
-from deployments.types import StageName
+from deployments.types import StageName, StageStates
 
 
 @serve.deployment
@@ -35,21 +35,22 @@ class Ingress:
         config: AppConfig,
         fetcher: "DeploymentHandle[Any]",
         decoder: "DeploymentHandle[Any]",
-        preprocessor: "DeploymentHandle[Any]",
-        model: "DeploymentHandle[Any]",
+        models: Mapping[str, tuple["DeploymentHandle[Any]", "DeploymentHandle[Any]"]],
     ) -> None:
+        """`models`: of each one its preprocessor and its model, by the name that clients use."""
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         log_to_stdout()
-        generation = Stage(model, StageName.MODEL)
-        self._open.callback(generation.close)
         stages = Stages.over(
             Stage(fetcher, StageName.FETCH),
             Stage(decoder, StageName.VIDEO_DECODE),
-            Stage(preprocessor, StageName.PREPROCESS),
-            generation,
+            {
+                name: (Stage(first, StageName.PREPROCESS), self._closed_at_end(Stage(last, StageName.MODEL)))
+                for name, (first, last) in models.items()
+            },
         )
         self._config = config
-        self._stages = [handle.deployment_name for handle in (fetcher, decoder, preprocessor, model)]
+        own = [handle for handles in models.values() for handle in handles]
+        self._stages = {handle.deployment_name: handle for handle in (fetcher, decoder, *own)}
         metrics = ApplicationMetrics(metrics_endpoints)
         self._open.push_async_callback(metrics.close)
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
@@ -60,7 +61,8 @@ class Ingress:
             ServeMetricSink(),
             metrics.page,
             self._media_bytes(),
-            missing=self._missing,
+            look=self._look,
+            wake=self._wake,
             tracer=self.tracer,
             set_request_id=False,
         )
@@ -68,24 +70,39 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api
 
+    def _closed_at_end(self, stage: Stage) -> Stage:
+        self._open.callback(stage.close)
+        return stage
+
     async def drain(self) -> int:
         """Refuse new requests from now on; how many still run. Asked of each replica before the application ends."""
         return self._api.drain()
 
     async def check_health(self) -> None:
-        self._api.pipeline.check_health()
+        self._api.loader.check_health()
         await asyncio.to_thread(self._api.clients.keys.reload)
         self._api.admission.media.set_max_bytes(await asyncio.to_thread(self._media_bytes))
 
     async def __del__(self) -> None:
         await self._open.aclose()
 
-    async def _missing(self) -> Mapping[str, str | None]:
+    async def _look(self) -> StageStates:
         application = serve.get_replica_context().app_name
         try:
-            return await asyncio.to_thread(missing_stages, application, self._stages)
+            return await asyncio.to_thread(stage_states, application, self._stages)
         except (RayError, RayServeException) as error:
             raise ConnectionError("Serve's controller does not answer") from error
+
+    async def _wake(self, stage: str) -> None:
+        """A call that waits is what Serve starts a replica for."""
+        call = self._stages[stage].check_health.remote()
+        try:
+            await call
+        except (RayError, RayServeException) as error:
+            raise ConnectionError(f"{stage} does not start") from error
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
 
     def _media_bytes(self) -> int:
         """This replica's share of the bytes that the requests of all ingress replicas may hold."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.config import AppConfig
+from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.core.shared_budget import Share
 from deployments.errors import SluiceError, StageTimeout
@@ -22,7 +22,7 @@ from deployments.ingress.http import form
 from deployments.ingress.http.body import Body, BodyScanner, check_type, read_body
 from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline, wants_reuse
-from deployments.ingress.http.readiness import FIRST_STAGES, Readiness
+from deployments.ingress.http.readiness import Readiness
 from deployments.ingress.http.small_body import check_length
 from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
@@ -32,6 +32,7 @@ from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.tools.settle import settled
 from deployments.observability.metrics import MetricSink
+from deployments.served_model import DECODER, FETCHER
 from deployments.types import MODALITIES, GenerateChunk, MediaKind, StageName
 
 
@@ -51,15 +52,16 @@ class Generation:
 
     def __init__(
         self,
-        config: AppConfig,
-        pipeline: Pipeline,
+        config: IngressConfig,
+        pipelines: Mapping[str, Pipeline],
         admission: Admission,
         clients: Clients,
         metrics: MetricSink,
         readiness: Readiness,
     ) -> None:
+        """`pipelines`: by the names of the models."""
         self._config = config
-        self._pipeline = pipeline
+        self._pipelines = pipelines
         self._admission = admission
         self._clients = clients
         self._metrics = metrics
@@ -75,11 +77,11 @@ class Generation:
         client = self._clients.identify(scope)
         headers = Headers(scope=scope)
         check_type(headers, endpoint.body_type)
-        deadline = request_deadline(headers, self._config.ingress)
+        deadline = request_deadline(headers, self._config)
         reuse = wants_reuse(headers)
-        await self._readiness.check(*FIRST_STAGES)
+        await self._readiness.check_any()
         with ExitStack() as held:
-            declared_bytes = check_length(headers, self._config.ingress.max_body_bytes)
+            declared_bytes = check_length(headers, self._config.max_body_bytes)
             if not exchange.background:
                 self._admission.check(client, declared_bytes, deadline)
             body_lease = held.enter_context(self._admission.bodies.open(client))
@@ -87,7 +89,9 @@ class Generation:
             requests = endpoint.read(await self._read(receive, headers, body_lease, check, deadline))
             if not reuse:
                 requests = [replace(request, reuse=False) for request in requests]
-            await self._readiness.check(*_media_stages(requests))
+            exchange.model = requests[0].model  # an API that takes several prompts at once has one model for them
+            await self._readiness.check_model(exchange.model)
+            await self._readiness.check(_media_stages(requests))
             items = sum(len(request.items) for request in requests)
             exchange.facts |= {"client": client, "stream": requests[0].stream, "items": items}
             asked = Asked(exchange, client, deadline, requests, body_lease)
@@ -101,7 +105,7 @@ class Generation:
         on_media: Callable[[], None] | None,
         deadline: Deadline,
     ) -> Body:
-        limits = self._config.ingress
+        limits = self._config
         chunks = self._admission.bodies.chunks(receive, lease)
         boundary = form.boundary_of(headers.get("content-type", ""))
         try:
@@ -126,11 +130,12 @@ class Generation:
 
     async def _count_tokens(self, endpoint: CountingEndpoint, asked: Asked, send: Send) -> None:
         (request,) = asked.requests
-        profile = await self._pipeline.profile(asked.deadline)
+        pipeline = self._pipelines[request.model]
+        profile = await pipeline.profile(asked.deadline)
         request = settled(request, profile)
-        plan = await self._pipeline.plan(request, asked.deadline)
-        with await self._admission.admit(asked.client, plan.media_bytes, asked.deadline) as lease:
-            prompt = await self._pipeline.prepare(
+        plan = await pipeline.plan(request, asked.deadline)
+        with await self._admission.admit(request.model, asked.client, plan.media_bytes, asked.deadline) as lease:
+            prompt = await pipeline.prepare(
                 request, plan, Progress(asked.deadline, asked.exchange.timings, lease, request.reuse)
             )
             prompt.tensors.clear()
@@ -141,20 +146,21 @@ class Generation:
         self, endpoint: Endpoint, asked: Asked, request: GenerationRequest, send: Send | None
     ) -> Answer:
         """Answer one request; without `send` it is not worded yet."""
-        exchange, deadline = asked.exchange, asked.deadline
+        exchange, deadline, pipeline = asked.exchange, asked.deadline, self._pipelines[request.model]
         if request.tool_use is not None:
-            request = settled(request, await self._pipeline.profile(deadline))
-        plan = await self._pipeline.plan(request, deadline)
+            request = settled(request, await pipeline.profile(deadline))
+        plan = await pipeline.plan(request, deadline)
         asked_at = time.monotonic()
-        background = exchange.background
-        with await self._admission.admit(asked.client, plan.media_bytes, deadline, background=background) as lease:
+        with await self._admission.admit(
+            request.model, asked.client, plan.media_bytes, deadline, background=exchange.background
+        ) as lease:
             waited_s = time.monotonic() - asked_at
             exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
             self._admission.report()
             progress = Progress(deadline, exchange.timings, lease, request.reuse)
-            tool_format = (await self._pipeline.profile(deadline)).tool_format if request.tool_use else None
-            prompt, first, rest = await self._pipeline.begin(request, plan, progress, asked.body_lease.release)
+            tool_format = (await pipeline.profile(deadline)).tool_format if request.tool_use else None
+            prompt, first, rest = await pipeline.begin(request, plan, progress, asked.body_lease.release)
             answer = Answer(request, prompt, tool_format)
             async with aclosing(rest) as chunks:
                 prompt.tensors.clear()
@@ -166,21 +172,21 @@ class Generation:
                     await _gather(exchange, answer, _chain(first, chunks))
                     if send is not None and writer is not None:
                         await _complete(exchange, [request], writer, send)
-            self._count(exchange, prompt, answer)
+            self._count(exchange, request.model, prompt, answer)
         return answer
 
-    def _count(self, exchange: Exchange, prompt: ReadyPrompt, answer: Answer) -> None:
+    def _count(self, exchange: Exchange, model: str, prompt: ReadyPrompt, answer: Answer) -> None:
         counts = prompt.prepared.counts
         for modality in MODALITIES:
-            self._metrics.count("sluice_prompt_tokens", counts[modality], modality=modality)
-        self._metrics.count("sluice_completion_tokens", answer.completion_tokens)
+            self._metrics.count("sluice_prompt_tokens", counts[modality], modality=modality, model=model)
+        self._metrics.count("sluice_completion_tokens", answer.completion_tokens, model=model)
         exchange.facts |= {"prompt_tokens": counts.total, "completion_tokens": answer.completion_tokens}
         if answer.times is None or exchange.background:
             return
         decode_s = answer.times.decode_s
-        self._metrics.observe("sluice_ttft_seconds", max(0.0, exchange.elapsed_s - decode_s))
+        self._metrics.observe("sluice_ttft_seconds", max(0.0, exchange.elapsed_s - decode_s), model=model)
         if answer.completion_tokens > 1:
-            self._metrics.observe("sluice_itl_seconds", decode_s / (answer.completion_tokens - 1))
+            self._metrics.observe("sluice_itl_seconds", decode_s / (answer.completion_tokens - 1), model=model)
 
 
 class _EndpointApp:
@@ -238,7 +244,7 @@ async def _stream(
 def _media_stages(requests: Sequence[GenerationRequest]) -> list[str]:
     """What is needed beside the stages that every request needs."""
     kinds = {item.kind for request in requests for item in request.items}
-    return ["MediaFetcher"] * bool(kinds) + ["VideoDecoder"] * (MediaKind.VIDEO in kinds)
+    return [FETCHER] * bool(kinds) + [DECODER] * (MediaKind.VIDEO in kinds)
 
 
 async def unless_gone(receive: Receive, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:

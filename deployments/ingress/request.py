@@ -56,6 +56,8 @@ class ToolUse:
 class GenerationRequest:
     """One request, checked against everything that can be checked before any work."""
 
+    model: str
+    """Which of the server's models is asked."""
     prompt: Chat | PlainPrompt
     items: tuple[ItemPlan, ...]
     frames: FrameOptions

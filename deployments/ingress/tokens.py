@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from deployments.config import AppConfig
 from deployments.errors import BadRequest
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document, json_response
-from deployments.ingress.openai.chat_request import check_model, read_request
+from deployments.ingress.models import Models
+from deployments.ingress.openai.chat_request import read_request
 from deployments.ingress.pipeline.pipeline import ReadyPrompt
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.wire import NO_FRAME_OPTIONS, Wire, validated
@@ -44,20 +44,20 @@ class Tokenize:
     body_type = "application/json"
     error_document = staticmethod(error_document)
 
-    def __init__(self, config: AppConfig) -> None:
-        self._config = config
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def read(self, body: Body) -> list[GenerationRequest]:
         document = body.document
         if not isinstance(document, dict):
             raise BadRequest("the body must be a JSON object")
-        document.setdefault("model", self._config.model_name)
         if "messages" in document:
             document.pop("return_token_strs", None)
-            return [read_request(body, self._config, counts=True)]
+            document["model"] = self._models.named_or_only(document.get("model"))
+            return [read_request(body, self._models, counts=True)]
         request = validated(TokenizeRequest, document, "")
-        check_model(request.model or self._config.model_name, self._config)
-        return [GenerationRequest(PlainPrompt(request.prompt, None, 0), (), NO_FRAME_OPTIONS, SamplingParams())]
+        model, prompt = self._models.named_or_only(request.model), PlainPrompt(request.prompt, None, 0)
+        return [GenerationRequest(model, prompt, (), NO_FRAME_OPTIONS, SamplingParams())]
 
     def respond(self, requests: Sequence[GenerationRequest], prompt: ReadyPrompt, profile: MediaProfile) -> Response:
         counts = prompt.prepared.counts
@@ -71,8 +71,7 @@ class Tokenize:
         return json_response(document)
 
 
-def read_tokens(document: dict[str, Any], config: AppConfig) -> tuple[int, ...]:
-    """The tokens in the body of `/detokenize`. Raises `BadRequest` and `ModelNotFound`."""
+def read_tokens(document: dict[str, Any], models: Models) -> tuple[str, tuple[int, ...]]:
+    """The model and the tokens in the body of `/detokenize`. Raises `BadRequest` and `ModelNotFound`."""
     request = validated(DetokenizeRequest, document, "")
-    check_model(request.model or config.model_name, config)
-    return tuple(request.tokens)
+    return models.named_or_only(request.model), tuple(request.tokens)

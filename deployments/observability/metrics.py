@@ -27,8 +27,8 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_request_seconds": MetricSpec(
         "histogram", "From the first byte of a request to the last of its answer.", ("route",), LATENCY_BUCKETS_S
     ),
-    "sluice_ttft_seconds": MetricSpec("histogram", "Time to the first token.", (), LATENCY_BUCKETS_S),
-    "sluice_itl_seconds": MetricSpec("histogram", "Mean time between an answer's tokens.", (), ITL_BUCKETS_S),
+    "sluice_ttft_seconds": MetricSpec("histogram", "Time to the first token.", ("model",), LATENCY_BUCKETS_S),
+    "sluice_itl_seconds": MetricSpec("histogram", "Mean time between an answer's tokens.", ("model",), ITL_BUCKETS_S),
     "sluice_stage_seconds": MetricSpec(
         "histogram",
         "A stage's call as its caller sees it, waiting and hand-off included.",
@@ -48,9 +48,9 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "sluice_refused": MetricSpec("counter", "Requests refused before any work.", ("reason",)),
     "sluice_requests_running": MetricSpec("gauge", "Requests admitted and not yet answered."),
-    "sluice_requests_waiting": MetricSpec("gauge", "Requests that wait for admission."),
+    "sluice_requests_waiting": MetricSpec("gauge", "Requests that wait for admission.", ("model",)),
     "sluice_requests_allowed": MetricSpec(
-        "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind",)
+        "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind", "model")
     ),
     "sluice_batch_lines": MetricSpec("counter", "Requests of batches that are done.", ("outcome",)),
     "sluice_batch_allowed": MetricSpec("gauge", "Requests of batches that may be under way at once."),
@@ -59,8 +59,8 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_loop_held_seconds": MetricSpec(
         "gauge", "Longest such pause that the loop's own work made; in longer ones its thread waited for a core."
     ),
-    "sluice_prompt_tokens": MetricSpec("counter", "Prompt tokens.", ("modality",)),
-    "sluice_completion_tokens": MetricSpec("counter", "Tokens of answers."),
+    "sluice_prompt_tokens": MetricSpec("counter", "Prompt tokens.", ("modality", "model")),
+    "sluice_completion_tokens": MetricSpec("counter", "Tokens of answers.", ("model",)),
     # fetcher
     "sluice_fetched_bytes": MetricSpec("counter", "Bytes of media fetched.", ("kind",)),
     "sluice_fetches": MetricSpec("counter", "Media items fetched.", ("kind", "outcome")),

@@ -8,7 +8,7 @@ is no room for others, until the node is gone, with every answer that has begun 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 import ray
@@ -44,7 +44,7 @@ class DrainingNodes:
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
 
-    def staying(self, replicas: Sequence[R]) -> Sequence[R]:
+    def staying(self, replicas: list[R]) -> list[R]:
         """Those whose node is not known to drain; all of them where every one does."""
         if len(replicas) < 2:
             return replicas

@@ -27,15 +27,15 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
+from deployments.served_model import INGRESS, ServedModel, served_models
 from deployments.serving import bounded_bodies, haproxy
 from deployments.serving.drain import drain
 from deployments.serving.ports import is_free
-from deployments.serving.serve_file import STAGES, ServeFile
+from deployments.serving.serve_file import ServeFile
 from deployments.serving.stage_status import application_status, reason
 from deployments.serving.worker_output import WorkerOutput
 from deployments.startup.settings import WrongSetting
 
-INGRESS, MODEL = STAGES[0], STAGES[-1]
 POLL_S = 0.25
 ASK_TIMEOUT_S = 10.0
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
@@ -91,7 +91,7 @@ def run(launch: Launch) -> int:
                 raise StartFailed(f"Ray could not start the application: {reason(str(error))}") from error
             if facts is not None:
                 output.is_open = True
-                print(f"ready: {url}  model {launch.file.args.model_name} {facts}; {_keys(launch.file)}", flush=True)
+                print(f"ready: {url}  {facts}; {_keys(launch.file)}", flush=True)
                 while not stop.told.wait(1.0):
                     pass
                 _end(launch, stop)
@@ -168,20 +168,28 @@ def _deploy(file: ServeFile) -> None:
         logging_config=tree.get("logging_config"),
         controller_options=tree.get("controller_options"),
     )
-    print(f"loading {file.args.model_name} ...", file=sys.stderr, flush=True)
+    names = ", ".join(model.name for model in served_models(file.args))
+    print(f"loading {names} ...", file=sys.stderr, flush=True)
     _get_global_client().deploy_apps(ServeDeploySchema.model_validate(tree))
 
 
 def _wait_until_ready(file: ServeFile, url: str, stop: Stop) -> str | None:
-    """What the model says of itself; None when the process was told to stop meanwhile. Raises `StartFailed`."""
+    """What the models say of themselves; None when the process was told to stop meanwhile. Raises `StartFailed`."""
     while not stop.told.wait(POLL_S):
         status = application_status(file.application)
         if status is not None and (failed := failure(status)):
             raise StartFailed(failed)
         if status is not None and str(status.status.value) == "RUNNING" and _answers(f"{url}/ready"):
-            model = serve.get_deployment_handle(MODEL, file.application)
-            return str(model.describe.remote().result(timeout_s=ASK_TIMEOUT_S))
+            return ", ".join(_described(model, file.application, status) for model in served_models(file.args))
     return None
+
+
+def _described(model: ServedModel, application: str, status: ApplicationStatusOverview) -> str:
+    """One that is scaled to nothing has nothing to say, and is not started for it."""
+    if not status.deployments[model.model].replica_states:
+        return f"model {model.name} idle"
+    handle = serve.get_deployment_handle(model.model, application)
+    return f"model {model.name} {handle.describe.remote().result(timeout_s=ASK_TIMEOUT_S)}"
 
 
 def failure(status: ApplicationStatusOverview) -> str | None:

@@ -23,12 +23,11 @@ from ray.serve.schema import (
 )
 
 from deployments.config import AppConfig
+from deployments.served_model import deployment_names, served_models
 from deployments.startup.settings import WrongSetting, read_settings, said_of, unknown
 
 Tree = dict[str, Any]
 
-STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
-"""Names of the deployments that `graph.build` binds."""
 OWN_BUILDER = "graph:build"
 
 
@@ -74,8 +73,8 @@ def check_tree(tree: Tree) -> ServeFile:
     ours = [app for app in _applications(tree) if app.get("import_path") == OWN_BUILDER]
     if len(ours) != 1:
         raise WrongSetting(f"the file must have one application with `import_path: {OWN_BUILDER}`, and has {len(ours)}")
-    _check_deployments(ours[0])
     args = read_settings(ours[0].get("args") or {})
+    _check_deployments(ours[0], args)
     try:
         ServeDeploySchema.model_validate(tree)
     except ValidationError as error:
@@ -83,20 +82,28 @@ def check_tree(tree: Tree) -> ServeFile:
     return ServeFile(tree, str(ours[0].get("name", "default")), args)
 
 
-def num_gpus(file: ServeFile) -> float:
-    """What each replica of the model asks Ray for."""
+def num_gpus(file: ServeFile) -> dict[str, float]:
+    """What each replica of a deployment asks Ray for, by the deployment's name; those without an entry are left out."""
     (application,) = [app for app in _applications(file.tree) if app.get("import_path") == OWN_BUILDER]
-    for entry in application.get("deployments") or ():
-        if entry["name"] == "Model":
-            return float((entry.get("ray_actor_options") or {}).get("num_gpus") or 0)
-    return 0.0
+    return {
+        entry["name"]: float((entry.get("ray_actor_options") or {}).get("num_gpus") or 0)
+        for entry in application.get("deployments") or ()
+    }
 
 
-def _check_deployments(application: Tree) -> None:
-    for entry in application.get("deployments") or ():
+def _check_deployments(application: Tree, args: AppConfig) -> None:
+    entries = application.get("deployments") or ()
+    bound, there = deployment_names(served_models(args)), [str(entry.get("name")) for entry in entries]
+    for name in there:
+        if name not in bound:
+            raise WrongSetting(unknown(name, "deployments", bound).replace("key", "name"))
+    if args.models and (left_out := [name for name in bound if name not in there]):
+        raise WrongSetting(
+            f"deployments: there is no entry {left_out[0]!r}: with several models each deployment needs its own, or it"
+            " would have Ray's defaults, five requests at once"
+        )
+    for entry in entries:
         name = str(entry.get("name"))
-        if name not in STAGES:
-            raise WrongSetting(unknown(name, "deployments", STAGES).replace("key", "name"))
         scaling = entry.get("autoscaling_config")
         if isinstance(scaling, Mapping):
             try:

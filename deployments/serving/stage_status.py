@@ -7,8 +7,11 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview
 
 from deployments.errors import shown
+from deployments.types import StageStates
 
-_RUNNING = "RUNNING"
+_ANSWERING = ("RUNNING", "PENDING_MIGRATION")
+"""A replica whose node is to go answers until another one is there."""
+_STOPPING = "STOPPING"
 _SETTLED = "HEALTHY"
 _MAX_REASON_CHARS = 400
 _ERROR_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*: (?P<said>.+)$")
@@ -19,22 +22,28 @@ def application_status(name: str) -> ApplicationStatusOverview | None:
     return serve.status().applications.get(name)
 
 
-def missing_stages(name: str, stages: Collection[str]) -> dict[str, str | None]:
-    """Those of `stages` that should have a replica and have none, with why; asks the controller, likewise.
+def stage_states(name: str, stages: Collection[str]) -> StageStates:
+    """Those of `stages` that can't answer now; asks the controller, likewise."""
+    return states_of(application_status(name), stages)
 
-    A stage that was scaled to nothing is not missing: a request makes it start.
-    """
-    status = application_status(name)
+
+def states_of(status: ApplicationStatusOverview | None, stages: Collection[str]) -> StageStates:
+    """What Serve's overview says of `stages`. Settled without a replica is whom autoscaling has taken the last one."""
     known = {} if status is None else status.deployments
     missing: dict[str, str | None] = {}
+    idle = set()
     for stage in stages:
         if stage not in known:
             missing[stage] = None
             continue
-        running = {str(getattr(s, "value", s)): count for s, count in known[stage].replica_states.items()}
-        if not running.get(_RUNNING) and str(known[stage].status.value) != _SETTLED:
+        replicas = {str(getattr(s, "value", s)) for s, count in known[stage].replica_states.items() if count}
+        if replicas.intersection(_ANSWERING):
+            continue
+        if replicas <= {_STOPPING} and str(known[stage].status.value) == _SETTLED:
+            idle.add(stage)
+        else:
             missing[stage] = reason(known[stage].message)
-    return missing
+    return StageStates(missing, frozenset(idle))
 
 
 def reason(message: str) -> str | None:

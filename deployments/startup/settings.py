@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from deployments.config import AppConfig
+from deployments.config import AppConfig, ModelConfig
 
 
 class WrongSetting(ValueError):
@@ -42,8 +42,12 @@ def unknown(key: str, where: str, known: Iterable[str]) -> str:
 
 
 def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
-    for name in path:
+    names = iter(path)
+    for name in names:
         annotation = model.model_fields[name].annotation
+        if annotation == dict[str, ModelConfig]:
+            next(names)  # whatever the model is called
+            annotation = ModelConfig
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)
         model = annotation

@@ -1,10 +1,12 @@
 """All checks of a start in their order, from what costs nothing to what looks at the machine."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from deployments.config import AppConfig
 from deployments.observability.tracing import check_packages
+from deployments.served_model import ServedModel, served_models
 from deployments.startup.house import check_house
 from deployments.startup.machine import check_machine
 from deployments.startup.model_files import read_model_files
@@ -24,13 +26,25 @@ def checked_settings(args: Mapping[str, Any] | AppConfig, graph_file: str, *, al
     return config
 
 
-def check_here(config: AppConfig, num_gpus: float = 0.0) -> None:
-    """Hold settings against this machine: the model's files, the card, the memory. `num_gpus`: of a model replica."""
+def check_here(config: AppConfig, num_gpus: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Hold settings against this machine: the models' files, the card, the memory.
+
+    `num_gpus`: what a replica asks Ray for, by its deployment's name.
+    """
     if config.ingress.api_keys_file is not None and not config.ingress.api_keys_file.is_file():
         raise WrongSetting(f"args.ingress.api_keys_file: there is no file {str(config.ingress.api_keys_file)!r}")
     if config.media.local_root is not None and not config.media.local_root.is_dir():
         raise WrongSetting(f"args.media.local_root: there is no folder {str(config.media.local_root)!r}")
-    check_machine(config, read_model_files(config), num_gpus)
+    for model in served_models(config):
+        _check_model(model, num_gpus.get(model.model, 0.0))
+
+
+def _check_model(model: ServedModel, num_gpus: float) -> None:
+    try:
+        check_machine(model.config, read_model_files(model.config), num_gpus)
+    except WrongSetting as error:  # of one of several it stands in its section
+        said = str(error).replace("deployments: Model ", f"deployments: {model.model} ", 1)
+        raise WrongSetting(said.replace("args.", f"{model.section}.", 1)) from None
 
 
 def _check_tracing(config: AppConfig) -> None:

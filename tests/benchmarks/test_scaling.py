@@ -9,7 +9,7 @@ import yaml
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks.cluster import autoscaling, scaling, sizing
+from benchmarks.cluster import autoscaling, scaling, sizing, to_zero
 from benchmarks.cluster.paced import PacedConfig
 from benchmarks.cluster.scaling_log import Logged, read_looks
 from tests.support import serve_files
@@ -61,7 +61,7 @@ def test_ray_takes_the_configuration_of_the_waves(tmp_path, scale_by):
 
 
 def test_ray_takes_the_configuration_of_the_paced_application():
-    config = scaling._config(8000, replicas=2, ingresses=1, args={})
+    config = scaling.paced_config(8000, replicas=2, ingresses=1, args={})
     ServeDeploySchema.model_validate(config)
     assert serve_files.unknown_keys(config) == []
     PacedConfig.model_validate(config["applications"][0]["args"])
@@ -115,3 +115,11 @@ def test_a_page_without_marks_is_refused(tmp_path):
     argv = ["--quick", "--costs", str(costs_file(tmp_path / "costs.json")), "--max-running", "4", "--readme", str(page)]
     with pytest.raises(ValueError, match="sizing"):
         sizing.main(argv)
+
+
+def test_ray_takes_the_configuration_of_a_model_at_zero():
+    config = to_zero.config(8000)
+    ServeDeploySchema.model_validate(config)
+    PacedConfig.model_validate(config["applications"][0]["args"])
+    entry = serve_files.deployments_of(config)[f"Model:{to_zero.RARE}"]
+    assert AutoscalingConfig(**entry["autoscaling_config"]).min_replicas == 0

@@ -277,3 +277,23 @@ class TestLimits:
         await page.until("document.getElementById('complaint').textContent.includes('takes 2 pictures')")
         assert await page.texts("#items .name") == [PICTURE]
         assert len(server.app.model.calls) == 1
+
+
+class TestSeveralModels:
+    @pytest.fixture
+    def config(self) -> AppConfig:
+        return AppConfig.model_validate({"models": {"small": {}, "org/large": {}}})
+
+    async def test_the_one_that_is_chosen_is_asked_and_its_limits_are_shown(
+        self, page: Page, server: FakeServer
+    ) -> None:
+        assert await page.text("#model") == "small"
+        choose = "(s => { s.value = 'org/large'; s.dispatchEvent(new Event('change')); })"
+        await page.evaluate(f"{choose}(document.getElementById('model-choice'))")
+        await page.until("document.getElementById('model').textContent === 'org/large'")
+        assert "org/large" in await page.text("#limits")
+        assert await ask(page, [], "What is it?") == "Hello"
+        assert {name: len(stages.model.calls) for name, stages in server.app.models.items()} == {
+            "small": 0,
+            "org/large": 1,
+        }

@@ -13,6 +13,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission.admission import Admission, media_share
 from deployments.ingress.admission.lane import AdmissionQueue, Lease
+from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.pipeline.costs import (
     ASSUMED_VIDEO_S,
@@ -97,7 +98,7 @@ async def test_a_decoded_video_counts_what_it_holds() -> None:
     app = FakeApplication()
     decoded = replace(DECODED, payload_bytes=12_345)
     app.decoder.answers["decode"] = lambda task, file: (decoded, "frames")
-    await app.api.pipeline.profile(Deadline(60, "ingress"))
+    await app.api.pipelines["demo"].profile(Deadline(60, "ingress"))
     app.preprocessor.gate = asyncio.Event()
     part = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}
     request = asyncio.create_task(app.chat([part]))
@@ -127,7 +128,7 @@ async def test_a_picture_counts_what_its_header_says_once_that_is_known(pixels: 
     app = FakeApplication()
     fetched = Fetched(MediaKind.IMAGE, "png", 1000, None, 0.001, pixels=pixels)
     app.fetcher.answers["fetch"] = lambda item: (fetched, "bytes")
-    await app.api.pipeline.profile(Deadline(60, "ingress"))
+    await app.api.pipelines["demo"].profile(Deadline(60, "ingress"))
     app.preprocessor.gate = asyncio.Event()
     part = {"type": "image_url", "image_url": {"url": "https://media.example/p.png"}}
     request = asyncio.create_task(app.chat([part]))
@@ -154,14 +155,19 @@ async def test_the_media_in_a_body_hold_its_room_no_longer_than_until_they_are_s
     assert (await request).status_code == 200
 
 
+def make_admission(config: IngressConfig, media_bytes: int, metrics: RecordingSink | None = None) -> Admission:
+    return Admission(config, ["demo"], MediaBudget(media_bytes), metrics or RecordingSink())
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
 async def test_all_replicas_together_keep_the_bound(replicas: int) -> None:
     limits = IngressConfig(object_store_share=0.5, max_wait_s=60)
     share = media_share(limits, 10_000, replicas)
-    lanes = [Admission(limits, share, RecordingSink()).media for _ in range(replicas)]
-    waiting = [asyncio.create_task(lane.acquire("a", 100, Deadline(60, "t"))) for lane in lanes for _ in range(200)]
+    admissions = [make_admission(limits, share) for _ in range(replicas)]
+    asked = [admission.admit("demo", "a", 100, Deadline(60, "t")) for admission in admissions for _ in range(200)]
+    waiting = [asyncio.create_task(one) for one in asked]
     await asyncio.sleep(0.01)
-    assert 0 < sum(lane.held_bytes for lane in lanes) <= 5000
+    assert 0 < sum(admission.media.held_bytes for admission in admissions) <= 5000
     for task in waiting:
         task.cancel()
     assert media_share(IngressConfig(max_media_bytes_in_flight=900), 10_000, replicas) * replicas <= 900
@@ -172,25 +178,25 @@ async def test_a_burst_of_two_hundred_videos_never_holds_more_than_the_share() -
     rule = ResizeRule("exact", height=10, width=10)
     app = FakeApplication(AppConfig(ingress=config), media_bytes=100_000)
     app.preprocessor.answers["profile"] = lambda: (replace(PROFILE, resize=rule), None)
-    lane, peaks = app.api.admission.media, []
+    held, peaks = app.api.admission.media, []
     prepare = app.preprocessor.answers["prepare"]
-    app.preprocessor.answers["prepare"] = lambda *args: (peaks.append(lane.held_bytes), prepare(*args))[1]
+    app.preprocessor.answers["prepare"] = lambda *args: (peaks.append(held.held_bytes), prepare(*args))[1]
     clip = {"type": "video_url", "video_url": {"url": "https://media.example/v.mp4"}}
     answers = await asyncio.gather(*(app.chat([clip]) for _ in range(200)))
     assert {answer.status_code for answer in answers} == {200}
     assert len(peaks) == 200
     assert 0 < max(peaks) <= 100_000
-    assert lane.held_bytes == 0
+    assert held.held_bytes == 0
 
 
 async def test_text_and_media_have_queues_of_their_own() -> None:
-    admission = Admission(IngressConfig(max_running_media=1, max_waiting=1, max_wait_s=0.05), 10, RecordingSink())
+    admission = make_admission(IngressConfig(max_running_media=1, max_waiting=1, max_wait_s=0.05), 10)
     deadline = Deadline(60, "ingress")
-    await admission.admit("a", 5, deadline)
+    await admission.admit("demo", "a", 5, deadline)
     with pytest.raises(Overloaded):
-        await admission.admit("a", 5, deadline)
-    await admission.admit("a", 0, deadline)
-    assert (admission.text.running, admission.media.running) == (1, 1)
+        await admission.admit("demo", "a", 5, deadline)
+    await admission.admit("demo", "a", 0, deadline)
+    assert [lane.running for lane in admission.lanes["demo"].both] == [1, 1]
 
 
 async def refused_after(app: FakeApplication, sent: bytes, declared_bytes: int = 1_000_000) -> int:
@@ -222,7 +228,7 @@ async def fill(lane: AdmissionQueue) -> list["asyncio.Task[Lease]"]:
 
 async def test_who_would_be_refused_whatever_he_asks_for_is_refused_before_his_body_is_read() -> None:
     app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_text=1, max_running_media=1, max_waiting=1)))
-    held = [*await fill(app.api.admission.text), *await fill(app.api.admission.media)]
+    held = [*await fill(app.lanes.text), *await fill(app.lanes.media)]
     assert await refused_after(app, b"") == 429
     for task in held:
         task.cancel()
@@ -231,7 +237,7 @@ async def test_who_would_be_refused_whatever_he_asks_for_is_refused_before_his_b
 async def test_a_body_too_large_for_text_is_refused_unread_when_media_have_no_room() -> None:
     limits = IngressConfig(max_running_media=1, max_waiting=1, max_text_bytes=1000, max_body_bytes=2000)
     app = FakeApplication(AppConfig(ingress=limits))
-    held = await fill(app.api.admission.media)
+    held = await fill(app.lanes.media)
     assert await refused_after(app, b"", declared_bytes=1001) == 429
     for task in held:
         task.cancel()
@@ -239,7 +245,7 @@ async def test_a_body_too_large_for_text_is_refused_unread_when_media_have_no_ro
 
 async def test_media_that_have_no_room_are_refused_where_they_begin() -> None:
     app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_media=1, max_waiting=1)))
-    held = await fill(app.api.admission.media)
+    held = await fill(app.lanes.media)
     url = b'{"type": "image_url", "image_url": {"url": "data:image/png;base64,' + b"QUJD" * 3000
     assert await refused_after(app, b'{"model": "demo", "messages": [{"role": "user", "content": [' + url) == 429
     for task in held:
@@ -261,8 +267,8 @@ async def test_a_loop_that_waits_is_told_from_one_that_works() -> None:
 
 async def test_the_gauges_are_kept_fresh() -> None:
     sink = RecordingSink()
-    admission = Admission(IngressConfig(), 100, sink)
-    await admission.admit("a", 50, Deadline(60, "ingress"))
+    admission = make_admission(IngressConfig(), 100, sink)
+    await admission.admit("demo", "a", 50, Deadline(60, "ingress"))
     watch = asyncio.create_task(watch_loop_lag(sink, admission.report))
     async with asyncio.timeout(10):
         while ("sluice_loop_lag_seconds", ()) not in sink.values:

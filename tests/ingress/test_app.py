@@ -51,7 +51,7 @@ async def test_requests_are_told_to_come_back_while_a_stage_that_they_need_start
     video = [{"type": "video_url", "video_url": {"url": "http://media/x.mp4"}}]
     for refused in (await app.chat(video), await FakeApplication(missing={"Model": "no card"}).chat("hi")):
         assert refused.status_code == 503
-        assert refused.json()["error"]["code"] == "stage_unavailable"
+        assert refused.json()["error"]["code"] == "stage_starting"
         assert int(refused.headers["retry-after"]) > 0
     assert app.fetcher.calls == []
 

@@ -91,7 +91,7 @@ async def test_a_batch_is_answered_as_requests_are(tmp_path: Path) -> None:
         assert [one.id async for one in client.batches.list()] == [batch.id]
     assert app.metrics.values["sluice_batch_lines", ("completed",)] == 3
     assert app.metrics.values["sluice_requests", ("/v1/chat/completions", "200")] == 3
-    assert ("sluice_ttft_seconds", ()) not in app.metrics.observed  # nobody waited for a first token
+    assert ("sluice_ttft_seconds", ("demo",)) not in app.metrics.observed  # nobody waited for a first token
     assert app.api.admission.admitted == 0
 
 

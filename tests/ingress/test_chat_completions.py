@@ -112,7 +112,7 @@ async def test_one_bad_item_stops_the_work_on_the_others_and_is_named() -> None:
         "code": "invalid_media",
     }
     assert app.decoder.inside == app.fetcher.inside == 0
-    assert app.api.admission.media.running == 0
+    assert app.lanes.media.running == 0
     assert app.api.admission.media.held_bytes == 0
 
 
@@ -192,7 +192,7 @@ async def test_a_text_request_is_answered_while_media_wait_for_admission() -> No
     app = FakeApplication(media_bytes=1)
     app.fetcher.gate = asyncio.Event()
     busy = [asyncio.create_task(app.chat([IMAGE])) for _ in range(3)]
-    while app.api.admission.media.waiting < 2:
+    while app.lanes.media.waiting < 2:
         await asyncio.sleep(0)
     assert (await app.chat("hi")).status_code == 200
     app.fetcher.gate.set()
@@ -209,7 +209,7 @@ async def test_media_bytes_are_counted_once_fetched_and_given_back_at_the_first_
     assumed = app.config.ingress.assumed_video_bytes
     assert 1000 < app.api.admission.media.held_bytes < assumed + 2**28
     app.decoder.gate.set()
-    while not app.model.inside or app.api.admission.media.running:
+    while not app.model.inside or app.lanes.media.running:
         await asyncio.sleep(0)
     assert app.api.admission.media.held_bytes == 0
     app.model.gate.set()
@@ -331,9 +331,9 @@ async def test_what_was_done_is_measured() -> None:
     await app.chat([IMAGE])
     values = app.metrics.values
     assert values["sluice_requests", ("/v1/chat/completions", "200")] == 1
-    assert values["sluice_prompt_tokens", ("image",)] == 5
-    assert values["sluice_completion_tokens", ()] == 3
-    assert len(app.metrics.observed["sluice_ttft_seconds", ()]) == 1
+    assert values["sluice_prompt_tokens", ("image", "demo")] == 5
+    assert values["sluice_completion_tokens", ("demo",)] == 3
+    assert len(app.metrics.observed["sluice_ttft_seconds", ("demo",)]) == 1
 
 
 def _fail_pictures(item: MediaItem) -> tuple[Fetched, object]:

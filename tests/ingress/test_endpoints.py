@@ -319,7 +319,7 @@ async def test_tokens_are_counted_without_an_answer() -> None:
     body = (await post(app, "/v1/messages/count_tokens", messages=[{"role": "user", "content": "x"}])).json()
     assert body == {"input_tokens": 10}
     assert app.model.calls == []
-    assert app.api.admission.media.running == 0
+    assert app.lanes.media.running == 0
 
 
 async def test_tokens_are_read_back() -> None:

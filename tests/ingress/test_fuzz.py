@@ -92,5 +92,5 @@ async def _post(raw: bytes) -> None:
         assert set(error) == {"message", "type", "param", "code"}
         assert len(response.content) < 4000
         assert "QUJDQUJD" not in response.text
-    assert app.api.admission.media.held_bytes == app.api.admission.media.running == 0
-    assert app.api.admission.text.running == app.api.admission.bodies.held_bytes == 0
+    assert app.api.admission.media.held_bytes == app.lanes.media.running == 0
+    assert app.lanes.text.running == app.api.admission.bodies.held_bytes == 0

@@ -11,6 +11,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
 from deployments.ingress.admission.concurrency_limit import START
 from deployments.ingress.admission.lane import AdmissionQueue, Lease, QueueLimits
+from deployments.ingress.admission.media_budget import MediaBudget
 
 
 class Clock:
@@ -33,7 +34,10 @@ def make_lane(
 ) -> tuple[AdmissionQueue, Clock]:
     clock = Clock()
     return AdmissionQueue(
-        "test", QueueLimits(running, waiting, wait_s, burst_s, per_client, target_s, max_ttft_s), max_bytes, clock
+        "test",
+        QueueLimits(running, waiting, wait_s, burst_s, per_client, target_s, max_ttft_s),
+        MediaBudget(max_bytes),
+        clock,
     ), clock
 
 
@@ -75,7 +79,7 @@ async def test_bytes_bound_what_runs_too() -> None:
     first = await granted(ask(lane, size=60))
     second = ask(lane, size=60)
     await settle()
-    assert lane.held_bytes == 60
+    assert lane.budget.held_bytes == 60
     first.resize(40)
     assert (await granted(second)).size_bytes == 60
 
@@ -350,7 +354,7 @@ async def test_a_larger_share_lets_in_those_who_wait() -> None:
     await granted(ask(lane, size=100))
     second = ask(lane, size=50)
     await settle()
-    lane.set_max_bytes(200)
+    lane.budget.set_max_bytes(200)
     await granted(second)
 
 
@@ -406,7 +410,7 @@ async def _run_plan(plan: list[tuple[str, int, int, str]], running: int, waiting
         results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(result is None or isinstance(result, asyncio.CancelledError) for result in results)
     assert len(outcomes) + sum(isinstance(result, asyncio.CancelledError) for result in results) == len(plan)
-    assert (lane.running, lane.waiting, lane.held_bytes) == (0, 0, 0)
+    assert (lane.running, lane.waiting, lane.budget.held_bytes) == (0, 0, 0)
 
 
 # ── background ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -493,4 +497,4 @@ async def _beside_the_background(plan: list[tuple[str, int, int]], running: int,
         if task.done() and not task.cancelled():
             task.result().release()
     await settle()
-    assert (beside.running, beside.background_running, beside.held_bytes, beside.admitted) == (0, 0, 0, 0)
+    assert (beside.running, beside.background_running, beside.budget.held_bytes, beside.admitted) == (0, 0, 0, 0)

@@ -15,7 +15,7 @@ ROUTE = "/v1/chat/completions"
 
 async def test_of_many_refusals_few_are_logged_and_all_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     app = FakeApplication(AppConfig(ingress=IngressConfig(max_running_text=1, max_running_media=1, max_wait_s=0.001)))
-    for lane in (app.api.admission.text, app.api.admission.media):
+    for lane in (app.lanes.text, app.lanes.media):
         lease = await lane.acquire("other", 0, Deadline(60, "test"))
         lease.granted_at -= 60  # nobody has left for a minute: the wait is long
     with caplog.at_level(logging.INFO, "sluice.access"):

@@ -7,6 +7,7 @@ import pytest
 from deployments.config import AppConfig, DecoderConfig, IngressConfig, MediaConfig, PreprocessorConfig
 from deployments.errors import BadRequest, ModelNotFound, SluiceError, TooManyItems
 from deployments.ingress.http.body import Body
+from deployments.ingress.models import Models
 from deployments.ingress.openai.chat_request import read_request
 from deployments.ingress.request import GenerationRequest
 from deployments.types import ChatMessage, ChatPart, DeclaredSize, Grammar, MediaKind, SamplingParams
@@ -17,7 +18,7 @@ CONFIG = AppConfig(ingress=IngressConfig(max_images=2, max_tokens=100, max_list_
 
 def read(content: object = "hi", config: AppConfig = CONFIG, **fields: Any) -> GenerationRequest:
     document = {"model": "demo", "messages": [{"role": "user", "content": content}], **fields}
-    return read_request(Body(document), config)
+    return read_request(Body(document), Models(config))
 
 
 def refusal(**document: Any) -> SluiceError:
@@ -264,7 +265,7 @@ def test_embeddings_travel_as_files_of_their_own_kind() -> None:
 def test_sizes_of_parts_are_for_those_who_only_count() -> None:
     part = {"type": "image_url", "image_url": {"url": URL}, "width": 8, "height": 4}
     document = {"model": "demo", "messages": [{"role": "user", "content": [part]}]}
-    (item,) = read_request(Body(document), CONFIG, counts=True).items
+    (item,) = read_request(Body(document), Models(CONFIG), counts=True).items
     assert (item.sources, item.declared) == ((), DeclaredSize(width=8, height=4))
     with pytest.raises(BadRequest, match="width"):
         read([part])

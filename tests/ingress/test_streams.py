@@ -110,7 +110,7 @@ async def test_a_client_that_hangs_up_stops_the_model(serve: Serve, stream: bool
         await until(lambda: app.model.inside)
         request.cancel()
         await until(lambda: app.model.cancelled and not app.model.inside)
-        assert app.api.admission.text.running == 0
+        assert app.lanes.text.running == 0
 
 
 async def test_a_client_that_hangs_up_stops_decoding(serve: Serve) -> None:
@@ -122,7 +122,7 @@ async def test_a_client_that_hangs_up_stops_decoding(serve: Serve) -> None:
         await until(lambda: app.decoder.inside == 2)
         request.cancel()
         await until(lambda: app.decoder.cancelled == 2)
-        assert app.api.admission.media.running == 0
+        assert app.lanes.media.running == 0
         assert app.model.calls == []
 
 
@@ -132,9 +132,9 @@ async def test_a_client_that_hangs_up_in_the_queue_leaves_it(serve: Serve) -> No
     async with serve(app.api) as url:
         body = {"model": "demo", "messages": [{"role": "user", "content": [VIDEO]}]}
         first, second = (asyncio.create_task(_post(url, body)) for _ in range(2))
-        await until(lambda: app.api.admission.media.waiting == 1)
+        await until(lambda: app.lanes.media.waiting == 1)
         second.cancel()
-        await until(lambda: app.api.admission.media.waiting == 0)
+        await until(lambda: app.lanes.media.waiting == 0)
         app.fetcher.gate.set()
         assert (await first).status_code == 200
 
@@ -145,8 +145,8 @@ async def test_a_finished_answer_counts_as_answered_although_the_client_leaves_a
         for _ in range(20):
             await _post(url, {"model": "demo", "messages": MESSAGES})
     assert app.metrics.values["sluice_requests", ("/v1/chat/completions", "200")] == 20
-    assert app.metrics.values["sluice_completion_tokens", ()] == 60
-    assert TIMES.decode_s / 2 == pytest.approx(app.metrics.observed["sluice_itl_seconds", ()][0])
+    assert app.metrics.values["sluice_completion_tokens", ("demo",)] == 60
+    assert TIMES.decode_s / 2 == pytest.approx(app.metrics.observed["sluice_itl_seconds", ("demo",)][0])
 
 
 async def _post(url: str, body: object) -> httpx.Response:

@@ -1,26 +1,19 @@
 """`sluice serve` as users start and stop it: a line when it is ready, a sentence when it can't be, no cut answers."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.application import SERVE_CONFIG
-from tests.support.free_port import free_port
+from tests.support.launching import COMMAND, Running, environment, launched
 
-START_TIMEOUT_S = 240
-COMMAND = [sys.executable, "-m", "deployments.cli", "serve"]
 LONG = {
     "model": "demo",
     "messages": [{"role": "user", "content": "hi"}],
@@ -30,37 +23,10 @@ LONG = {
 }
 
 
-@dataclass
-class Running:
-    process: "subprocess.Popen[str]"
-    url: str
-    ready: str
-
-
-def environment(**more: str) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return {**own, "PYTHONPATH": str(SERVE_CONFIG.parent), "HF_HUB_OFFLINE": "1", **more}
-
-
 @pytest.fixture(params=["haproxy", "proxy"])
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
-    port = free_port()
-    env = environment(RAY_SERVE_ENABLE_HA_PROXY="1" if request.param == "haproxy" else "0")
-    with (tmp_path / "err").open("w") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, "--port", str(port)], env=env, cwd=tmp_path, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        killer = threading.Timer(START_TIMEOUT_S, process.kill)
-        killer.start()
-        assert process.stdout is not None
-        try:
-            ready = process.stdout.readline()
-            assert ready, (tmp_path / "err").read_text()
-            yield Running(process, f"http://127.0.0.1:{port}", ready)
-        finally:
-            killer.cancel()
-            process.terminate()
-            process.wait(60)
+    with launched(tmp_path, RAY_SERVE_ENABLE_HA_PROXY="1" if request.param == "haproxy" else "0") as running:
+        yield running
 
 
 def test_it_says_when_it_is_ready_bounds_heads_and_finishes_answers_before_it_stops(running: Running) -> None:

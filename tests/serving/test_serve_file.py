@@ -7,9 +7,12 @@ import pytest
 import yaml
 
 from deployments import cli
+from deployments.served_model import served_models
 from deployments.serving.serve_file import check_tree, num_gpus, read_serve_file
-from deployments.startup.settings import WrongSetting
+from deployments.startup.settings import WrongSetting, read_settings
+from deployments.startup.start import check_here
 from tests.support.application import SERVE_CONFIG
+from tests.support.serve_files import with_models
 
 K8S = sorted((SERVE_CONFIG.parent / "k8s").glob("**/serve_config.yaml"))
 
@@ -80,6 +83,54 @@ def test_the_check_command_fails_with_one_line_a_file(tmp_path: Path, capsys: py
 
 def test_the_models_share_of_a_card_is_read() -> None:
     tree = shipped()
-    assert num_gpus(check_tree(tree)) == 0
+    assert num_gpus(check_tree(tree))["Model"] == 0
     tree["applications"][0]["deployments"][-1]["ray_actor_options"]["num_gpus"] = 1
-    assert num_gpus(check_tree(tree)) == 1
+    assert num_gpus(check_tree(tree))["Model"] == 1
+
+
+def several(*names: str) -> dict[str, Any]:
+    return with_models(shipped(), {name: {} for name in names})
+
+
+def test_each_of_several_models_has_entries_of_its_own() -> None:
+    file = check_tree(several("small", "org/large"))
+    assert [model.stages for model in served_models(file.args)] == [
+        ("Preprocessor:small", "Model:small"),
+        ("Preprocessor:org/large", "Model:org/large"),
+    ]
+    tree = several("small")
+    entries = tree["applications"][0]["deployments"]
+    entries[-1]["name"] = "Model:smal"
+    with pytest.raises(WrongSetting, match="unknown name 'Model:smal': did you mean 'Model:small'"):
+        check_tree(tree)
+    entries.pop()
+    with pytest.raises(WrongSetting, match="no entry 'Model:small'"):
+        check_tree(tree)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"models": {"a": {"modle": "x"}}}, "args.models.a has an unknown key 'modle': did you mean 'model'?"),
+        (
+            {"models": {"a": {"engine": {"max_runing": 1}}}},
+            "args.models.a.engine has an unknown key 'max_runing': did you mean 'max_running'?",
+        ),
+        ({"models": {"a": {"ingress": {}}}}, "args.models.a has an unknown key 'ingress'"),
+        ({"models": {"a": {}}, "engine": {}}, "engine stands beside `models`"),
+        ({"models": {"a:b": {}}}, "args.models: 'a:b' is no name of a model"),
+        (
+            {"models": {"a": {"engine": {"target_backlog_s": 9}}}},
+            "models.a.engine.target_backlog_s is 9 and may be 0.17 at most",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_section_is_said_with_its_place(args: dict[str, Any], said: str) -> None:
+    with pytest.raises(WrongSetting) as wrong:
+        read_settings(args)
+    assert said in str(wrong.value)
+
+
+def test_a_missing_checkpoint_is_said_of_the_model_that_lacks_it() -> None:
+    with pytest.raises(WrongSetting, match=r"^args\.models\.b\.model: there is no folder '/nowhere'"):
+        check_here(read_settings({"models": {"a": {}, "b": {"model": "/nowhere"}}}))

@@ -12,10 +12,12 @@ import numpy as np
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.ingress.admission.model_lanes import ModelLanes
 from deployments.ingress.app import Api
 from deployments.observability.exposition import Page
 from deployments.observability.metrics import RecordingSink
 from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
+from deployments.served_model import served_models
 from deployments.stages import StageResult, Stages, TensorRef
 from deployments.types import (
     Chat,
@@ -31,6 +33,7 @@ from deployments.types import (
     PlainPrompt,
     Prepared,
     SamplingParams,
+    StageStates,
     TokenCounts,
     TokenDelta,
     VideoTask,
@@ -158,6 +161,18 @@ def hello() -> list[GenerateChunk | Exception]:
     ]
 
 
+@dataclass
+class FakeModelStages:
+    """What one model has for itself."""
+
+    preprocessor: FakeStage = field(
+        default_factory=lambda: FakeStage(
+            {"profile": lambda: (PROFILE, None), "prepare": prepared, "continue_text": continued}
+        )
+    )
+    model: FakeModel = field(default_factory=lambda: FakeModel(chunks=hello()))
+
+
 class FakeApplication:
     """An `Api` over fake stages, with what they were asked."""
 
@@ -168,22 +183,28 @@ class FakeApplication:
         media_bytes: int = 2**30,
         tracer: Tracer = NO_TRACER,
         missing: dict[str, str | None] | None = None,
+        idle: set[str] | None = None,
     ) -> None:
-        """`missing`: stages without a replica, by name, and why; may be changed."""
+        """`missing`: stages without a replica, by name, and why; `idle`: those that start when they are asked. Both may
+        be changed."""
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
         self.decoder = FakeStage(
             {"decode": lambda task, file: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
         )
-        self.preprocessor = FakeStage(
-            {"profile": lambda: (PROFILE, None), "prepare": prepared, "continue_text": continued}
-        )
-        self.model = FakeModel(chunks=hello())
+        self.models = {model.name: FakeModelStages() for model in served_models(self.config)}
+        first = next(iter(self.models.values()))
+        self.preprocessor, self.model = first.preprocessor, first.model
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
-        stages = Stages.over(self.fetcher, self.decoder, self.preprocessor, self.model)
+        own = {name: (stages.preprocessor, stages.model) for name, stages in self.models.items()}
+        stages = Stages.over(self.fetcher, self.decoder, own)
         self.missing: dict[str, str | None] | None = {} if missing is None else missing
         """None: nobody can tell."""
+        self.idle = set() if idle is None else idle
+        self.awaken = asyncio.Event()
+        """Set: what is idle starts when it is called."""
+        self.woken: list[str] = []
         self.api = Api(
             self.config,
             stages,
@@ -191,7 +212,8 @@ class FakeApplication:
             self.metrics,
             self._metrics_page,
             media_bytes,
-            missing=self._missing,
+            look=self._look,
+            wake=self._wake,
             tracer=tracer,
         )
 
@@ -229,10 +251,20 @@ class FakeApplication:
         assert isinstance(task, VideoTask)
         return task
 
-    async def _missing(self) -> dict[str, str | None]:
+    @property
+    def lanes(self) -> ModelLanes:
+        """Of the first model."""
+        return next(iter(self.api.admission.lanes.values()))
+
+    async def _look(self) -> StageStates:
         if self.missing is None:
             raise ConnectionError("nobody can tell")
-        return dict(self.missing)
+        return StageStates(dict(self.missing), frozenset(self.idle))
+
+    async def _wake(self, stage: str) -> None:
+        self.woken.append(stage)
+        await self.awaken.wait()
+        self.idle.discard(stage)
 
     def _put(self, array: Any) -> TensorRef:
         self.shared.append(array.tobytes())

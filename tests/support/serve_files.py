@@ -1,5 +1,6 @@
 """Reading and checking Serve config files: Ray's own schema, and the unknown keys that it lets pass."""
 
+import copy
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -11,7 +12,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.config import AppConfig
+from deployments.config import AppConfig, ModelConfig
 
 Tree = dict[str, Any]
 
@@ -54,3 +55,16 @@ def check(config: Tree) -> None:
         if "autoscaling_config" in entry:
             AutoscalingConfig(**entry["autoscaling_config"])  # the schema takes min_replicas > max_replicas
     arguments_of(config)
+
+
+def with_models(config: Tree, models: dict[str, Tree]) -> Tree:
+    """The file with these sections in place of its one model; each has the deployments that the one has."""
+    config = copy.deepcopy(config)
+    (application,) = config["applications"]
+    of_one = (*ModelConfig.model_fields, "served_model_name")
+    shared_args = {key: value for key, value in (application.get("args") or {}).items() if key not in of_one}
+    application["args"] = {**shared_args, "models": models}
+    *shared, preprocessor, model = application["deployments"]
+    own = [{**entry, "name": f"{entry['name']}:{name}"} for name in models for entry in (preprocessor, model)]
+    application["deployments"] = [*shared, *copy.deepcopy(own)]
+    return config

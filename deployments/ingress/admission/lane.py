@@ -21,6 +21,7 @@ from deployments.errors import Overloaded, StageTimeout
 from deployments.ingress.admission.concurrency_limit import PATIENCE, AdaptiveConcurrencyLimit
 from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
+from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.admission.queue_timeout import QueueTimeout
 from deployments.ingress.admission.retry_after import RetryAfterSlots
 from deployments.types import StageName
@@ -32,7 +33,7 @@ sent away after all."""
 LONE = 2
 """Requests that run with no more than so many, this one included, show what the work itself takes."""
 BACKGROUND_SHARE = 0.5
-"""Of the lane's places and bytes, for background requests together."""
+"""Of the lane's places, for background requests together."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -111,21 +112,17 @@ class AdmissionQueue:
         self,
         name: str,
         limits: QueueLimits,
-        max_bytes: int,
+        budget: MediaBudget,
         clock: Callable[[], float] = time.monotonic,
         crowd: Callable[[], int] | None = None,
-        changed: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane.
-        `changed(held_bytes, max_bytes)` is told how many bytes are held of how many, whenever that changes."""
+        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane."""
         self.name = name
         self.clock = clock
         self.crowd = crowd or (lambda: self.running + self.background_running)
         self._limits = limits
-        self._max_bytes = max_bytes
-        self._held_bytes = self._background_bytes = self._background_admitted = 0
-        self._changed = changed or (lambda held_bytes, max_bytes: None)
-        self._changed(0, max_bytes)
+        self.budget = budget
+        self._background_admitted = 0
         self._running: set[Lease] = set()
         self._background_running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
@@ -135,6 +132,7 @@ class AdmissionQueue:
         self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
         self._comebacks = RetryAfterSlots()
         self._limit = None if limits.target_s is None else AdaptiveConcurrencyLimit(limits.max_running, limits.target_s)
+        budget.add_lane(self._admit)
 
     @property
     def running(self) -> int:
@@ -156,19 +154,9 @@ class AdmissionQueue:
         return len(self._queue)
 
     @property
-    def held_bytes(self) -> int:
-        return self._held_bytes
-
-    @property
     def max_running(self) -> int:
         """How many may run at present."""
         return self._limits.max_running if self._limit is None else self._limit.now
-
-    def set_max_bytes(self, max_bytes: int) -> None:
-        """The share of this replica has changed; takes effect for whoever comes next."""
-        self._max_bytes = max_bytes
-        self._changed(self._held_bytes, max_bytes)
-        self._admit()
 
     def check(self, client: str, size_bytes: int, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request that comes now has no place in the queue or in the time that it has."""
@@ -188,12 +176,12 @@ class AdmissionQueue:
         return None
 
     async def acquire(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
-        """A lease for `size_bytes`, at once or after waiting; more than the lane may hold counts as all of it.
+        """A lease for `size_bytes`, at once or after waiting; more than may be held at all counts as all of it.
 
         Raises `Overloaded` when the queue is full or is not expected to come to this request in time, `StageTimeout`
         when `deadline` ends meanwhile.
         """
-        size_bytes = min(size_bytes, self._max_bytes)
+        size_bytes = min(size_bytes, self.budget.max_bytes)
         self.check(client, size_bytes, deadline)
         longest_s = min(self._longest_wait_s + SLACK * self._steady_wait_s, self._useful_wait_s)
         patience_s = min(deadline.remaining_s(), longest_s)
@@ -203,6 +191,7 @@ class AdmissionQueue:
         self._look()
         if self.waiting > self._limits.max_waiting:
             self._refuse(self._queue.last_of_the_longest(), "is full")
+            self._admit()
         try:
             async with asyncio.timeout(patience_s):
                 return await waiter.lease
@@ -220,7 +209,7 @@ class AdmissionQueue:
 
         Raises `Overloaded` when `deadline` ends meanwhile.
         """
-        size_bytes = min(size_bytes, self._max_bytes)
+        size_bytes = min(size_bytes, self.budget.max_bytes)
         waiter = _Waiter(client, size_bytes, math.inf, background=True)
         self._background.join(waiter)
         self._admit()
@@ -243,11 +232,9 @@ class AdmissionQueue:
 
     def recount(self, lease: Lease, more_bytes: int) -> None:
         """`lease` holds so many bytes more."""
-        self._held_bytes += more_bytes
-        self._background_bytes += more_bytes if lease.background else 0
-        self._changed(self._held_bytes, self._max_bytes)
+        self.budget.recount(more_bytes, background=lease.background)
         if more_bytes < 0:
-            self._admit()
+            self.budget.look()
 
     def leave_place(self, lease: Lease, *, served: bool) -> None:
         """`lease` no longer counts as running. `served`: it has its first token."""
@@ -256,17 +243,15 @@ class AdmissionQueue:
         if lease.background:
             full = full or bool(self._background)
             self._background_running.remove(lease)
-            self._background_bytes -= lease.size_bytes
         else:
             self._running.remove(lease)
             self._pace.left(now - lease.granted_at, now, full=full)
-        self._held_bytes -= lease.size_bytes
-        self._changed(self._held_bytes, self._max_bytes)
+        self.budget.recount(-lease.size_bytes, background=lease.background)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
             self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
-        self._admit()
+        self.budget.look()
         self._look()
         self._send_hopeless_away()
 
@@ -319,6 +304,7 @@ class AdmissionQueue:
                 self._refuse(waiter, "will not reach this request in time")
             else:
                 place += 1
+        self._admit()
 
     def _refuse(self, waiter: _Waiter, why: str) -> None:
         self._queue.leave(waiter)
@@ -332,6 +318,10 @@ class AdmissionQueue:
     def _admit(self) -> None:
         """Grant leases in turn until the next in line does not fit; then, while nobody waits, in the background."""
         self._admit_from(self._queue, self._may_run, self._fits)
+        if self.running < self.max_running and self._queue.next(self._may_run) is not None:
+            self.budget.wait(self._admit)
+        else:
+            self.budget.leave_line(self._admit)
         if self._queue.next(self._may_run) is None:
             self._admit_from(self._background, lambda client: True, self._fits_background)
 
@@ -348,12 +338,10 @@ class AdmissionQueue:
 
     def _grant(self, waiter: _Waiter) -> None:
         lease = Lease(self, waiter.client, waiter.size_bytes, waiter.background)
-        self._held_bytes += waiter.size_bytes
-        self._changed(self._held_bytes, self._max_bytes)
+        self.budget.take(self._admit, waiter.size_bytes, background=waiter.background)
         if waiter.background:
             self._background_running.add(lease)
             self._background_admitted += 1
-            self._background_bytes += waiter.size_bytes
         else:
             self._running.add(lease)
             self._clients[waiter.client] += 1
@@ -364,9 +352,7 @@ class AdmissionQueue:
         return limit is None or self._clients[client] < limit
 
     def _fits(self, size_bytes: int) -> bool:
-        if self.running >= self.max_running:
-            return False
-        return size_bytes == 0 or self._held_bytes == 0 or self._held_bytes + size_bytes <= self._max_bytes
+        return self.running < self.max_running and self.budget.fits(self._admit, size_bytes)
 
     def _fits_background(self, size_bytes: int) -> bool:
         """Within the lane's bounds for all that runs, and within the background's part of them."""
@@ -374,10 +360,7 @@ class AdmissionQueue:
         running = self.background_running
         if running >= max(1, int(BACKGROUND_SHARE * places)) or self.running + running >= places:
             return False
-        if size_bytes == 0 or self._held_bytes == 0:
-            return True
-        part = self._background_bytes + size_bytes <= BACKGROUND_SHARE * self._max_bytes
-        return part and self._held_bytes + size_bytes <= self._max_bytes
+        return self.budget.fits(self._admit, size_bytes, background=True)
 
     def _leave(self, waiter: _Waiter) -> None:
         """The one who waited has gone: out of the queue, or out of what it was just granted."""

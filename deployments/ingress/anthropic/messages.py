@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.responses import Response
 
-from deployments.config import AppConfig
 from deployments.errors import BadRequest, shown
 from deployments.ingress.anthropic.messages_response import MessagesResponse, error_document
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import json_response
+from deployments.ingress.models import Models
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.conversation import check_size
 from deployments.ingress.openai.schema import MAX_TOOLS, ChatRequest, supported
@@ -74,8 +74,8 @@ class _Reader:
     body_type = "application/json"
     error_document = staticmethod(error_document)
 
-    def __init__(self, config: AppConfig) -> None:
-        self._config = config
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def read(self, body: Body) -> list[GenerationRequest]:
         document = body.document
@@ -89,7 +89,7 @@ class _Reader:
         fields = _fields(request) | {"messages": [entry for entry, _ in entries]}
         try:
             chat = validated(ChatRequest, fields, "")
-            return [read_chat(chat, [label for _, label in entries], body, self._config)]
+            return [read_chat(chat, [label for _, label in entries], body, self._models)]
         except BadRequest as error:
             error.param = _FIELDS.get(error.param or "", error.param)
             raise
@@ -113,7 +113,7 @@ class Messages(_Reader):
     def writer(
         self, requests: Sequence[GenerationRequest], answers: Sequence[Answer], answer_id: str
     ) -> MessagesResponse:
-        return MessagesResponse(answers[0], answer_id, self._config.model_name)
+        return MessagesResponse(answers[0], answer_id, requests[0].model)
 
 
 def _fields(request: MessagesRequest) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class Reply:
     headers: Headers
     body: bytes
     timings: Timings
+    error: str | None
+    """Its code, of an answer that is one."""
 
     @property
     def retry_after_s(self) -> float:
@@ -74,6 +76,7 @@ async def ask(app: ASGIApp, path: str, body: bytes, client: str, request_id: str
         sent.append(message)
 
     await app(scope, receive, send)
-    opening = sent[0]
+    opening, exchange = sent[0], exchange_of(scope)
     whole = b"".join(message.get("body", b"") for message in sent[1:])
-    return Reply(opening["status"], Headers(raw=opening["headers"]), whole, exchange_of(scope).timings)
+    answered = Headers(raw=opening["headers"])
+    return Reply(opening["status"], answered, whole, exchange.timings, exchange.facts.get("error"))

@@ -16,13 +16,14 @@ import orjson
 from starlette.types import ASGIApp
 
 from deployments.config import IngressConfig
+from deployments.errors import Overloaded, StageStarting
 from deployments.ingress.batches.ask import Reply, ask
 from deployments.ingress.batches.concurrency import BatchConcurrency
 from deployments.ingress.batches.files import FileStore
 from deployments.ingress.batches.journal import Journal, entry, request_id
 from deployments.ingress.batches.lines import Line, LineRequest, WrongLine, check_input, lines, read_line
 from deployments.ingress.batches.state import Claim
-from deployments.ingress.http.readiness import Readiness
+from deployments.ingress.http.readiness import ASKABLE, Readiness
 from deployments.observability.metrics import MetricSink
 
 LOOK_S = 1.0
@@ -144,8 +145,11 @@ class BatchRun:
             owner, name = self._asked.owner, request_id(self._asked.id, number)
             reply = await ask(means.app, self._asked.endpoint, request.body, owner, name)
             means.concurrency.observe(reply.waited_s, reply.worked_s, reply.admission_s)
-            if reply.status == 429:
+            if reply.status == Overloaded.status:
                 await self._pause(reply.retry_after_s)
+                continue
+            if reply.error == StageStarting.code:  # of one model of several, or of one that was idle until now
+                await self._pause(means.look_s)
                 continue
             tries += 1
             if reply.status < 500 or tries == TRIES:
@@ -154,7 +158,7 @@ class BatchRun:
             pause_s *= 2
 
     async def _until_ready(self) -> None:
-        while (await self._means.readiness.document())["status"] != "ready":
+        while (await self._means.readiness.document())["status"] not in ASKABLE:
             await self._pause(self._means.look_s)
 
     async def _pause(self, seconds: float) -> None:

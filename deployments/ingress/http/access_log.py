@@ -54,6 +54,7 @@ def log_exchange(exchange: Exchange, route: str) -> None:
         "route": route,
         "status": exchange.status,
         "seconds": round(exchange.elapsed_s, 4),
+        **({} if exchange.model is None else {"model": exchange.model}),
         "stages_ms": exchange.timings.milliseconds(),
         **exchange.facts,
     }
@@ -70,6 +71,8 @@ def end_span(exchange: Exchange, route: str) -> None:
     method = exchange.scope["method"]
     span.note({"http.request.method": method, "http.route": route, "http.response.status_code": status})
     span.note({"sluice.request_id": exchange.id})
+    if exchange.model is not None:
+        span.note({"gen_ai.request.model": exchange.model})
     span.note({name: facts[fact] for fact, name in SPAN_FACTS.items() if fact in facts})
     if status >= 500:
         span.fail(facts.get("error", str(status)))

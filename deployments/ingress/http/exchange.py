@@ -46,6 +46,8 @@ class Exchange:
     """Whether the last byte of the answer has been handed on."""
     refused: bool = False
     """Whether it was sent away for want of room."""
+    model: str | None = None
+    """Which of the server's models is asked; None while that is not known, and of requests that ask none."""
     facts: dict[str, Any] = field(default_factory=dict)
     error_document: Callable[[SluiceError], dict[str, Any]] = error_document
     """How the API that was asked words errors."""

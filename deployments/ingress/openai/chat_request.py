@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from deployments.config import AppConfig
-from deployments.errors import BadRequest, ModelNotFound, shown
+from deployments.config import IngressConfig
+from deployments.errors import BadRequest, shown
 from deployments.ingress.http.body import Body
+from deployments.ingress.models import Models
 from deployments.ingress.openai.content_parts import PartReader
 from deployments.ingress.openai.conversation import check_counts, check_size, read_message
 from deployments.ingress.openai.sampling import limited, sampling_params
@@ -25,7 +26,7 @@ _NEUTRAL_IO: dict[tuple[str, str], tuple[object, ...]] = {
 """By kind and name: the values of `media_io_kwargs` by which things are done anyway."""
 
 
-def read_request(body: Body, config: AppConfig, *, counts: bool = False) -> GenerationRequest:
+def read_request(body: Body, models: Models, *, counts: bool = False) -> GenerationRequest:
     """Raises `BadRequest`, `ModelNotFound` or `TooManyItems`, each naming the field at fault.
 
     `counts`: only tokens are to be counted, so that media which tell their size are not needed.
@@ -34,14 +35,14 @@ def read_request(body: Body, config: AppConfig, *, counts: bool = False) -> Gene
     messages = document.get("messages") if isinstance(document, dict) else None
     check_size(messages, "messages")
     labels = [f"messages[{i}]" for i in range(len(messages))] if isinstance(messages, list) else []
-    return read_chat(parse_request(document), labels, body, config, counts=counts)
+    return read_chat(parse_request(document), labels, body, models, counts=counts)
 
 
 def read_chat(
-    request: ChatRequest, labels: list[str], body: Body, config: AppConfig, *, counts: bool = False
+    request: ChatRequest, labels: list[str], body: Body, models: Models, *, counts: bool = False
 ) -> GenerationRequest:
     """The same of a chat request whose messages stand at the places `labels` of a body, of whichever API."""
-    check_model(request.model, config)
+    config = models.named(request.model)
     takes_embeds = config.media.max_embeds_bytes > 0
     reader = PartReader(body.cuts, config.ingress.max_list_frames, takes_embeds=takes_embeds, counts=counts)
     messages = [read_message(entry, at, reader) for entry, at in zip(request.messages, labels, strict=True)]
@@ -49,7 +50,7 @@ def read_chat(
     frames, use_audio, processor_kwargs = _media_options(
         request, reader.processor_kwargs, config.preprocessor.allowed_processor_kwargs
     )
-    params = _params(request, config)
+    params = _params(request, config.ingress)
     tool_use = read_tool_use(request)
     options = request.stream_options
     chat = Chat(
@@ -63,6 +64,7 @@ def read_chat(
         _continues(request, messages),
     )
     return GenerationRequest(
+        request.model,
         chat,
         tuple(reader.items),
         frames,
@@ -77,14 +79,7 @@ def read_chat(
     )
 
 
-def check_model(name: str, config: AppConfig) -> None:
-    """Raises `ModelNotFound`."""
-    if name != config.model_name:
-        said = f"the model {shown(name)!r} does not exist; this server has {config.model_name!r}"
-        raise ModelNotFound(said, param="model")
-
-
-def _params(request: ChatRequest, config: AppConfig) -> SamplingParams:
+def _params(request: ChatRequest, config: IngressConfig) -> SamplingParams:
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest("`top_logprobs` needs `logprobs: true`", param="top_logprobs")
     if request.max_tokens and request.max_completion_tokens and request.max_tokens != request.max_completion_tokens:
@@ -92,8 +87,8 @@ def _params(request: ChatRequest, config: AppConfig) -> SamplingParams:
     name = "max_tokens" if request.max_tokens else "max_completion_tokens"
     params = sampling_params(
         request,
-        config.ingress,
-        max_tokens=limited(request.max_tokens or request.max_completion_tokens, name, config.ingress),
+        config,
+        max_tokens=limited(request.max_tokens or request.max_completion_tokens, name, config),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return replace(params, max_reasoning_tokens=request.max_reasoning_tokens)

@@ -18,10 +18,10 @@ from deployments.types import TokenLogprob
 class ChatResponse:
     """A `Writer`."""
 
-    def __init__(self, request: GenerationRequest, answer: Answer, answer_id: str, created_s: int, model: str) -> None:
+    def __init__(self, request: GenerationRequest, answer: Answer, answer_id: str, created_s: int) -> None:
         self._request = request
         self._answer = answer
-        self._head = {"id": f"chatcmpl-{answer_id}", "created": created_s, "model": model}
+        self._head = {"id": f"chatcmpl-{answer_id}", "created": created_s, "model": request.model}
         self._begun: set[int] = set()
 
     def whole(self, timings: Timings) -> Response:

@@ -24,11 +24,15 @@ class CompletionResponse:
         answers: Sequence[Answer],
         answer_id: str,
         created_s: int,
-        model: str,
     ) -> None:
         self._requests = requests
         self._answers = answers
-        self._head = {"id": f"cmpl-{answer_id}", "object": "text_completion", "created": created_s, "model": model}
+        self._head = {
+            "id": f"cmpl-{answer_id}",
+            "object": "text_completion",
+            "created": created_s,
+            "model": requests[0].model,
+        }
         self._said = ["" for _ in answers[0].choices]
         """Of a stream, by choice: where each token's text begins follows from it."""
 

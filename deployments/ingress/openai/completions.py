@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from deployments.config import AppConfig
+from deployments.config import IngressConfig
 from deployments.errors import BadRequest
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document
-from deployments.ingress.openai.chat_request import check_model
+from deployments.ingress.models import Models
 from deployments.ingress.openai.completion_response import CompletionResponse
 from deployments.ingress.openai.sampling import limited, sampling_params
 from deployments.ingress.openai.schema import HARMLESS, MAX_TOP_LOGPROBS, NEUTRAL, SamplingFields, supported
@@ -40,14 +40,14 @@ class Completions:
     body_type = "application/json"
     error_document = staticmethod(error_document)
 
-    def __init__(self, config: AppConfig) -> None:
-        self._config = config
+    def __init__(self, config: IngressConfig, models: Models) -> None:
+        self._config, self._models = config, models
 
     def read(self, body: Body) -> list[GenerationRequest]:
         if not isinstance(body.document, dict):
             raise BadRequest("the body must be a JSON object")
         request = validated(CompletionRequest, supported(body.document, HARMLESS, _NEUTRAL), "")
-        check_model(request.model, self._config)
+        self._models.named(request.model)
         prompts = _prompts(request.prompt)
         if request.stream and len(prompts) > 1:
             raise BadRequest("a stream answers one prompt", param="prompt")
@@ -58,20 +58,21 @@ class Completions:
     def writer(
         self, requests: Sequence[GenerationRequest], answers: Sequence[Answer], answer_id: str
     ) -> CompletionResponse:
-        return CompletionResponse(requests, answers, answer_id, int(time.time()), self._config.model_name)
+        return CompletionResponse(requests, answers, answer_id, int(time.time()))
 
     def _request(self, request: CompletionRequest, prompt: str | tuple[int, ...]) -> GenerationRequest:
-        longest = limited(request.max_tokens, "max_tokens", self._config.ingress)
+        longest = limited(request.max_tokens, "max_tokens", self._config)
         scored = request.echo and request.logprobs is not None
         if request.echo and not scored and not isinstance(prompt, str):
             raise BadRequest("`echo` of tokens needs `logprobs`", param="echo")
         params = sampling_params(
-            request, self._config.ingress, max_tokens=longest, logprobs=request.logprobs, score_prompt=scored
+            request, self._config, max_tokens=longest, logprobs=request.logprobs, score_prompt=scored
         )
         text = prompt if isinstance(prompt, str) else ""
         ids = None if isinstance(prompt, str) else prompt
         options = request.stream_options
         return GenerationRequest(
+            request.model,
             PlainPrompt(text, ids, longest),
             (),
             NO_FRAME_OPTIONS,

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from deployments.config import AppConfig
 from deployments.errors import BadRequest, NotFound, shown
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document
+from deployments.ingress.models import Models
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.conversation import check_size
 from deployments.ingress.openai.response_object import ResponseSettings, ResponsesWriter
@@ -107,8 +107,8 @@ class Responses:
     body_type = "application/json"
     error_document = staticmethod(error_document)
 
-    def __init__(self, config: AppConfig, store: ResponseStore) -> None:
-        self._config = config
+    def __init__(self, models: Models, store: ResponseStore) -> None:
+        self._models = models
         self._store = store
 
     def read(self, body: Body) -> list[GenerationRequest]:
@@ -127,7 +127,7 @@ class Responses:
         _check_unsupported(request)
         try:
             chat = validated(ChatRequest, _fields(request) | {"messages": [entry for entry, _ in entries]}, "")
-            read = read_chat(chat, [label for _, label in entries], body, self._config)
+            read = read_chat(chat, [label for _, label in entries], body, self._models)
         except BadRequest as error:
             error.param = _FIELDS.get(error.param or "", error.param)
             raise
@@ -143,7 +143,7 @@ class Responses:
     ) -> ResponsesWriter:
         settings = requests[0].wording
         assert isinstance(settings, ResponseSettings)
-        return ResponsesWriter(settings, answers[0], answer_id, self._config.model_name, self._store)
+        return ResponsesWriter(settings, answers[0], answer_id, requests[0].model, self._store)
 
     def _earlier(self, response_id: str | None) -> tuple[dict[str, Any], ...]:
         if response_id is None:

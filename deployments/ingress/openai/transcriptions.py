@@ -9,11 +9,11 @@ from typing import Any
 
 from starlette.responses import Response
 
-from deployments.config import AppConfig
 from deployments.errors import BadRequest, SluiceError, shown
 from deployments.ingress.http.body import Body
 from deployments.ingress.http.json_responses import error_document, json_response
 from deployments.ingress.http.timing import Timings
+from deployments.ingress.models import Models
 from deployments.ingress.openai import sse
 from deployments.ingress.openai.chat_request import read_chat
 from deployments.ingress.openai.schema import ChatRequest
@@ -32,8 +32,8 @@ class Transcriptions:
     body_type = "multipart/form-data"
     error_document = staticmethod(error_document)
 
-    def __init__(self, config: AppConfig) -> None:
-        self._config = config
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     def read(self, body: Body) -> list[GenerationRequest]:
         form: dict[str, Any] = body.document
@@ -54,7 +54,7 @@ class Transcriptions:
             "stream": str(form.get("stream", "")).lower() == "true",
             "temperature": _number(form.get("temperature", "0")),
         }
-        request = read_chat(validated(ChatRequest, fields, ""), ["file"], body, self._config)
+        request = read_chat(validated(ChatRequest, fields, ""), ["file"], body, self._models)
         return [replace(request, wording=form.get("response_format", "json"))]
 
     def writer(

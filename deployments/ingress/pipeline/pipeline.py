@@ -1,21 +1,19 @@
 """The life of a request: planned, then its items fetched and decoded side by side, then prepared, then answered.
 
+A pipeline is one model's. Those of several models share what loads their items.
+
 Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
 """
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError, StageUnavailable
 from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
-from deployments.ingress.pipeline.decoded_media import DecodedMedia
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import (
     ItemCacheUse,
@@ -26,7 +24,7 @@ from deployments.ingress.pipeline.item_loader import (
     together,
 )
 from deployments.ingress.request import GenerationRequest, ItemPlan
-from deployments.stages import StageResult, Stages, TensorRef
+from deployments.stages import ModelStages, StageResult, TensorRef
 from deployments.types import (
     Chat,
     DecodedVideo,
@@ -65,15 +63,19 @@ class ReadyPrompt:
 
 
 class Pipeline:
-    """Composes the stages. One for an ingress replica."""
+    """Composes the stages. One for each model in an ingress replica."""
 
-    def __init__(
-        self, config: AppConfig, stages: Stages, put: Callable[[NDArray[Any]], TensorRef], decoded: DecodedMedia
-    ) -> None:
+    def __init__(self, config: AppConfig, stages: ModelStages, loader: ItemLoader) -> None:
+        """`config`: as of a server that has this model alone."""
         self._config = config
         self._stages = stages
-        self._loader = ItemLoader(config, stages.fetcher, stages.decoder, put, decoded)
+        self._loader = loader
         self._profile: MediaProfile | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `profile` asks nobody."""
+        return self._profile is not None
 
     async def profile(self, deadline: Deadline) -> MediaProfile:
         """What the graph must know of the model; asked once."""
@@ -174,12 +176,6 @@ class Pipeline:
         """The text of tokens. Raises `BadRequest` for a number that is none."""
         limited = deadline.capped(self._config.preprocessor.timeout_s, StageName.PREPROCESS)
         return await self._stages.preprocessor.detokenize(limited, token_ids)
-
-    def check_health(self) -> None:
-        self._loader.check_health()
-
-    def close(self) -> None:
-        self._loader.close()
 
     def _bytes(self, task: ItemTask) -> int:
         return task.pixel_bytes + sum(source_bytes(source, self._config) for source in task.item.sources)

@@ -63,7 +63,7 @@ class BodySubject:
 
     async def _build(self) -> None:
         fakes = self._fakes
-        stages = Stages.over(_FetchStage(fakes), fakes.decoder, fakes.preprocessor, fakes.model)
+        stages = Stages.over(_FetchStage(fakes), fakes.decoder, {"demo": (fakes.preprocessor, fakes.model)})
         fakes.api = Api(fakes.config, stages, fakes._put, fakes.metrics, fakes._metrics_page, 2**30)
         self._client = httpx.AsyncClient(transport=httpx.ASGITransport(fakes.api), base_url="http://sluice")
 
@@ -72,9 +72,9 @@ class BodySubject:
             "/v1/chat/completions", content=data, headers={"content-type": "application/json"}
         )
         check_answer(response)
-        admission = self._fakes.api.admission
-        assert admission.media.held_bytes == admission.media.running == 0
-        assert admission.text.running == admission.bodies.held_bytes == 0
+        admission, lanes = self._fakes.api.admission, self._fakes.lanes
+        assert admission.media.held_bytes == lanes.media.running == 0
+        assert lanes.text.running == admission.bodies.held_bytes == 0
         for stage in (self._fakes.decoder, self._fakes.preprocessor, self._fakes.model):
             stage.calls.clear()
         self._fakes.shared.clear()

@@ -92,6 +92,7 @@ async function meetServer() {
   say("…");
   try {
     await server.meet(apiKey(), say);
+    server.offer(at("model-choice"), at("model-label"));
     server.show(at("limits"), at("card"));
     say(server.model.id);
     at("key-bar").hidden = apiKey() === "";
@@ -99,6 +100,18 @@ async function meetServer() {
   } catch (error) {
     say(error.kind === "key" ? "needs an API key" : error.message);
     if (error.kind === "key") askForKey();
+  }
+}
+
+async function chooseModel() {
+  try {
+    await server.choose(at("model-choice").value, apiKey());
+    server.show(at("limits"), at("card"));
+    at("model").textContent = server.model.id;
+    complain("");
+  } catch (error) {
+    at("model-choice").value = server.model.id;
+    complain(error.message);
   }
 }
 
@@ -114,6 +127,7 @@ at("stop").addEventListener("click", () => running?.abort());
 at("new").addEventListener("click", startAnew);
 at("key-bar").addEventListener("submit", (event) => { event.preventDefault(); meetServer(); });
 at("file").addEventListener("change", (event) => { attach(event.target.files); event.target.value = ""; });
+at("model-choice").addEventListener("change", chooseModel);
 at("choose").addEventListener("click", () => at("file").click());
 at("snap").addEventListener("click", () => recorder.snap());
 at("record-sound").addEventListener("click", (event) => recorder.record(event.currentTarget, { audio: true }));

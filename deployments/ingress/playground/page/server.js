@@ -8,7 +8,7 @@ const PERIOD_MS = 1500;
 const DEMO = "The built-in demo model is tiny: it knows simple shapes, their colours and ways, and beeps.";
 
 export class Server {
-  constructor() { Object.assign(this, { model: null, limits: null }); }
+  constructor() { Object.assign(this, { models: [], model: null, limits: null }); }
 
   // Resolves once the server is ready and has said who it is; `onState` hears what is being waited for.
   async meet(key, onState) {
@@ -22,9 +22,20 @@ export class Server {
       }
       await new Promise((resolve) => { setTimeout(resolve, PERIOD_MS); });
     }
-    const models = await this.#get("/v1/models", key);
-    this.model = models.data[0];
-    this.limits = await this.#get("/v1/limits", key);
+    this.models = (await this.#get("/v1/models", key)).data;
+    await this.choose(this.model?.id ?? this.models[0].id, key);
+  }
+
+  // From now on, questions are for this one of its models.
+  async choose(id, key) {
+    this.limits = await this.#get(`/v1/limits?model=${encodeURIComponent(id)}`, key);
+    this.model = this.models.find((model) => model.id === id) ?? this.models[0];
+  }
+
+  // A choice where there is one.
+  offer(select, label) {
+    select.hidden = label.hidden = this.models.length < 2;
+    select.replaceChildren(...this.models.map(({ id }) => new Option(id, id, false, id === this.model.id)));
   }
 
   // Why the server would refuse these media in one request; null when it would not. `sent`: files of earlier turns.

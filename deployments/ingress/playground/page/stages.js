@@ -38,11 +38,20 @@ function parse(text) {
   return samples;
 }
 
+// Of several models each has a preprocessor and a model of its own: `Model:NAME`.
+function deployments(samples) {
+  const named = [...new Set(samples.map((s) => s.labels.deployment ?? ""))].sort();
+  return STAGES.flatMap((stage) => {
+    const own = named.filter((name) => name.startsWith(`${stage}:`));
+    return own.length ? own : [stage];
+  });
+}
+
 function render(body, refused, samples) {
   const sum = (name, stage) => samples
     .filter((s) => s.name === name && (!stage || s.labels.deployment === stage))
     .reduce((total, s) => total + s.value, 0);
-  body.replaceChildren(...STAGES.map((stage) => {
+  body.replaceChildren(...deployments(samples).map((stage) => {
     const row = document.createElement("tr");
     const head = document.createElement("th");
     head.scope = "row";
