@@ -15,6 +15,8 @@ from deployments.errors import BadMedia, TooLarge
 MAX_RATE_HZ = 768_000
 MAX_CHANNELS = 16
 
+_INTERLEAVED = "flt"
+"""Of one plane each, PyAV reads and writes beyond the eighth channel, whether there are more or not."""
 _FILTER_S = 0.1
 """Far longer than the resampler's filter, whatever the rates."""
 
@@ -80,13 +82,12 @@ class MonoTrack:
         # The resampler gives too little, or nothing, of what is shorter than its filter: silence makes it long enough.
         frames, self._held = self._held, []
         length = max(1, round(sum(frame.samples for frame in frames) * self._rate_hz / frames[0].sample_rate))
-        resampler = self._new_resampler()
+        resampler, frames = self._new_resampler(), _interleaved(frames)
         padded = [piece for frame in (*frames, _silence_like(frames[0]), None) for piece in _run(resampler, frame)]
         self._append(np.concatenate(padded)[:length])
 
     def _new_resampler(self) -> AudioResampler:
-        # Channels interleaved: of one plane each, PyAV reads beyond the eighth, whether there are more or not.
-        return AudioResampler(format="flt", layout=None, rate=self._rate_hz)
+        return AudioResampler(format=_INTERLEAVED, layout=None, rate=self._rate_hz)
 
     def _keep(self, frame: av.AudioFrame | None) -> None:
         assert self._resampler is not None
@@ -105,13 +106,18 @@ def _run(resampler: AudioResampler, frame: av.AudioFrame | None) -> list[NDArray
     return [piece.to_ndarray().reshape(-1, piece.layout.nb_channels).mean(axis=1, dtype=np.float32) for piece in pieces]
 
 
+def _interleaved(frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
+    """The same samples at the same rate."""
+    packer = AudioResampler(format=_INTERLEAVED, layout=None, rate=frames[0].sample_rate)
+    return [piece for frame in (*frames, None) for piece in packer.resample(frame) if piece is not None]
+
+
 def _silence_like(frame: av.AudioFrame) -> av.AudioFrame:
-    """As long as the resampler's filter, in the format of `frame`."""
-    silence = av.AudioFrame(frame.format.name, frame.layout.name, samples=int(frame.sample_rate * _FILTER_S) + 1)
+    """As long as the resampler's filter; `frame` is interleaved."""
+    silence = av.AudioFrame(_INTERLEAVED, frame.layout.name, samples=int(frame.sample_rate * _FILTER_S) + 1)
     silence.sample_rate = frame.sample_rate
-    zero = b"\x80" if frame.format.name.startswith("u8") else b"\0"
-    for plane in silence.planes:
-        plane.update(zero * plane.buffer_size)
+    (plane,) = silence.planes
+    plane.update(bytes(plane.buffer_size))
     return silence
 
 

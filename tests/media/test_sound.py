@@ -2,12 +2,14 @@ import io
 import struct
 import tracemalloc
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, StageTimeout, TooLarge
+from deployments.media.mono import MonoTrack
 from deployments.media.sound import decode_sound
 from tests.support.media_files import loudest_hz, make_picture, make_sound, make_video
 
@@ -50,6 +52,21 @@ def test_channels_are_averaged_not_mixed_louder(kind):
     samples = decode(make_sound(kind, seconds=2, rate=48_000, tones_hz=(440.0, 1000.0)), CONTAINER_OF[kind])
     assert energy_at(samples, 16_000, 440) == pytest.approx(0.25, abs=0.02)
     assert energy_at(samples, 16_000, 1000) == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8, 9, 16])
+@pytest.mark.parametrize("form", ["u8", "s16", "fltp", "s32p"])
+def test_a_sound_shorter_than_the_resamplers_filter_is_heard_whatever_its_channels(form, channels):
+    """More than eight of one plane each lie where PyAV does not look for them, and it looks where nothing lies."""
+    source = av.AudioFrame("flt", f"{channels} channels", samples=480)
+    source.sample_rate = 48_000
+    source.planes[0].update(np.full(480 * channels, 0.25, np.float32).tobytes())
+    track = MonoTrack(16_000, 60.0, LABEL)
+    for frame in av.AudioResampler(format=form, layout=None, rate=48_000).resample(source):
+        track.add(frame)
+    samples = track.finish()
+    assert len(samples) == 160
+    assert samples[40:120] == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["wav", "m4a"])
