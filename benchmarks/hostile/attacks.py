@@ -126,19 +126,36 @@ async def uploads(a: Attacker) -> None:
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-forwarded-for: {a.address()}\r\n"
     writer.write(f"{head}content-type: application/json\r\ncontent-length: {96 * MIB - 1}\r\n\r\n".encode())
     writer.write(b'{"a": "data:image/png;base64,' + b"A" * random.choice((0, 40 * MIB)))
+    await _until_answered(a, "uploads", reader, writer, b"A", 1.0)
+
+
+async def heads(a: Attacker) -> None:
+    """Header lines without an end: a byte a second, or as fast as they are taken."""
+    where = urlsplit(a.url)
+    piece, pause_s = random.choice(((b"a", 1.0), (b"a" * MIB, 0.01)))
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-a: ")
+    await _until_answered(a, "heads", reader, writer, piece, pause_s)
+
+
+async def _until_answered(
+    a: Attacker, kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes, pause_s: float
+) -> None:
+    """Send `piece` after `piece`, with pauses, until somebody says something, or hangs up."""
     try:
         async with asyncio.timeout(_GIVE_UP_S):
             while not reader.at_eof():
-                writer.write(b"A")
+                writer.write(piece)
                 await writer.drain()
                 with contextlib.suppress(TimeoutError):
-                    if line := await asyncio.wait_for(reader.readline(), 1):
-                        a.answers[f"uploads: {line.split()[1].decode()}"] += 1
+                    if line := await asyncio.wait_for(reader.readline(), pause_s):
+                        a.answers[f"{kind}: {line.split()[1].decode()}"] += 1
                         return
+        a.answers[f"{kind}: cut"] += 1
     except TimeoutError:
-        a.answers["uploads: gave up"] += 1
+        a.answers[f"{kind}: gave up"] += 1
     except (OSError, IndexError):
-        a.answers["uploads: cut"] += 1
+        a.answers[f"{kind}: cut"] += 1
     finally:
         writer.close()
 
@@ -204,7 +221,7 @@ _FLAT = _flat()
 KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
     kind.__name__: kind
     for kind in (
-        ids, grammars, nesting, media_hosts, names, uploads, hang_ups, long_texts, answers, pictures, bombs,
+        ids, grammars, nesting, media_hosts, names, uploads, heads, hang_ups, long_texts, answers, pictures, bombs,
     )
 }  # fmt: skip
 

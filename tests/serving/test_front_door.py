@@ -84,7 +84,7 @@ async def test_a_head_beyond_its_limit_is_431_whole_or_endless(lines: str) -> No
 
 
 class Hasty(BoundedHttp):
-    head_timeout_s = 0.2
+    head_timeout_s = 0.5
 
 
 async def test_a_head_that_comes_byte_by_byte_is_408_and_one_that_never_begins_is_closed() -> None:
@@ -95,7 +95,7 @@ async def test_a_head_that_comes_byte_by_byte_is_408_and_one_that_never_begins_i
         async def drip() -> None:
             for byte in HEAD + b"a" * 10_000:
                 writer.write(bytes([byte]))
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.01)
 
         dripping = asyncio.create_task(drip())
         answer = await reader.readuntil(b"}}")
