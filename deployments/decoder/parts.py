@@ -33,7 +33,7 @@ from deployments.types import DecodedPart, VideoPart
 
 PART_MEGAPIXELS = 400.0
 """Least that is given away: half a second of 1080p, to which another decoder's opening of the file adds a tenth."""
-_MOST_PARTS = 3
+_MOST_PARTS = 5
 """Times the least that is given away at once. Whoever took it is asked again then: others may be waiting for it."""
 _AGAIN_S = 0.5
 """After a part was refused or lost, until another decoder is asked in its place."""
