@@ -13,7 +13,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,76 +35,99 @@ from deployments.decoder.deployment import VideoDecoder
 from deployments.decoder.parts import PART_MEGAPIXELS
 from deployments.serving.client import Stage, put, taken
 from deployments.serving.content_router import found_again
+from deployments.serving.replica import stage_method
 from deployments.stages import TensorRef, VideoDecoding
 from deployments.types import FrameSampling, PatchRule, ResizeRule, StageName, VideoTask
 
 QUESTION = "Is one long video decoded sooner by several decoders, and do many at once lose nothing by it?"
 FRAMES, GOP, SECONDS = 128, 30, 60
 REAL, TINY = ClipSpec(1080, SECONDS, GOP), ClipSpec(72, SECONDS, GOP)
-TINY_PART_MEGAPIXELS = PART_MEGAPIXELS * (TINY.height / REAL.height) ** 2
 PACKET_PACE_S = 0.002
-MOST = 4
+WHOLE, PARTS = "whole", "in parts"
+"""Labels by which the decoders are told what to do with a video."""
 CROWD = 8
 """Videos asked for at once."""
-TASK = VideoTask(
-    "clip",
-    FrameSampling(FRAMES, None, FRAMES),
-    ResizeRule("clip", 32, 2, 128 * 32 * 32, 16_384 * 28 * 28),
-    None,
-    PatchRule(16, 2, 2),
-)
+SAMPLING = FrameSampling(FRAMES, None, FRAMES)
+RESIZE = ResizeRule("clip", 32, 2, 128 * 32 * 32, 16_384 * 28 * 28)
 _STORE_BYTES = 400 * 2**20
 _TIMEOUT_S = 300.0
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    bench = Benchmark("parts", QUESTION, argv)
-    rounds = 3 if bench.quick else 7
-    cases = [_Case("1080p", 2, most, rounds) for most in (1, 2)]
-    cases += [_Case("waiting", MOST, most, rounds) for most in (1, 2, MOST)]
-    runs: list[_Run] = []
-    with _nodes(MOST):
-        for case in bench.progress(cases, "cases"):
-            data = clip(REAL if case.kind == "1080p" else TINY, bench.seed)
-            runs.append(asyncio.run(_measured(case, data)))
-            serve.delete("parts")
-    _show(bench, runs)
-    return bench.finish(_answer(runs), {"runs": [run.figures() for run in runs]})
-
-
 @dataclass(frozen=True, slots=True)
 class _Case:
-    kind: str
+    title: str
+    clip: ClipSpec
     replicas: int
-    max_parts: int
-    rounds: int
+    packet_pace_s: float
+
+    @property
+    def part_megapixels(self) -> float:
+        return PART_MEGAPIXELS * (self.clip.height / REAL.height) ** 2
 
 
-@dataclass(frozen=True, slots=True)
+CASES = (
+    _Case(f"{REAL.name}, {FRAMES} frames, really decoded", REAL, 2, 0.0),
+    _Case(f"Decoders that wait {PACKET_PACE_S * 1e3:g} ms a packet", TINY, 4, PACKET_PACE_S),
+)
+
+
+@dataclass(slots=True)
 class _Run:
-    case: _Case
-    one_s: list[float]
-    crowd_s: float
+    one_s: dict[str, list[float]]
+    """Of one video at a time, by label."""
+    crowd_s: dict[str, float]
     """Until the last of `CROWD` videos is decoded."""
-    frames: NDArray[np.uint8]
+    same: bool
+    """Whether both ways give the same frames."""
 
-    def figures(self) -> dict[str, Any]:
-        return {**asdict(self.case), "one_s": self.one_s, "crowd_s": self.crowd_s}
+    def gain(self) -> float:
+        return statistics.median(self.one_s[WHOLE]) / statistics.median(self.one_s[PARTS])
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    bench = Benchmark("parts", QUESTION, argv)
+    runs: list[_Run] = []
+    with _nodes(max(case.replicas for case in CASES)):
+        for case in bench.progress(CASES, "cases"):
+            runs.append(asyncio.run(_measured(case, clip(case.clip, bench.seed), 3 if bench.quick else 9)))
+            serve.delete("parts")
+    for case, run in zip(CASES, runs, strict=True):
+        rows = [
+            [label, statistics.median(run.one_s[label]), run.crowd_s[label], "yes" if run.same else "NO"]
+            for label in (WHOLE, PARTS)
+        ]
+        note = f"{case.replicas} replicas, each of one thread; alone {run.gain():.2f} times as fast in parts."
+        bench.table(case.title, ["a video is decoded", "one s", f"{CROWD} at once s", "same frames"], rows, note)
+    return bench.finish(_answer(runs), {"runs": [asdict(run) for run in runs]})
 
 
 @serve.deployment(name="VideoDecoder")
-class WaitingDecoder(VideoDecoder.func_or_class):  # type: ignore[name-defined,misc]
-    """Takes its time for each packet that is decoded."""
+class MeasuredDecoder(VideoDecoder.func_or_class):  # type: ignore[name-defined,misc]
+    """Decodes in parts or not, as a video's label says, and may take its time for each packet."""
 
-    def __init__(self, config: AppConfig, fetcher: "DeploymentHandle[Any]") -> None:
-        super().__init__(config, fetcher, part_megapixels=TINY_PART_MEGAPIXELS)
+    def __init__(
+        self, config: AppConfig, fetcher: "DeploymentHandle[Any]", part_megapixels: float, packet_pace_s: float
+    ) -> None:
+        super().__init__(config, fetcher, part_megapixels)
         work = pyav_backend.decode_run
 
         def decode_run(video: Any, run: Any, *more: Any) -> Iterator[Any]:
-            time.sleep(len(run) * PACKET_PACE_S)
+            time.sleep(len(run) * packet_pace_s)
             return work(video, run, *more)
 
-        pyav_backend.decode_run = decode_run  # type: ignore[assignment]
+        pyav_backend.decode_run = decode_run
+
+    @stage_method
+    async def decode(
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: NDArray[np.uint8]
+    ) -> AsyncGenerator[Any, None]:
+        if task.label == WHOLE:
+            read = await self._stage.decode(remaining_s, task, data)
+            yield read.meta
+            yield read.payload
+        else:
+            async for value in super().decode(remaining_s, task, file, data):
+                yield value
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0})
@@ -124,7 +147,7 @@ def _nodes(count: int) -> Iterator[None]:
     cluster = start_cluster(folder, num_cpus=1, object_store_bytes=_STORE_BYTES)
     try:
         for _ in range(count):
-            cluster.add_node(num_cpus=1, resources={"media": 1}, object_store_memory=_STORE_BYTES)
+            cluster.add_node(num_cpus=1, resources={"media": 1}, object_store_memory=_STORE_BYTES, wait=False)
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
         serve.start(proxy_location="Disabled")
         yield
@@ -135,73 +158,48 @@ def _nodes(count: int) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _measured(case: _Case, data: NDArray[np.uint8]) -> _Run:
-    door = _deployed(case)
-    ref = put(data)
-    await _decoded(door, ref, 0)  # the first video opens the decoders' own door
-    one_s = []
-    for number in range(case.rounds):
+async def _measured(case: _Case, data: NDArray[np.uint8], rounds: int) -> _Run:
+    door, ref = _deployed(case), put(data)
+    run, frames = _Run({WHOLE: [], PARTS: []}, {}, same=True), dict[str, NDArray[np.uint8]]()
+    await asyncio.gather(*(_decoded(door, ref, PARTS, number) for number in range(4)))  # opens the decoders' own doors
+    for number in range(rounds):
+        for label, seconds in run.one_s.items():
+            began = time.perf_counter()
+            payload = await _decoded(door, ref, label, number)
+            seconds.append(time.perf_counter() - began)
+            (frames[label],) = (values.copy() for values in (await taken(payload)).values())
+    run.same = np.array_equal(frames[WHOLE], frames[PARTS])
+    for label in run.one_s:
         began = time.perf_counter()
-        payload = await _decoded(door, ref, number)
-        one_s.append(time.perf_counter() - began)
-    (frames,) = (values.copy() for values in (await taken(payload)).values())
-    began = time.perf_counter()
-    await asyncio.gather(*(_decoded(door, ref, number) for number in range(CROWD)))
-    return _Run(case, one_s, time.perf_counter() - began, frames)
+        await asyncio.gather(*(_decoded(door, ref, label, number) for number in range(CROWD)))
+        run.crowd_s[label] = time.perf_counter() - began
+    return run
 
 
 def _deployed(case: _Case) -> VideoDecoding:
-    config = AppConfig(decoder=DecoderConfig(workers=1, max_parts=case.max_parts, timeout_s=_TIMEOUT_S))
-    kind = VideoDecoder if case.kind == "1080p" else WaitingDecoder
-    decoders = found_again(kind, StageName.VIDEO_DECODE, config).options(
-        num_replicas=case.replicas, max_ongoing_requests=6, ray_actor_options={"num_cpus": 0, "resources": {"media": 1}}
-    )
-    serve.run(_Root.bind(decoders.bind(config, fetcher=_Nobody.bind())), name="parts", route_prefix=None)
+    config = AppConfig(decoder=DecoderConfig(workers=1, max_parts=case.replicas, timeout_s=_TIMEOUT_S))
+    options = {"max_ongoing_requests": 6, "ray_actor_options": {"num_cpus": 0, "resources": {"media": 1}}}
+    decoders = found_again(MeasuredDecoder, StageName.VIDEO_DECODE, config)
+    decoders = decoders.options(num_replicas=case.replicas, **options)
+    root = _Root.bind(decoders.bind(config, _Nobody.bind(), case.part_megapixels, case.packet_pace_s))
+    serve.run(root, name="parts", route_prefix=None)
     return VideoDecoding(Stage(serve.get_deployment_handle("VideoDecoder", "parts"), StageName.VIDEO_DECODE))
 
 
-async def _decoded(door: VideoDecoding, ref: TensorRef, number: int) -> TensorRef:
-    result = await door.decode(Deadline(_TIMEOUT_S, "decode"), TASK, ref, key=f"clip {number}")
+async def _decoded(door: VideoDecoding, ref: TensorRef, label: str, number: int) -> TensorRef:
+    task = VideoTask(label, SAMPLING, RESIZE, None, PatchRule(16, 2, 2))
+    result = await door.decode(Deadline(_TIMEOUT_S, "decode"), task, ref, key=f"clip {number}")
     assert result.payload is not None
     return result.payload
 
 
-def _show(bench: Benchmark, runs: list[_Run]) -> None:
-    titles = {
-        "1080p": f"{REAL.name}, {FRAMES} frames, really decoded",
-        "waiting": f"Decoders that wait {PACKET_PACE_S * 1e3:g} ms a packet",
-    }
-    for kind, title in titles.items():
-        mine = [run for run in runs if run.case.kind == kind]
-        first, rows = mine[0], []
-        for run in mine:
-            one, same = statistics.median(run.one_s), np.array_equal(run.frames, first.frames)
-            rows.append(
-                [
-                    run.case.max_parts,
-                    one,
-                    statistics.median(first.one_s) / one,
-                    run.crowd_s,
-                    first.crowd_s / run.crowd_s,
-                    "yes" if same else "NO",
-                ]
-            )
-        columns = ["max_parts", "one video s", "times as fast", f"{CROWD} at once s", "times as fast", "same frames"]
-        bench.table(title, columns, rows, f"{first.case.replicas} replicas, each of one process and one thread.")
-
-
 def _answer(runs: list[_Run]) -> str:
     parts = []
-    for kind, said in (("1080p", "a minute of 1080p"), ("waiting", "one that takes no cores here")):
-        mine = [run for run in runs if run.case.kind == kind]
-        first, last = mine[0], mine[-1]
-        gain = statistics.median(first.one_s) / statistics.median(last.one_s)
-        parts.append(
-            f"{said} {gain:.2f} times as fast by {last.case.max_parts} decoders,"
-            f" {CROWD} at once {first.crowd_s / last.crowd_s:.2f} times"
-        )
-    same = all(np.array_equal(run.frames, next(r for r in runs if r.case.kind == run.case.kind).frames) for run in runs)
-    return f"{'; '.join(parts)}; the frames are {'the same' if same else 'NOT the same'}."
+    for case, run in zip(CASES, runs, strict=True):
+        crowd = run.crowd_s[WHOLE] / run.crowd_s[PARTS]
+        what = "a minute of 1080p" if case.clip == REAL else "one that takes no cores here"
+        parts.append(f"{what} {run.gain():.2f} times as fast by {case.replicas}, {CROWD} at once {crowd:.2f} times")
+    return f"{'; '.join(parts)}; the frames are {'the same' if all(run.same for run in runs) else 'NOT the same'}."
 
 
 if __name__ == "__main__":

@@ -96,26 +96,27 @@ async def test_all_replicas_decode_the_same_video_each_a_part(decoder: VideoDeco
     assert min(worked) > 0.02
 
 
-async def ask_and_give_up(decoder: VideoDecoding, data: bytes) -> None:
-    await asyncio.gather(*(decoded(decoder, data) for _ in range(4)))
-    given_up = asyncio.create_task(decoded(decoder, data))
-    await asyncio.sleep(0.1)
-    given_up.cancel()
-    await asyncio.wait([given_up])
-
-
-async def test_shared_memory_does_not_fill(decoder: VideoDecoding, data: bytes, ray_cluster: Cluster) -> None:
-    """A replica may hold on to what it had last."""
-    for _ in range(2):
-        await ask_and_give_up(decoder, data)
-    await asyncio.sleep(2)
+async def test_nothing_is_left_in_shared_memory(decoder: VideoDecoding, data: bytes, ray_cluster: Cluster) -> None:
     before = used_bytes(ray_cluster)
-    for _ in range(3):
-        await ask_and_give_up(decoder, data)
+    results = await asyncio.gather(*(decoded(decoder, data) for _ in range(4)))
+    assert used_bytes(ray_cluster) > before
+    results.clear()
     async with asyncio.timeout(20):
         while used_bytes(ray_cluster) > before:
             await asyncio.sleep(0.1)
-    await assert_whole(await decoded(decoder, data), data)  # no replica has lost its place
+
+
+async def test_a_video_that_is_given_up_leaves_all_places_free(decoder: VideoDecoding, data: bytes) -> None:
+    for after_s in (0.05, 0.1, 0.2):
+        given_up = asyncio.create_task(decoded(decoder, data))
+        await asyncio.sleep(after_s)
+        given_up.cancel()
+        await asyncio.wait([given_up])
+    await assert_whole(await decoded(decoder, data), data)
+    before = cpu_s()
+    for _ in range(4):
+        await decoded(decoder, data)
+    assert min(seconds - before[pid] for pid, seconds in cpu_s().items()) > 0.02
 
 
 async def test_a_replica_that_dies_with_a_part_loses_nothing(decoder: VideoDecoding, data: bytes) -> None:
