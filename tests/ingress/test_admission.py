@@ -12,7 +12,8 @@ from deployments.config import AppConfig, IngressConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission.admission import Admission, media_share
-from deployments.ingress.admission.lane import AdmissionQueue, Lease
+from deployments.ingress.admission.lane import AdmissionQueue
+from deployments.ingress.admission.lease import Lease
 from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.http.loop_lag import watch_loop_lag
 from deployments.ingress.pipeline.costs import (

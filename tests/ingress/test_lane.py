@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
 from deployments.ingress.admission.concurrency_limit import START
-from deployments.ingress.admission.lane import AdmissionQueue, Lease, QueueLimits
+from deployments.ingress.admission.lane import AdmissionQueue, QueueLimits
+from deployments.ingress.admission.lease import Lease
 from deployments.ingress.admission.media_budget import MediaBudget
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
-from deployments.ingress.admission.lane import AdmissionQueue, Lease
+from deployments.ingress.admission.lane import AdmissionQueue
+from deployments.ingress.admission.lease import Lease
 from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.admission.model_lanes import ModelLanes
 from deployments.ingress.http.upload import IncomingBodies

@@ -3,9 +3,6 @@
 Knows nothing of HTTP. A request gets all it needs at once or waits; so no two requests can hold half of what the other
 lacks. Clients take turns, whatever the length of their queues. The head of the queue is never passed by a smaller
 request, so a large one is not starved. Must be used from one event loop.
-
-Background requests stand in a queue of their own: one of them is let in only while nobody else waits, takes no place
-from those who come later, and together they have a part of the lane.
 """
 
 import asyncio
@@ -13,14 +10,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import TracebackType
+from dataclasses import dataclass
 
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
+from deployments.ingress.admission.background import BackgroundQueue
 from deployments.ingress.admission.concurrency_limit import PATIENCE, AdaptiveConcurrencyLimit
 from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
+from deployments.ingress.admission.lease import LONE, Lease, Waiter
 from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.admission.queue_timeout import QueueTimeout
 from deployments.ingress.admission.retry_after import RetryAfterSlots
@@ -30,10 +28,6 @@ STAGE = StageName.ADMISSION
 SLACK = 10.0
 """How many times `max_wait_s` longer a wait may become than what was accepted, before one who was let in the queue is
 sent away after all."""
-LONE = 2
-"""Requests that run with no more than so many, this one included, show what the work itself takes."""
-BACKGROUND_SHARE = 0.5
-"""Of the lane's places, for background requests together."""
 SHORTEST_RETRY_S = 1.0
 LONGEST_RETRY_S = 120.0
 
@@ -55,56 +49,6 @@ class QueueLimits:
     """A first token later than this is of no use (the SLO); None: any is. Has no effect without `target_s`."""
 
 
-class Lease:
-    """The right to run, in a `with` block: its place is given back at the first token, and all of it at the end."""
-
-    def __init__(self, lane: "AdmissionQueue", client: str, size_bytes: int, background: bool = False) -> None:
-        self._lane = lane
-        self.client = client
-        self.background = background
-        self.size_bytes = size_bytes
-        self.granted_at = lane.clock()
-        self.came_alone = lane.crowd() < LONE
-        self.outside_s = 0.0
-        """Time of media hosts: no measure of how fast this application is."""
-        self._answering = self._released = False
-
-    def resize(self, size_bytes: int) -> None:
-        """What was estimated is now counted. Growing never waits: the bytes are there already."""
-        if not (self._answering or self._released):
-            size_bytes = max(size_bytes, 0)
-            more_bytes, self.size_bytes = size_bytes - self.size_bytes, size_bytes
-            self._lane.recount(self, more_bytes)
-
-    def first_token(self) -> None:
-        """The place and the bytes are the next one's from now on; the client's share is kept until `release()`."""
-        if not (self._answering or self._released):
-            self._answering = True
-            self._lane.leave_place(self, served=True)
-
-    def release(self) -> None:
-        if not self._released:
-            self._released = True
-            self._lane.leave_client(self)
-            if not self._answering:
-                self._lane.leave_place(self, served=False)
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.release()
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    client: str
-    size_bytes: int
-    gives_up_at: float
-    background: bool = False
-    lease: "asyncio.Future[Lease]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-
 class AdmissionQueue:
     """Whoever holds a `Lease` of `acquire` runs; the rest waits in turn."""
 
@@ -122,12 +66,10 @@ class AdmissionQueue:
         self.crowd = crowd or (lambda: self.running + self.background_running)
         self._limits = limits
         self.budget = budget
-        self._background_admitted = 0
         self._running: set[Lease] = set()
-        self._background_running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
-        self._queue: FairQueue[_Waiter] = FairQueue()
-        self._background: FairQueue[_Waiter] = FairQueue()
+        self._queue: FairQueue[Waiter] = FairQueue()
+        self._background = BackgroundQueue()
         self._pace = DrainRate()
         self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
         self._comebacks = RetryAfterSlots()
@@ -142,12 +84,12 @@ class AdmissionQueue:
     @property
     def background_running(self) -> int:
         """The same, of the background."""
-        return len(self._background_running)
+        return self._background.running
 
     @property
     def admitted(self) -> int:
         """Requests that have not ended."""
-        return self._clients.total() + self._background_admitted
+        return self._clients.total() + self._background.admitted
 
     @property
     def waiting(self) -> int:
@@ -185,24 +127,19 @@ class AdmissionQueue:
         self.check(client, size_bytes, deadline)
         longest_s = min(self._longest_wait_s + SLACK * self._steady_wait_s, self._useful_wait_s)
         patience_s = min(deadline.remaining_s(), longest_s)
-        waiter = _Waiter(client, size_bytes, self.clock() + patience_s)
+        waiter = Waiter(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
         self._look()
         if self.waiting > self._limits.max_waiting:
             self._refuse(self._queue.last_of_the_longest(), "is full")
             self._admit()
-        try:
-            async with asyncio.timeout(patience_s):
-                return await waiter.lease
-        except TimeoutError:
-            self._leave(waiter)
-            if deadline.remaining_s() <= 0:
-                raise StageTimeout(STAGE) from None
-            raise self._overloaded("did not reach this request in time") from None
-        except BaseException:
-            self._leave(waiter)
-            raise
+        lease = await self._granted(waiter, patience_s)
+        if lease is None and deadline.remaining_s() <= 0:
+            raise StageTimeout(STAGE)
+        if lease is None:
+            raise self._overloaded("did not reach this request in time")
+        return lease
 
     async def acquire_background(self, client: str, size_bytes: int, deadline: Deadline) -> Lease:
         """As `acquire`, for work that nobody waits for: it is not refused, but waits until there is room to spare.
@@ -210,18 +147,13 @@ class AdmissionQueue:
         Raises `Overloaded` when `deadline` ends meanwhile.
         """
         size_bytes = min(size_bytes, self.budget.max_bytes)
-        waiter = _Waiter(client, size_bytes, math.inf, background=True)
-        self._background.join(waiter)
+        waiter = Waiter(client, size_bytes, math.inf, background=True)
+        self._background.queue.join(waiter)
         self._admit()
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return await waiter.lease
-        except TimeoutError:
-            self._leave(waiter)
-            raise self._overloaded("leaves no room for background work") from None
-        except BaseException:
-            self._leave(waiter)
-            raise
+        lease = await self._granted(waiter, deadline.remaining_s())
+        if lease is None:
+            raise self._overloaded("leaves no room for background work")
+        return lease
 
     def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
         """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
@@ -241,8 +173,8 @@ class AdmissionQueue:
         now, lone = self.clock(), lease.came_alone and self.crowd() <= LONE
         full = bool(self._queue) or self.running >= self.max_running
         if lease.background:
-            full = full or bool(self._background)
-            self._background_running.remove(lease)
+            full = full or bool(self._background.queue)
+            self._background.leave_place(lease)
         else:
             self._running.remove(lease)
             self._pace.left(now - lease.granted_at, now, full=full)
@@ -258,7 +190,7 @@ class AdmissionQueue:
     def leave_client(self, lease: Lease) -> None:
         """`lease` no longer counts as its client's."""
         if lease.background:
-            self._background_admitted -= 1
+            self._background.admitted -= 1
         else:
             self._clients[lease.client] -= 1
             if not self._clients[lease.client]:
@@ -306,7 +238,7 @@ class AdmissionQueue:
                 place += 1
         self._admit()
 
-    def _refuse(self, waiter: _Waiter, why: str) -> None:
+    def _refuse(self, waiter: Waiter, why: str) -> None:
         self._queue.leave(waiter)
         if not waiter.lease.done():
             waiter.lease.set_exception(self._overloaded(why))
@@ -323,10 +255,10 @@ class AdmissionQueue:
         else:
             self.budget.leave_line(self._admit)
         if self._queue.next(self._may_run) is None:
-            self._admit_from(self._background, lambda client: True, self._fits_background)
+            self._admit_from(self._background.queue, lambda client: True, self._fits_background)
 
     def _admit_from(
-        self, queue: FairQueue[_Waiter], may_run: Callable[[str], bool], fits: Callable[[int], bool]
+        self, queue: FairQueue[Waiter], may_run: Callable[[str], bool], fits: Callable[[int], bool]
     ) -> None:
         while (waiter := queue.next(may_run)) is not None:
             gone = waiter.lease.done()
@@ -336,12 +268,11 @@ class AdmissionQueue:
             if not gone:
                 self._grant(waiter)
 
-    def _grant(self, waiter: _Waiter) -> None:
+    def _grant(self, waiter: Waiter) -> None:
         lease = Lease(self, waiter.client, waiter.size_bytes, waiter.background)
         self.budget.take(self._admit, waiter.size_bytes, background=waiter.background)
         if waiter.background:
-            self._background_running.add(lease)
-            self._background_admitted += 1
+            self._background.begin(lease)
         else:
             self._running.add(lease)
             self._clients[waiter.client] += 1
@@ -356,20 +287,29 @@ class AdmissionQueue:
 
     def _fits_background(self, size_bytes: int) -> bool:
         """Within the lane's bounds for all that runs, and within the background's part of them."""
-        places = self.max_running
-        running = self.background_running
-        if running >= max(1, int(BACKGROUND_SHARE * places)) or self.running + running >= places:
-            return False
-        return self.budget.fits(self._admit, size_bytes, background=True)
+        has_place = self._background.has_place(self.running, self.max_running)
+        return has_place and self.budget.fits(self._admit, size_bytes, background=True)
 
-    def _leave(self, waiter: _Waiter) -> None:
+    async def _granted(self, waiter: Waiter, patience_s: float) -> Lease | None:
+        """What `waiter` waits for; None once its patience is over. Raises what it was refused with."""
+        try:
+            async with asyncio.timeout(patience_s):
+                return await waiter.lease
+        except TimeoutError:
+            self._leave(waiter)
+            return None
+        except BaseException:
+            self._leave(waiter)
+            raise
+
+    def _leave(self, waiter: Waiter) -> None:
         """The one who waited has gone: out of the queue, or out of what it was just granted."""
         if waiter.lease.done() and not waiter.lease.cancelled():
             if waiter.lease.exception() is None:
                 waiter.lease.result().release()
             return
         waiter.lease.cancel()
-        queue = self._background if waiter.background else self._queue
+        queue = self._background.queue if waiter.background else self._queue
         if waiter in queue:
             queue.leave(waiter)
         self._admit()

@@ -14,7 +14,7 @@ from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
-from deployments.ingress.admission.lane import Lease
+from deployments.ingress.admission.lease import Lease
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.content_keys import Content, content_of, source_name
 from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
