@@ -6,7 +6,7 @@ class LeastRate:
 
     def __init__(self, bytes_per_s: float, window_s: float) -> None:
         self._bytes_per_s = bytes_per_s
-        self._window_s = window_s
+        self.window_s = window_s
         self._bytes = 0
         self._seconds = 0.0
 
@@ -14,7 +14,7 @@ class LeastRate:
         """Whether the peer is fast enough, now that `size_bytes` have come after waiting for them for `waited_s`."""
         self._bytes += size_bytes
         self._seconds += waited_s
-        if self._seconds < self._window_s:
+        if self._seconds < self.window_s:
             return True
         fast = self._bytes >= self._bytes_per_s * self._seconds
         self._bytes, self._seconds = 0, 0.0

@@ -1,6 +1,7 @@
 """A response's body on its way in: counted, paid for with room, and put together where it will stay."""
 
 import time
+from collections.abc import Callable
 
 import aiohttp
 
@@ -11,6 +12,7 @@ from deployments.core.shared_budget import Share
 from deployments.errors import MediaHostError
 from deployments.fetcher.blob import ByteLimit, Bytes, lazy_buffer
 from deployments.fetcher.digest import RunningDigest
+from deployments.fetcher.direct import comes_directly, receive_directly
 from deployments.fetcher.encoding import ENCODINGS, Inflater
 
 
@@ -62,8 +64,18 @@ async def receive(
     packed = encoding in ENCODINGS
     arrival = Arrival(limit.max_bytes if declared is None or packed else declared, limit, lease)
     digest = RunningDigest(arrival.buffer, executor, deadline) if hashed else None
+
+    def arrived(size: int) -> None:
+        arrival.size = size
+        if digest is not None:
+            digest.arrived(size)
+
     try:
-        await _take_in(response, arrival, digest, rate, executor, deadline, begun, packed=packed)
+        if not packed and declared is not None and comes_directly(response, declared, len(begun)):
+            await arrival.add(begun)
+            await receive_directly(response, arrival.buffer, len(begun), rate, lease.grow, arrived)
+        else:
+            await _take_in(response, arrival, arrived, rate, executor, deadline, begun, packed=packed)
         told = "" if digest is None else await digest.finish(arrival.size)
     finally:
         if digest is not None:
@@ -74,7 +86,7 @@ async def receive(
 async def _take_in(
     response: aiohttp.ClientResponse,
     arrival: Arrival,
-    digest: RunningDigest | None,
+    arrived: Callable[[int], None],
     rate: LeastRate,
     executor: StageExecutor,
     deadline: Deadline,
@@ -91,8 +103,7 @@ async def _take_in(
             inflater.feed(piece)
             while inflated := await executor.run(deadline, inflater.take):
                 await arrival.add(inflated)
-        if digest is not None:
-            digest.arrived(arrival.size)
+        arrived(arrival.size)
     if packed:
         inflater.finish()
 

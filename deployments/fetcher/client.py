@@ -29,8 +29,8 @@ from deployments.fetcher.addresses import AddressPolicy
 from deployments.fetcher.arrival import next_piece, receive
 from deployments.fetcher.blob import MIB, OWN_LACKS, ByteLimit, Bytes
 from deployments.fetcher.cache import NOTHING_KNOWN, Freshness, Validators
+from deployments.fetcher.direct import Growing
 from deployments.fetcher.ranges import (
-    Growing,
     check_range,
     is_readable_in_parts,
     range_headers,

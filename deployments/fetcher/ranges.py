@@ -5,7 +5,6 @@ change. An answer about another version is an error; one that is no range at all
 """
 
 import re
-from collections.abc import Awaitable, Callable
 
 import aiohttp
 from yarl import URL
@@ -15,12 +14,10 @@ from deployments.core.least_rate import LeastRate
 from deployments.errors import MediaHostError
 from deployments.fetcher.arrival import next_piece
 from deployments.fetcher.blob import Bytes
+from deployments.fetcher.direct import Growing, comes_directly, receive_directly
 from deployments.fetcher.transient import TransientError
 from deployments.media.sniff import HEAD_BYTES, sniff
 from deployments.types import RemoteFile
-
-Growing = Callable[[int], Awaitable[None]]
-"""Waits for room for so many bytes more."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _IN_PARTS = frozenset({"mp4"})
@@ -69,6 +66,9 @@ def check_range(response: aiohttp.ClientResponse, file: RemoteFile, start: int, 
 
 async def receive_range(response: aiohttp.ClientResponse, into: Bytes, rate: LeastRate, grow: Growing) -> None:
     """The body of a range, to its place. Raises `MediaHostError` for a host that is too slow or says too much."""
+    if comes_directly(response, len(into), 0):
+        await receive_directly(response, into, 0, rate, grow, lambda _: None)
+        return
     view, at = into.data, 0
     while piece := await next_piece(response, rate):
         if at + len(piece) > len(into):

@@ -1,14 +1,9 @@
 """Hosts are hostile: where connections go, observed from the servers that they would reach."""
 
 import asyncio
-import datetime
 import socket
-import ssl
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from deployments.core.deadline import Deadline
 from deployments.errors import MediaHostError, MediaNotReachable, StageTimeout
@@ -180,32 +175,6 @@ async def test_environment_proxies_are_not_used(server, forbidden, monkeypatch):
 
 
 # ── TLS ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """(server's context, client's context, names seen in handshakes) for `media.example`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "media.example")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("media.example")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    seen = []
-    serving.sni_callback = lambda _socket, name, _context: seen.append(name)
-    return serving, ssl.create_default_context(cafile=str(folder / "cert.pem")), seen
 
 
 async def test_https_shows_the_name_in_sni_and_host_and_checks_the_certificate_for_it(certificate):
