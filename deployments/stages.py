@@ -181,10 +181,11 @@ class Preprocessing(_Door):
     async def prepare(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[TensorRef]
     ) -> StageResult[Prepared]:
-        """Token ids, and the processor's tensors by name if there are media. `payloads`: of `inputs`, in their order,
-        but for those whose pixels go straight to the model."""
+        """Token ids, and the processor's tensors by name if there are media: as a payload, or as `Prepared.sizes`.
+        `payloads`: of `inputs`, in their order, but for those whose pixels go straight to the model."""
+        has_pixels = not all(item.pixels_at_model for item in inputs)
         return await self._client.call(
-            "prepare", deadline, chat, inputs, payloads=payloads, answer_has_payload=bool(inputs)
+            "prepare", deadline, chat, inputs, payloads=payloads, answer_has_payload=has_pixels
         )
 
     async def continue_text(self, deadline: Deadline, prompt: PlainPrompt) -> StageResult[Prepared]:
@@ -204,8 +205,7 @@ class ModelReplica(Protocol):
         prepared: Prepared,
         params: SamplingParams,
         stream: bool,
-        tensors: Tensors | None = None,
-        *clips: Tensors,
+        *tensors: Tensors,
     ) -> AsyncGenerator[GenerateChunk, None]: ...
 
 
@@ -220,7 +220,8 @@ class TextGeneration(_Door):
         *,
         key: str,
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """The answer's chunks. `tensors`: the preprocessor's, then those of clips that went past it."""
+        """The answer's chunks. `tensors`: the preprocessor's unless `prepared` holds them, then those of clips that
+        went past it."""
         return self._client.stream("generate", deadline, prepared, params, stream, key=key, payloads=tensors)
 
 

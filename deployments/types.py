@@ -446,6 +446,8 @@ class Prepared:
     """In the prompt's order."""
     reuse: bool = True
     """Whether what is kept of earlier requests may be used, and this one kept."""
+    sizes: Mapping[str, NDArray[Any]] | None = None
+    """The tensors, where all pixels are at the model: they are few bytes, and travel along in place of a payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from packaging.version import Version
 HERE = Path(__file__).parent
 HEADER = """\
 # What both images install: the versions that the tests ran with, written by constraints.py. The images then hold the
-# same ones, whenever and wherever they are built. CUDA's own packages come with torch.
+# same ones, whenever and wherever they are built. CUDA's own packages come with torch. pillow-heif is in neither image.
 """
 WITH_TORCH = ("cuda-", "nvidia-", "triton")
 
@@ -40,7 +40,8 @@ def installed(wanted: list[str]) -> dict[str, str]:
 
 def main() -> None:
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    versions = installed([*project["dependencies"], *project["optional-dependencies"]["tracing"]])
+    extras = project["optional-dependencies"]
+    versions = installed([*project["dependencies"], *extras["tracing"], *extras["heic"]])
     lines = [f"{name}=={version}\n" for name, version in sorted(versions.items()) if not name.startswith(WITH_TORCH)]
     (HERE / "constraints.txt").write_text(HEADER + "".join(lines), encoding="utf-8")
 

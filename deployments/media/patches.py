@@ -6,7 +6,7 @@ walks through all of them twice.
 Legend: T frames, H height, W width, C channels (RGB); t, h, w count patches; a row is one patch in space and time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,20 @@ CHANNELS = 3
 class PatchStack:
     """Room for the patches of `frames` frames of `height` x `width`, both multiples of `rule.patch * rule.merge`."""
 
-    def __init__(self, rule: PatchRule, frames: int, height: int, width: int) -> None:
+    def __init__(
+        self, rule: PatchRule, frames: int, height: int, width: int, rows: NDArray[np.uint8] | None = None
+    ) -> None:
+        """`rows`: where to put them, contiguous (rows, values of a row); None for a new array."""
         self._rule = rule
         self._frames = frames
         self.grid = (-(-frames // rule.temporal), height // rule.patch, width // rule.patch)
         """(t, h, w)"""
         times, high, wide = self.grid
         blocks = (times, high // rule.merge, wide // rule.merge, rule.merge, rule.merge)
-        self._patches = np.empty((*blocks, CHANNELS, rule.temporal, rule.patch, rule.patch), np.uint8)
+        shape = (*blocks, CHANNELS, rule.temporal, rule.patch, rule.patch)
+        self._patches = np.empty(shape, np.uint8) if rows is None else rows.reshape(shape)
 
-    def put(self, number: int, planes_HW: Sequence[NDArray[np.uint8]]) -> None:
+    def put(self, number: int, planes_HW: Iterable[NDArray[np.uint8]]) -> None:
         """Frame `number` as its red, green and blue planes."""
         rule, (_, high, wide) = self._rule, self.grid
         # A row of a patch is moved as one value of so many bytes: several times as fast as byte for byte.

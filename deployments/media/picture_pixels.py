@@ -12,6 +12,7 @@ from PIL import Image
 
 from deployments.errors import BadMedia
 from deployments.media.geometry import MAX_KEPT_PIXELS
+from deployments.media.heif import HEIF
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF's orientations that swap height and width."""
@@ -35,8 +36,8 @@ _GREY_OF_16_BITS = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF's, 1 to 8; 1 for a picture whose EXIF is damaged, and for TIFF, which Pillow turns by itself."""
-    if image.format == "TIFF":
+    """EXIF's, 1 to 8; 1 for a picture whose EXIF is damaged, and for formats that are turned while they are read."""
+    if image.format in ("TIFF", HEIF):
         return 1
     try:
         told = image.getexif().get(_ORIENTATION)

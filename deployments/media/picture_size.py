@@ -81,7 +81,7 @@ def _tiff(head: NDArray[np.uint8]) -> Sides:
     return width, height
 
 
-def _avif(head: NDArray[np.uint8]) -> Sides:
+def _of_items(head: NDArray[np.uint8]) -> Sides:
     """The largest of what the file describes: a picture may be put together of tiles, and have previews."""
     raw, at, largest = head.tobytes(), -1, (0, 0)
     for _ in range(_MAX_SEGMENTS):
@@ -100,5 +100,6 @@ _READERS: dict[str, Callable[[NDArray[np.uint8]], Sides]] = {
     "gif": _gif,
     "bmp": _bmp,
     "tiff": _tiff,
-    "avif": _avif,
+    "avif": _of_items,
+    "heic": _of_items,
 }

@@ -1,4 +1,4 @@
-"""Picture files to pixels, by Pillow: only the formats we mean to read, and no more pixels than allowed.
+"""Picture files to pixels, by Pillow or as it does: only the formats we mean to read, and no more pixels than allowed.
 
 The header is read and judged before anything is decoded. What a viewer would show comes out: rotated as EXIF says,
 transparent parts on white, three channels.
@@ -16,6 +16,8 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, TooLarge, UnsupportedCodec
 from deployments.media.essentials import essential_jpeg, essential_png, jpeg_scans
 from deployments.media.geometry import MAX_KEPT_PIXELS, target_size
+from deployments.media.heif import HEIF, check_heif
+from deployments.media.jpeg import plain_jpeg
 from deployments.media.picture_pixels import (
     BROKEN,
     SIDEWAYS,
@@ -29,7 +31,7 @@ from deployments.media.tiff import MAX_VALUES, most_values, silence_libtiff
 from deployments.types import ResizeRule
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Pillow's names of the formats that are read; of animations the first picture."""
+"""Pillow's names of the formats that are read; of animations the first picture. HEIC where `heif` reads it."""
 
 MAX_SIDE_PIXELS = 65_535
 """What JPEG and GIF can say, too; a picture of one row and millions of columns costs more than its pixels."""
@@ -39,22 +41,32 @@ _MAX_SCANNED_PIXELS = 1_000_000_000
 """Pixels of all scans together: some five seconds that nothing can stop."""
 MAX_DECODE_BYTES = 600_000_000
 """What a picture may take while it is decoded, whatever the limit of pixels."""
-_BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 10}
+_BYTES_PER_PIXEL = {"WEBP": 17, "AVIF": 10, HEIF: 12}
 """Measured, Pillow's copies and the library's own buffers together; of other formats nine."""
 _MOST_PIXELS_PER_BYTE = 16_384
 """Of a TIFF file: what its best packing of an empty page comes to, but for faxes."""
+_DRAFTED = frozenset({"JPEG", "MPO"})
+"""Formats that can be decoded at a fraction of their sides."""
+_DRAFT_MARGIN = 2
+"""How many times the next size has to remain: the result is then 54 dB alike, where it would be 46 dB without."""
 _FAXES = frozenset({"tiff_ccitt", "group3", "group4", "tiff_raw_16"})
 """Pillow's names of the packings that take a bit for an empty row, however long."""
 
 
 def decode_picture(
-    data: NDArray[np.uint8], label: str, max_pixels: int, deadline: Deadline, resize: ResizeRule | None = None
+    data: NDArray[np.uint8],
+    label: str,
+    max_pixels: int,
+    deadline: Deadline,
+    resize: ResizeRule | None = None,
+    *,
+    draft: bool = False,
 ) -> NDArray[np.uint8]:
     """The picture in the bytes `data` of shape (size,), as contiguous uint8 RGB of shape (H, W, 3).
 
-    With `resize`, the size that the pixels will be brought to next, a large picture comes out at 1/2, 1/4 or 1/8 of its
-    sides, never below that size, and only where the rule gives the same size for both; a JPEG is decoded so. No more
-    than `MAX_KEPT_PIXELS` come out in any case.
+    No more than `MAX_KEPT_PIXELS` come out: a larger picture comes at 1/2, 1/4 or 1/8 of its sides, a JPEG is decoded
+    so. With `resize`, the size that the pixels will be brought to next, not below that size, and only where the rule
+    gives the same size for both. With `draft` too, smaller JPEGs likewise, where twice that size remains.
 
     Raises `BadMedia` for bytes that are no whole picture of a format in `FORMATS`, and for those that would cost more
     than their size tells, `UnsupportedCodec` for kinds of these formats that aren't read, `TooLarge` above `max_pixels`
@@ -64,14 +76,17 @@ def decode_picture(
     with _pillow_errors(data, label, max_pixels):
         image = _open(data, label, max_pixels)
         turn = orientation_of(image)
-        part, size = (1, None) if resize is None else _fraction(image, label, resize, turn in SIDEWAYS)
+        part, size = (1, None) if resize is None else _fraction(image, label, resize, turn in SIDEWAYS, draft=draft)
         part = max(part, smallest_part(image.width * image.height)) if size is None else part
-        if image.format in ("JPEG", "MPO"):
-            image.draft(None, (image.width // part, image.height // part))
-            part = 1
-        image.load()
-        deadline.check()
-        pixels = rgb_of(image, part, size, label)
+        plain = part == 1 and size is None and image.format == "JPEG" and image.mode == "RGB"
+        pixels = plain_jpeg(data) if plain else None
+        if pixels is None:
+            if image.format in _DRAFTED:
+                image.draft(None, (image.width // part, image.height // part))
+                part = 1
+            image.load()
+            deadline.check()
+            pixels = rgb_of(image, part, size, label)
     return np.ascontiguousarray(turned(pixels, turn))
 
 
@@ -107,10 +122,13 @@ def _open(data: NDArray[np.uint8], label: str, max_pixels: int) -> Image.Image:
     """The picture by its header, nothing of it decoded."""
     kind = sniff(data[:HEAD_BYTES].tobytes()).container
     scans = jpeg_scans(data, MAX_SCANS) if kind == "jpeg" else 0
+    if kind == "heic":
+        check_heif(data, label, min(max_pixels, MAX_DECODE_BYTES // _BYTES_PER_PIXEL[HEIF]))
     if kind == "tiff" and most_values(data) > MAX_VALUES:
         raise TooLarge(f"the picture has a tag of more than {MAX_VALUES} values, the limit", param=label)
     try:
-        image = Image.open(io.BytesIO(essential_png(data) if kind == "png" else data.data), formats=FORMATS)
+        formats = (HEIF,) if kind == "heic" else FORMATS
+        image = Image.open(io.BytesIO(essential_png(data) if kind == "png" else data.data), formats=formats)
     except (UnidentifiedImageError, *BROKEN):
         if kind != "jpeg":
             raise
@@ -158,7 +176,7 @@ def _looks_like(data: NDArray[np.uint8]) -> str:
 
 
 def _fraction(
-    image: Image.Image, label: str, resize: ResizeRule, is_sideways: bool
+    image: Image.Image, label: str, resize: ResizeRule, is_sideways: bool, *, draft: bool
 ) -> tuple[int, tuple[int, int] | None]:
     """The largest part, 8, 4, 2 or 1, at which the next resize brings `image` to the same size as from the whole; and
     for a picture too large to be kept whole that size itself, (width, height) as `image` lies.
@@ -167,10 +185,15 @@ def _fraction(
     if is_sideways:
         width, height = height, width
     wanted = target_size(resize, 1, height, width, label)
+    too_large = height * width > MAX_KEPT_PIXELS
+    if not too_large and not (draft and image.format in _DRAFTED):
+        return 1, None
+    margin = 1 if too_large else _DRAFT_MARGIN
+    least = margin * wanted[0], margin * wanted[1]
     for part in (8, 4, 2):
         drafted = -(-height // part), -(-width // part)
-        if drafted[0] >= wanted[0] and drafted[1] >= wanted[1] and target_size(resize, 1, *drafted) == wanted:
+        if drafted[0] >= least[0] and drafted[1] >= least[1] and target_size(resize, 1, *drafted) == wanted:
             return part, None
-    if height * width <= MAX_KEPT_PIXELS or wanted[0] > height or wanted[1] > width:
+    if not too_large or wanted[0] > height or wanted[1] > width:
         return 1, None
     return 1, wanted if is_sideways else wanted[::-1]

@@ -34,11 +34,12 @@ class Model(ModelReplica):
         prepared: Prepared,
         params: SamplingParams,
         stream: bool,
-        tensors: dict[str, NDArray[Any]] | None = None,
-        *clips: dict[str, NDArray[Any]],
+        *tensors: dict[str, NDArray[Any]],
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """See `ModelStage.generate`."""
-        return self._stage.generate(remaining_s, prepared, params, stream, tensors or {}, clips)
+        """See `ModelStage.generate`. `tensors`: the processor's unless `prepared` holds them, then those of clips."""
+        if prepared.sizes is not None:
+            return self._stage.generate(remaining_s, prepared, params, stream, dict(prepared.sizes), tensors)
+        return self._stage.generate(remaining_s, prepared, params, stream, tensors[0] if tensors else {}, tensors[1:])
 
     async def describe(self) -> str:
         """What this replica computes on and how much it holds, for whoever started it."""

@@ -45,7 +45,6 @@ class HfProcessor:
     """One copy of a checkpoint's processor. Not for two threads at once: its tokenizer has state."""
 
     processor: Any
-    tokenizer: Any
     family: Family
 
     def expand(self, prompt: Prompt, media: Media, sizes: Sizes, raw_pixels: bool) -> Expanded:
@@ -89,6 +88,8 @@ class HfProcessor:
         }
         if media.pictures_HWC:
             options["images_kwargs"] = _with_size(sizes.image) | {"input_data_format": "channels_last"} | pixels
+            if media.pictures_at_target:
+                options["images_kwargs"]["do_resize"] = False
         if media.clips:
             options["videos_kwargs"] = self._video_options(media, sizes.video) | pixels
         if media.sounds:

@@ -22,6 +22,7 @@ from deployments.media.sound import decode_sound
 from deployments.preprocessor.embeds import Embeds, read_embeds
 from deployments.preprocessor.family import Family
 from deployments.preprocessor.limits import Sizes
+from deployments.preprocessor.picture_rows import Picture, PictureCutter
 from deployments.preprocessor.stand_in import StandIns
 from deployments.types import Chat, DecodedVideo, MediaInput, MediaKind, PatchRule, Payload, ResizeRule
 
@@ -40,7 +41,9 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    pictures_HWC: list[NDArray[np.uint8]] = field(default_factory=list)
+    pictures_HWC: list[Picture] = field(default_factory=list)
+    pictures_at_target: bool = False
+    """They have the size already that the processor would resize them to."""
     clips: list[Clip] = field(default_factory=list)
     sounds: list[NDArray[np.float32]] = field(default_factory=list)
     """Mono, at the processor's rate: sounds of their own, and those of clips."""
@@ -64,6 +67,8 @@ class MediaReader:
     family: Family
     patches: PatchRule | None
     """How frames that come as patches were cut."""
+    cutter: PictureCutter | None
+    """Of pictures, where it can do what the processor would."""
     stand_ins: StandIns
 
     def read(
@@ -79,13 +84,16 @@ class MediaReader:
         Raises `BadRequest` for a kind that the model does not take, `BadMedia` and `TooLarge` naming the item.
         """
         self._check_kinds(chat, inputs)
-        media, left = Media(), iter(payloads)
+        given = any(item.embeds for item in inputs if item.kind is MediaKind.IMAGE)
+        media = Media(pictures_at_target=self.cutter is not None and not given)
+        left = iter(payloads)
         for item in inputs:
             payload = next(left) if item.has_payload else {}
             if item.embeds or item.declared is not None:
-                self._add_stand_in(media, item, payload)
+                self._add_stand_in(media, item, payload, sizes)
             elif item.kind is MediaKind.IMAGE:
-                media.pictures_HWC.append(self._picture(item, payload, sizes.image, deadline))
+                pixels_HWC = self._pixels(item, payload, sizes.image, deadline)
+                media.pictures_HWC.append(self._sized(pixels_HWC, item, sizes.image, media))
             elif item.kind is MediaKind.AUDIO:
                 media.sounds.append(self._sound(item, payload, deadline))
                 media.clip_of_sound.append(None)
@@ -103,12 +111,13 @@ class MediaReader:
         limit = self.config.max_image_pixels
         return max((most_decode_bytes(_bytes(payload), item.label, limit) for item, payload in pictures), default=0)
 
-    def _add_stand_in(self, media: Media, item: MediaInput, payload: Payload) -> None:
+    def _add_stand_in(self, media: Media, item: MediaInput, payload: Payload, sizes: Sizes) -> None:
         embeds = read_embeds(_bytes(payload), item.kind, self.family, item.label) if item.embeds else None
         if embeds is not None:
             media.embeds.setdefault(item.kind, []).append(embeds)
         if item.kind is MediaKind.IMAGE:
-            media.pictures_HWC.append(self.stand_ins.picture(item, embeds))
+            pixels_HWC = self.stand_ins.picture(item, embeds)
+            media.pictures_HWC.append(self._sized(pixels_HWC, item, sizes.image, media))
         elif item.kind is MediaKind.VIDEO:
             media.clips.append(Clip(*self.stand_ins.frames(item, embeds), at_target=False))
         else:
@@ -138,14 +147,25 @@ class MediaReader:
             said = f"{item.label}: this model takes a video's frames as pictures; send them as `image_embeds`"
             raise BadRequest(said, param=item.label)
 
-    def _picture(
+    def _pixels(
         self, item: MediaInput, payload: Payload, size: dict[str, int] | None, deadline: Deadline
     ) -> NDArray[np.uint8]:
+        rule, limit = with_size(self.family.image_resize, size), self.config.max_image_pixels
+        pixels_HWC = decode_picture(_bytes(payload), item.label, limit, deadline, rule, draft=self.config.jpeg_draft)
+        deadline.check()
+        return pixels_HWC
+
+    def _sized(
+        self, pixels_HWC: NDArray[np.uint8], item: MediaInput, size: dict[str, int] | None, media: Media
+    ) -> Picture:
+        """At the size that the model is shown, where that is made here: the rest of the pixels is let go at once."""
         rule = with_size(self.family.image_resize, size)
-        pixels = decode_picture(_bytes(payload), item.label, self.config.max_image_pixels, deadline, rule)
-        if rule is not None:
-            target_size(rule, 1, pixels.shape[0], pixels.shape[1], item.label)
-        return pixels
+        if rule is None:
+            return pixels_HWC
+        target = target_size(rule, 1, pixels_HWC.shape[0], pixels_HWC.shape[1], item.label)
+        if self.cutter is None or not media.pictures_at_target:
+            return pixels_HWC
+        return self.cutter.resized(pixels_HWC, *target)
 
     def _sound(self, item: MediaInput, payload: Payload, deadline: Deadline) -> NDArray[np.float32]:
         rate_hz = self.family.audio_rate_hz

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from deployments.preprocessor.media import Media
 from deployments.types import MediaInput, MediaKind, MediaMark
 
-_CODE = ("sluice", "transformers", "av", "pillow", "soundfile")
+_CODE = ("sluice", "transformers", "torch", "torchvision", "av", "pillow", "simplejpeg", "pillow-heif", "soundfile")
 """Packages whose versions may change what becomes of a file."""
 
 

@@ -15,7 +15,7 @@ from deployments.preprocessor.family import Family
 from deployments.preprocessor.handoff import Handoff
 from deployments.preprocessor.hf_processor import Expanded
 from deployments.preprocessor.media import Clip, Media, blank_frames
-from deployments.types import DecodedVideo, MediaKind, PatchRule
+from deployments.types import DecodedVideo, MediaKind, PatchRule, PixelNorm, ResizeRule
 
 PATCHES_TENSOR = "pixel_values_videos"
 _TRIALS = ((4, 2, 3), (3, 4, 2))
@@ -26,7 +26,9 @@ def find_patch_rule(
     processor: object, family: Family, handoff: Handoff, expand: Callable[[Media], Expanded]
 ) -> PatchRule | None:
     """The order of `processor`'s pixels; None where it does more than ordering. `expand` calls it on one clip."""
-    rule = _candidate(getattr(processor, "video_processor", None), family, handoff)
+    if MediaKind.IMAGE in family.modalities and handoff.images != handoff.videos:
+        return None  # a request with both would need floats
+    rule = declared_rule(getattr(processor, "video_processor", None), family.video_resize, handoff.videos)
     if rule is None:
         return None
     try:
@@ -35,15 +37,14 @@ def find_patch_rule(
         return None
 
 
-def _candidate(videos: object, family: Family, handoff: Handoff) -> PatchRule | None:
-    sizes = [getattr(videos, name, None) for name in ("patch_size", "merge_size", "temporal_patch_size")]
-    if not all(isinstance(size, int) for size in sizes) or handoff.videos is None or family.video_resize is None:
+def declared_rule(part: object, resize: ResizeRule | None, norm: PixelNorm | None) -> PatchRule | None:
+    """The order that a `part` of a processor declares, where it makes whole rows of what `resize` gives; untried."""
+    sizes = [getattr(part, name, None) for name in ("patch_size", "merge_size", "temporal_patch_size")]
+    if not all(isinstance(size, int) for size in sizes) or norm is None or resize is None:
         return None
-    if MediaKind.IMAGE in family.modalities and handoff.images != handoff.videos:
-        return None  # a request with both would need floats
     rule = PatchRule(*sizes)  # type: ignore[arg-type]
-    whole_rows = family.video_resize.kind != "exact" and family.video_resize.factor == rule.patch * rule.merge
-    return rule if whole_rows and handoff.videos.patch_layout == "flat_channel_major" else None
+    whole_rows = resize.kind != "exact" and resize.factor == rule.patch * rule.merge
+    return rule if whole_rows and norm.patch_layout == "flat_channel_major" else None
 
 
 def _agrees(rule: PatchRule, expand: Callable[[Media], Expanded], frames: int, high: int, wide: int) -> bool:

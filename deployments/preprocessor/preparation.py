@@ -26,11 +26,14 @@ from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
 from deployments.preprocessor.media_marks import media_marks
 from deployments.preprocessor.patches import find_patch_rule
+from deployments.preprocessor.picture_rows import blank_pictures
+from deployments.preprocessor.picture_trial import ROWS_TENSOR, ImageSize, find_picture_cutter
 from deployments.preprocessor.profile import media_profile
 from deployments.preprocessor.prompt import Prompt, PromptRenderer
 from deployments.preprocessor.stand_in import StandIns
 from deployments.preprocessor.template import special_marks
 from deployments.preprocessor.text_bound import TextBound
+from deployments.preprocessor.token_runs import read_runs_once
 from deployments.types import (
     Chat,
     ChatMessage,
@@ -77,18 +80,24 @@ class Preparation:
         tried = self._config.uint8_handoff and not self.is_awaited
         self._handoff = find_handoff(processor, self._family) if tried else Handoff()
         self._tokens = {kind: tokens_of(processor, tokenizer, kind) for kind in MediaKind}
-        self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(frozenset().union(*self._tokens.values()))))
+        media_tokens = frozenset().union(*self._tokens.values())
+        self._media_ids = frozenset(tokenizer.convert_tokens_to_ids(sorted(media_tokens)))
         self._bound = TextBound(tokenizer)
         self._copies: queue.SimpleQueue[HfProcessor] = queue.SimpleQueue()
         self._tokenizers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self._config.text_workers):
             self._tokenizers.put(copy.deepcopy(tokenizer))
-        for number in range(self._config.workers):
-            own = copy.deepcopy(processor) if number else processor
-            self._copies.put(HfProcessor(own, getattr(own, "tokenizer", own), self._family))
+        copies = [processor, *(copy.deepcopy(processor) for _ in range(self._config.workers - 1))]
+        for own in copies:
+            self._copies.put(HfProcessor(own, self._family))
+        if MediaKind.IMAGE in self._family.modalities and not self.is_awaited:
+            picture = Media([np.zeros((64, 96, 3), np.uint8)])
+            read_runs_once(copies, media_tokens, lambda: self._expand_pictures(picture, self._family.image_size))
         patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
+        images = getattr(processor, "image_processor", None)
+        self._cutter = find_picture_cutter(images, self._family, self._handoff, self._expand_pictures)
         stand_ins = StandIns(processor, self._family, self._config)
-        self._reader = MediaReader(self._config, self._family, patches, stand_ins)
+        self._reader = MediaReader(self._config, self._family, patches, self._cutter, stand_ins)
         self.profile: MediaProfile = replace(
             media_profile(checkpoint, self._family, patches, config),
             tool_format=self._prompts.abilities.tool_format,
@@ -148,7 +157,7 @@ class Preparation:
         begun = self.begin(deadline, chat, inputs, payloads)
         if inputs:
             with _borrowed(self._copies) as processor:
-                expanded = processor.expand(begun.prompt, begun.media, begun.sizes, raw_pixels=begun.norm is not None)
+                expanded = self._expand(processor, begun, deadline)
         else:
             with _borrowed(self._tokenizers) as tokenizer:
                 expanded = Expanded(tokenized(tokenizer, begun.prompt), {}, ())
@@ -190,6 +199,26 @@ class Preparation:
             media=media_marks(inputs, media, (begun.sizes, begun.norm, chat.processor_kwargs)),
         )
         return prepared, tensors if inputs else None
+
+    def _expand(self, processor: HfProcessor, begun: Begun, deadline: Deadline) -> Expanded:
+        """What `processor` makes of a request, but for rows of pictures that can be cut here."""
+        media, raw_pixels = begun.media, begun.norm is not None
+        if self._cutter is None or not (raw_pixels and media.pictures_HWC and media.pictures_at_target):
+            return processor.expand(begun.prompt, media, begun.sizes, raw_pixels)
+        blank = replace(media, pictures_HWC=blank_pictures(media.pictures_HWC))
+        expanded = processor.expand(begun.prompt, blank, begun.sizes, raw_pixels)
+        deadline.check()
+        expanded.tensors[ROWS_TENSOR] = self._cutter.rows(media.pictures_HWC)
+        return expanded
+
+    def _expand_pictures(self, media: Media, size: ImageSize) -> Expanded:
+        """What the processor makes of pictures and no text, its pixels left as uint8."""
+        count = len(media.pictures_HWC)
+        parts = tuple(ChatPart(None, number) for number in range(count))
+        items = tuple(MediaInput(MediaKind.IMAGE, "", "") for _ in range(count))
+        prompt = self._prompts.render(Chat((ChatMessage("user", parts),)), items)
+        with _borrowed(self._copies) as processor:
+            return processor.expand(prompt, media, Sizes(size, None), raw_pixels=True)
 
     def _expand_clip(self, media: Media) -> Expanded:
         """What the processor makes of one clip and no text, its pixels left as uint8."""

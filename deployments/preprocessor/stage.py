@@ -7,6 +7,7 @@ stage's event loop instead, behind the same bound, time and cancellation.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from deployments.config import AppConfig
@@ -53,7 +54,8 @@ class PreprocessStage:
     async def prepare(
         self, remaining_s: float, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
     ) -> tuple[Prepared, Tensors | None]:
-        """Within `remaining_s`; otherwise as `Preparation.prepare`."""
+        """Within `remaining_s`; otherwise as `Preparation.prepare`, the tensors among what is prepared where no pixels
+        are."""
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
         executor = self._executor if inputs else self._text_executor
         try:
@@ -66,6 +68,8 @@ class PreprocessStage:
         finally:
             self._metrics.gauge("sluice_threads_busy", self._busy, stage=STAGE)
         self._metrics.count("sluice_prepared_bytes", sum(tensor.nbytes for tensor in (tensors or {}).values()))
+        if inputs and all(item.pixels_at_model for item in inputs):
+            return replace(prepared, sizes=tensors), None
         return prepared, tensors
 
     async def continue_text(self, remaining_s: float, prompt: PlainPrompt) -> Prepared:

@@ -80,6 +80,18 @@ async def test_patches_go_straight_to_the_model_when_all_clips_are_cut(uncut: tu
     assert app.model.calls[-1].payloads == (["tensors", *clips] if straight else ["tensors"])
 
 
+async def test_where_all_pixels_are_at_the_model_the_tensors_travel_with_the_prompt() -> None:
+    app = FakeApplication()
+    profile = replace(PROFILE, resize=ResizeRule("frame", 32, 2, 1, 2**20), patches=PatchRule(16, 2, 2))
+    app.preprocessor.answers["profile"] = lambda: (profile, None)
+    app.decoder.answers["decode"] = lambda task: (replace(DECODED, patch_grid=(1, 2, 4)), f"pixels of {task.label}")
+    assert (await app.chat([VIDEO, VIDEO])).status_code == 200
+    assert app.preprocessor.calls[-1].payloads == []
+    generate = app.model.calls[-1]
+    assert generate.args[0].sizes == {}
+    assert generate.payloads == [f"pixels of messages[0].content[{number}]" for number in range(2)]
+
+
 @pytest.mark.parametrize("fields", [{"use_audio_in_video": True}, {"mm_processor_kwargs": {"max_pixels": 5000}}])
 async def test_patches_are_not_asked_for_where_the_preprocessor_needs_the_clip(fields: dict[str, Any]) -> None:
     app = FakeApplication()

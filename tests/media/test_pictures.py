@@ -376,12 +376,19 @@ def test_a_side_has_a_limit_of_its_own(size: tuple[int, int]) -> None:
         decoded(png_bomb(*size))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
-def test_a_large_picture_comes_at_a_fraction_of_its_size(mode: str) -> None:
-    pixels = decoded(encoded(smooth(1600, 2000).convert(mode), "PNG"), resize=BUDGET)
-    assert pixels.shape == (800, 1000, 3)
-    expected = np.asarray(smooth(1600, 2000).convert(mode).convert("RGB").reduce(2))
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P", "1"])
+def test_a_picture_too_large_to_be_kept_comes_at_a_fraction_of_its_size(mode: str) -> None:
+    image = smooth(140, 146).resize((4400, 4200), Image.Resampling.NEAREST).convert(mode)
+    pixels = decoded(encoded(image, "PNG", compress_level=1), max_pixels=64_000_000, resize=BUDGET)
+    assert pixels.shape == (525, 550, 3)
+    expected = np.asarray(image.convert("RGB").reduce(8))
     assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_what_comes_next_changes_no_pixel(format: str) -> None:
+    data = encoded(smooth(800, 1000), format)
+    assert np.array_equal(decoded(data, resize=BUDGET), decoded(data))
 
 
 @pytest.mark.parametrize("resize", [None, ResizeRule("frame", factor=28, min_pixels=28 * 28, max_pixels=16_000_000)])
@@ -399,20 +406,19 @@ def test_no_picture_is_kept_larger_than_a_model_looks_at(format: str, resize: Re
 BUDGET = ResizeRule("frame", factor=28, min_pixels=28 * 28 * 4, max_pixels=28 * 28 * 256)
 
 
-def test_large_jpeg_is_decoded_at_a_fraction_of_its_size() -> None:
-    pixels = decoded(encoded(smooth(1600, 2000), "JPEG"), resize=BUDGET)
-    assert pixels.shape == (800, 1000, 3)
+def test_where_it_may_a_large_jpeg_is_drafted_at_twice_the_next_size() -> None:
+    data = encoded(smooth(1600, 2000), "JPEG")
+    assert target_size(BUDGET, 1, 1600, 2000) == (392, 476)
+    assert decoded(data, resize=BUDGET, draft=True).shape == (800, 1000, 3)
+    assert decoded(encoded(smooth(1560, 1900), "JPEG"), resize=BUDGET, draft=True).shape == (1560, 1900, 3)
+    assert decoded(encoded(smooth(1600, 2000), "PNG"), resize=BUDGET, draft=True).shape == (1600, 2000, 3)
 
 
-def test_fraction_is_taken_along_the_right_axes_of_a_rotated_jpeg() -> None:
+def test_a_draft_is_taken_along_the_right_axes_of_a_rotated_jpeg() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    pixels = decoded(encoded(smooth(1600, 2000), "JPEG", exif=exif), resize=BUDGET)
+    pixels = decoded(encoded(smooth(1600, 2000), "JPEG", exif=exif), resize=BUDGET, draft=True)
     assert pixels.shape == (1000, 800, 3)
-
-
-def test_small_jpeg_is_decoded_whole() -> None:
-    assert decoded(encoded(smooth(300, 400), "JPEG"), resize=BUDGET).shape == (300, 400, 3)
 
 
 @pytest.mark.parametrize("stop", [lambda d: d.cancel(), lambda d: None])

@@ -12,7 +12,7 @@ from deployments.config import AppConfig, PreprocessorConfig
 from deployments.errors import BadMedia, BadRequest, StageTimeout
 from deployments.observability.metrics import RecordingSink
 from deployments.preprocessor.stage import PreprocessStage
-from tests.support.preparing import asking, image, noise, picture_file
+from tests.support.preparing import asking, decoded, image, noise, picture_file, video
 from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
 
 PICTURE = picture_file(noise(56, 84, 3))
@@ -31,6 +31,19 @@ async def test_bytes_handed_on_are_counted() -> None:
     assert tensors is not None
     assert sink.values["sluice_prepared_bytes", ()] == sum(tensor.nbytes for tensor in tensors.values())
     assert sink.values["sluice_threads_busy", ("preprocess",)] == 0
+
+
+async def test_tensors_travel_with_the_prompt_where_all_pixels_are_at_the_model() -> None:
+    clip = replace(video(0, replace(decoded(range(4), 56, 84), patch_grid=(2, 4, 6))), pixels_at_model=True)
+    room = stage(RecordingSink())
+    prepared, tensors = await room.prepare(60, asking(0), (clip,), ())
+    assert tensors is None
+    assert prepared.sizes is not None
+    assert prepared.sizes["video_grid_thw"].tolist() == [[2, 4, 6]]
+    mixed, tensors = await room.prepare(60, asking(0, 1), (clip, image(1)), (PICTURE,))
+    assert mixed.sizes is None
+    assert tensors is not None
+    assert {"video_grid_thw", "pixel_values"} <= tensors.keys()
 
 
 async def test_requests_beyond_the_workers_wait_and_are_answered() -> None:

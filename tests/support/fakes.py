@@ -4,7 +4,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -145,8 +145,10 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     kinds = [item.kind for item in media]
     tokens = {MediaKind.IMAGE: 5, MediaKind.VIDEO: 7, MediaKind.AUDIO: 3}
     counts = TokenCounts({"text": 10, **{kind.value: n * kinds.count(kind) for kind, n in tokens.items()}})
-    tensors = "tensors" if media else None
-    return Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001), tensors
+    told = Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001)
+    if media and all(item.pixels_at_model for item in media):
+        return replace(told, sizes={}), None
+    return told, "tensors" if media else None
 
 
 def continued(prompt: PlainPrompt) -> tuple[Prepared, None]:
