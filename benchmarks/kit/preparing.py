@@ -1,6 +1,7 @@
 """What the benchmarks of the media stages share: the processors of published checkpoints, and the ways from a file to
 the model's tensors."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from transformers import (
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
@@ -73,6 +75,23 @@ def preparation(processor: str, uint8: bool = True, workers: int = 1) -> Prepara
 def question(items: int) -> Chat:
     parts = (*(ChatPart(None, number) for number in range(items)), ChatPart("What happens here?"))
     return Chat((ChatMessage("user", parts),))
+
+
+def picture_file(width: int, height: int, fmt: str, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture of clouds with a little noise, as a JPEG of a usual photo's size; a PNG is a page of black on white."""
+    source = np.random.default_rng(seed)
+    coarse = Image.fromarray(source.integers(0, 256, (height // 16, width // 16, 3), np.uint8))
+    pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    if fmt == "PNG":
+        lines = (np.arange(height) % 30 < 18)[:, None, None]
+        pixels = np.where(lines & (pixels[..., :1] < 100), 0.0, 255.0).repeat(3, axis=2)
+    else:
+        pixels = pixels + source.normal(0, 3, pixels.shape)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+        buffer, fmt, **({"quality": 90} if fmt == "JPEG" else {})
+    )
+    return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,7 @@ CASES = (
     Case("text", "text", stream=False),
     Case("text, streamed", "text", stream=True),
     Case("picture", "pictures", stream=False),
+    Case("four pictures of 720p", "4 x 720p", stream=False),
     Case("clip 360p", "360p", stream=False),
     Case("sound", "sounds", stream=False),
     Case("mixed, streamed", "mixed", stream=True),
@@ -242,7 +243,18 @@ def _show_processes(bench: Benchmark, title: str, used: dict[str, dict[str, floa
         [name, *(by_role.get(role, 0.0) * 1e3 for role in roles), sum(by_role.values()) * 1e3]
         for name, by_role in used.items()
     ]
-    bench.table(title, ["step", *roles, "all"], rows)
+    note = "; ".join(f"{name}: {_cores(by_role, bench.args.rate)}" for name, by_role in used.items())
+    bench.table(title, ["step", *roles, "all"], rows, note)
+
+
+def _cores(cpu_s: dict[str, float], rate: float) -> str:
+    """What so many answers a second take of cores, by extrapolation; the model's own computing is a GPU's elsewhere."""
+    cores = {role: seconds * rate for role, seconds in cpu_s.items() if role != "Model"}
+    most = max(cores, key=lambda role: cores[role])
+    return (
+        f"{rate:g} answers a second take {sum(cores.values()):.1f} cores beside the model's replicas, "
+        f"most of them {most}: {cores[most]:.1f}"
+    )
 
 
 def _most(used: dict[str, dict[str, float]], role: str) -> float:
@@ -285,6 +297,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serve-run", action="store_true", help="start it by `serve run` instead of `sluice serve`")
     parser.add_argument("--requests", type=int, help="of each case")
     parser.add_argument("--users", type=int, default=USERS)
+    parser.add_argument("--rate", type=float, default=35.0, help="answers a second to tell the cores for")
     parser.add_argument("--model", default="demo", help="`demo` or a local checkpoint")
 
 

@@ -8,7 +8,6 @@ interpreter. A process more costs about half a gigabyte.
 """
 
 import functools
-import io
 import multiprocessing
 import statistics
 import threading
@@ -18,17 +17,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.kit.clips import ClipSpec, clip
 from benchmarks.kit.harness import Benchmark
-from benchmarks.kit.preparing import OURS, deadline, preparation, question, ways
+from benchmarks.kit.preparing import OURS, deadline, picture_file, preparation, question, ways
 from deployments.types import Chat, ChatMessage, ChatPart, MediaInput, MediaKind
 
-KINDS = ("text", "picture", "video, patches at the model", "video, frames")
-_WAYS = {KINDS[2]: OURS, KINDS[3]: "resized in the decode, HF to uint8"}
+_PICTURES = {
+    "picture": (1, 1600, 1200, "JPEG"),
+    "four pictures of 720p": (4, 1280, 720, "JPEG"),
+    "PNG page": (1, 1275, 1650, "PNG"),
+}
+"""(how many, width, height, format) of requests for pictures."""
+_WAYS = {"video, patches at the model": OURS, "video, frames": "resized in the decode, HF to uint8"}
+KINDS = ("text", *_PICTURES, *_WAYS)
 SHAPES = ((1, 1), (1, 2), (2, 1))
 """(processes, threads of each)"""
 
@@ -40,13 +43,11 @@ def _work(kind: str) -> Callable[[], object]:
     if kind == "text":
         chat = Chat((ChatMessage("user", (ChatPart("What is the capital of France? " * 20),)),))
         return lambda: stage.prepare(deadline(), chat, (), ())
-    if kind == "picture":
-        buffer = io.BytesIO()
-        pixels = np.random.default_rng(0).integers(0, 255, (120, 160, 3), np.uint8)
-        Image.fromarray(pixels).resize((1600, 1200)).save(buffer, "JPEG")
-        file = np.frombuffer(buffer.getvalue(), np.uint8)
-        picture = MediaInput(MediaKind.IMAGE, "picture", "jpeg")
-        return lambda: stage.prepare(deadline(), question(1), (picture,), [file])
+    if kind in _PICTURES:
+        count, width, height, fmt = _PICTURES[kind]
+        files = [picture_file(width, height, fmt, seed) for seed in range(count)]
+        pictures = tuple(MediaInput(MediaKind.IMAGE, f"picture {number}", fmt.lower()) for number in range(count))
+        return lambda: stage.prepare(deadline(), question(count), pictures, files)
     way = replace(ways("Qwen3-VL")[_WAYS[kind]], stage=stage)
     read = way.decode(clip(ClipSpec(1080, 5, 250)))
     return lambda: way.prepare(read)
@@ -143,21 +144,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {kind: measure(bench, processes, kind, seconds, rounds) for kind in KINDS}
     processes.close()
     rows = [
-        [kind, f["one"], f["threads"], f["processes"], f["threads"] / f["processes"], f["gil_share"]]
+        [kind, *(f[shape] for shape in ("one", "threads", "processes")), f["processes"] / f["one"],
+         f["threads"] / f["processes"], f["gil_share"]]
         for kind, f in found.items()
-    ]
+    ]  # fmt: skip
     bench.table(
         "Preparations a second: two threads of one process, or two processes",
-        ["request", "one thread", "two threads", "two processes", "threads / processes", "share holding the GIL"],
+        ["request", "one thread", "two threads", "two processes", "processes / one", "threads / processes",
+         "share holding the GIL"],
         rows,
         "Each of them with one thread of torch. On a machine of fewer than two free cores neither gains.",
-    )
+    )  # fmt: skip
     worst = min(found, key=lambda kind: found[kind]["threads"] / found[kind]["processes"])
     ratio = found[worst]["threads"] / found[worst]["processes"]
+    pages = found["PNG page"]["processes"] / found["PNG page"]["one"]
     bench.finish(
         f"Two threads do {ratio:.0%} of what two processes do where they do worst ({worst}); the interpreter is held "
         f"for {min(f['gil_share'] for f in found.values()):.0%} to {max(f['gil_share'] for f in found.values()):.0%} "
-        "of a preparation.",
+        f"of a preparation. Two processes prepare {pages:.2f} times as many PNG pages as one.",
         found,
     )
 

@@ -43,6 +43,13 @@ def test_a_medium_alone_is_a_mix():
     assert WorkloadSpec(mix="text, 640x480").shares() == {"text": 0.5, "640x480": 0.5}
 
 
+def test_a_request_may_hold_several():
+    request = Workload(WorkloadSpec(mix="4*48x32"), "m").next()
+    parts = json.loads(request.body)["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url"] * 4 + ["text"]
+    assert len({part["image_url"]["url"] for part in parts[:4]}) == 4
+
+
 def test_bodies_are_streamed_chat_completions_of_an_exact_length():
     for request in requests(10, max_tokens=7):
         body = json.loads(request.body)
@@ -99,7 +106,7 @@ def test_media_are_written_short(text, spec):
     assert MediaSpec.parse(text) == spec
 
 
-@pytest.mark.parametrize("mix", ["text=1,film=2", "640x=1", "sound=1"])
+@pytest.mark.parametrize("mix", ["text=1,film=2", "640x=1", "sound=1", "4*film=1"])
 def test_a_mix_that_cannot_be_read_is_refused(mix):
     with pytest.raises(ValueError, match="write 640x480"):
         WorkloadSpec(mix=mix).shares()

@@ -2,6 +2,7 @@
 
     text=0.4,640x480=0.3,360p@5s=0.3     shares of texts and of media, see `media`; the shares are normalised
     640x480                              a share that is not said is 1
+    4*1280x720                           so many in each request
 
 Request n of a seed is the same for every server. Media travel in `data:` URLs, or as URLs of a `host` on loopback.
 """
@@ -20,11 +21,12 @@ MIXES = {
     "mixed": "text=0.4,640x480=0.3,360p@5s=0.3",
     "text": "text=1",
     "pictures": "640x480=1",
+    "4 x 720p": "4*1280x720=1",
     "360p": "360p@5s=1",
     "1080p": "1080p@5s=1",
     "sounds": "sound@5s=1",
 }
-_PART_TYPES: dict[MediaKind, str] = {"image": "image_url", "video": "video_url", "audio": "audio_url"}
+_PART_TYPES: dict[str, str] = {"image": "image_url", "video": "video_url", "audio": "audio_url"}
 _QUESTIONS: dict[str, Sequence[str]] = {
     "image": ("What is in the picture?", "Which colours do you see?", "Describe this picture in a few words."),
     "video": ("What happens in the video?", "Which way does it move?", "Describe this clip in a few words."),
@@ -74,7 +76,7 @@ class WorkloadSpec:
         shares = {name: float(share) if sign else 1.0 for name, sign, share in parts}
         for name in shares:
             if name != "text":
-                MediaSpec.parse(name)
+                _media(name)
         total = sum(shares.values())
         return {name: share / total for name, share in shares.items()}
 
@@ -98,8 +100,8 @@ class Workload:
         self._shares = spec.shares()
         self._numbers = itertools.count(first)
         self._random = random.Random(f"workload {spec.seed} {first}")
-        self._media = {name: MediaSpec.parse(name) for name in self._shares if name != "text"}
-        self._pools = {name: make_pool(media, spec.seed) for name, media in self._media.items()}
+        self._media = {name: _media(name) for name in self._shares if name != "text"}
+        self._pools = {name: make_pool(media, spec.seed) for name, (_, media) in self._media.items()}
         fixed: dict[str, Any] = {"model": model, "max_tokens": spec.max_tokens, "temperature": 0}
         fixed |= {"stream": True, "stream_options": {"include_usage": True}, **dict(spec.options)}
         if spec.exact_length:
@@ -111,12 +113,14 @@ class Workload:
         name = self._random.choices(list(self._shares), list(self._shares.values()))[0]
         if name == "text":
             words = " ".join(self._random.choice(_WORDS) for _ in range(self._spec.text_words))
-            return Request("text", self._body(f"{words} {number}?", None, b""))
-        kind = self._media[name].kind
+            return Request("text", self._body(f"{words} {number}?", "text", []))
+        count, media = self._media[name]
+        urls = [self._url(media.kind, self._file(name, number * count + place)) for place in range(count)]
+        return Request(media.kind, self._body(self._random.choice(_QUESTIONS[media.kind]), media.kind, urls))
+
+    def _file(self, name: str, number: int) -> bytes:
         data = self._random.choice(self._pools[name])
-        if self._spec.distinct_media:
-            data = distinct(kind, data, number)
-        return Request(kind, self._body(self._random.choice(_QUESTIONS[kind]), kind, self._url(kind, data)))
+        return distinct(self._media[name][1].kind, data, number) if self._spec.distinct_media else data
 
     def _url(self, kind: MediaKind, data: bytes) -> bytes:
         if self._spec.transport == "data":
@@ -124,10 +128,15 @@ class Workload:
         assert self._url_maker is not None, "a workload of URLs needs a media host"
         return self._url_maker(kind, data).encode()
 
-    def _body(self, question: str, kind: MediaKind | None, url: bytes) -> bytes:
-        text = json.dumps({"type": "text", "text": question}).encode()
-        head = self._head + b', "messages": [{"role": "user", "content": ['
-        if kind is None:
-            return head + text + b"]}]}"
-        part = _PART_TYPES[kind].encode()
-        return b"".join((head, b'{"type": "', part, b'", "', part, b'": {"url": "', url, b'"}}, ', text, b"]}]}"))
+    def _body(self, question: str, kind: str, urls: Sequence[bytes]) -> bytes:
+        pieces = [self._head, b', "messages": [{"role": "user", "content": [']
+        for url in urls:
+            part = _PART_TYPES[kind].encode()
+            pieces += [b'{"type": "', part, b'", "', part, b'": {"url": "', url, b'"}}, ']
+        return b"".join([*pieces, json.dumps({"type": "text", "text": question}).encode(), b"]}]}"])
+
+
+def _media(name: str) -> tuple[int, MediaSpec]:
+    """How many of what; ValueError for anything else."""
+    count, times, spec = name.rpartition("*")
+    return (int(count) if times else 1), MediaSpec.parse(spec)
