@@ -42,8 +42,6 @@ class Clip:
 @dataclass(frozen=True, slots=True)
 class Media:
     pictures_HWC: list[Picture] = field(default_factory=list)
-    pictures_at_target: bool = False
-    """They have the size already that the processor would resize them to."""
     clips: list[Clip] = field(default_factory=list)
     sounds: list[NDArray[np.float32]] = field(default_factory=list)
     """Mono, at the processor's rate: sounds of their own, and those of clips."""
@@ -53,6 +51,8 @@ class Media:
     """Encoder outputs that are there already; of a kind either all items are such or none is."""
     sounding: set[str] = field(default_factory=set)
     """Labels of those clips."""
+    pictures_at_target: bool = False
+    """The pictures have the size already that the processor would resize them to."""
 
     @property
     def hears_clips(self) -> bool:
