@@ -84,7 +84,10 @@ async def test_where_all_pixels_are_at_the_model_the_tensors_travel_with_the_pro
     app = FakeApplication()
     profile = replace(PROFILE, resize=ResizeRule("frame", 32, 2, 1, 2**20), patches=PatchRule(16, 2, 2))
     app.preprocessor.answers["profile"] = lambda: (profile, None)
-    app.decoder.answers["decode"] = lambda task: (replace(DECODED, patch_grid=(1, 2, 4)), f"pixels of {task.label}")
+    app.decoder.answers["decode"] = lambda task, file: (
+        replace(DECODED, patch_grid=(1, 2, 4)),
+        f"pixels of {task.label}",
+    )
     assert (await app.chat([VIDEO, VIDEO])).status_code == 200
     assert app.preprocessor.calls[-1].payloads == []
     generate = app.model.calls[-1]

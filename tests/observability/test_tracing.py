@@ -99,6 +99,7 @@ async def test_the_requests_span_has_its_result_and_nothing_that_identifies_the_
         "sluice.request_id": "abc",
         "sluice.items": 1,
         "sluice.stream": False,
+        "gen_ai.request.model": "demo",
         "gen_ai.usage.input_tokens": 15,
         "gen_ai.usage.output_tokens": 3,
     }
