@@ -47,13 +47,16 @@ class OpenAIErrors:
             return
         readable = [pair for pair in scope["headers"] if _is_text(*pair)]
         rewording = _Rewording(send)
+        said = "the ingress died"  # of a request that the proxy leaves without a word
         try:
             await self._app({**scope, "headers": readable}, receive, rewording)
-        except Exception as error:
-            if rewording.has_begun:
+        except BaseException as error:
+            if rewording.has_begun or not isinstance(error, Exception):
+                await rewording.end(said)
                 raise
             logger.exception("the proxy failed")
-            await rewording.answer({"type": "http.response.start", "status": 500, "headers": []}, repr(error))
+            said = repr(error)
+        await rewording.end(said)
 
 
 def _is_text(name: bytes, value: bytes) -> bool:
@@ -83,6 +86,11 @@ class _Rewording:
             self._said = (self._said + message.get("body", b""))[:_MAX_SAID_BYTES]
             if not message.get("more_body", False):
                 await self.answer(self._held, self._said.decode("utf-8", "replace"))
+
+    async def end(self, said: str) -> None:
+        """Nothing more comes: `said` is the answer where the client has been told nothing."""
+        if not self.has_begun:
+            await self.answer({"type": "http.response.start", "status": 500, "headers": []}, said)
 
     @staticmethod
     def _is_the_proxys(message: Message) -> bool:

@@ -33,6 +33,10 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("The actor died")
     if request.url.path == "/broken":
         raise KeyError("whatever")
+    if request.url.path == "/cancelled":
+        raise asyncio.CancelledError
+    if request.url.path == "/silent":
+        return
     try:
         body = await request.body()
     except ClientDisconnect:  # the proxy says nothing then
@@ -158,6 +162,8 @@ def test_the_proxy_takes_what_some_route_takes(monkeypatch: pytest.MonkeyPatch, 
         ("/defect", 500, "internal_error"),
         ("/raised", 503, "stage_unavailable"),
         ("/broken", 500, "internal_error"),
+        ("/cancelled", 503, "stage_unavailable"),
+        ("/silent", 503, "stage_unavailable"),
         ("/none", 404, "not_found"),
         ("/late", 408, "timeout"),
         ("/own", 429, "overloaded"),
