@@ -1,6 +1,6 @@
 """The application's replicas run on the event loop that they were measured with."""
 
-import asyncio
+from typing import Any
 
 import ray
 from ray.util import list_named_actors
@@ -10,8 +10,9 @@ from tests.support.application import RunningApp
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
 
 
-def loop_of(replica: object) -> str:
-    return type(asyncio.get_running_loop()).__module__
+def loop_of(replica: Any) -> str:
+    """Of the code of ours in it."""
+    return type(replica._replica_impl._user_callable_wrapper.event_loop).__module__
 
 
 def test_every_stages_replicas_run_on_uvloop(app: RunningApp) -> None:
