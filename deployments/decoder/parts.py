@@ -2,7 +2,7 @@
 
 The decoder that was asked for the video gives parts away and puts their frames among its own. Only it knows the plan,
 which takes reading the file; its callers ask for a video and get one, and needn't know whether it was decoded in parts.
-That takes one more copy of the others' frames, a hundredth of what decoding them takes.
+That takes one more copy of the others' frames, which is little beside decoding them.
 
 It decodes from the front of the plan, run by run, while others are given shares from its back (guided self-scheduling):
 an even share first, then of what is left. Parts are only for decoders with nothing to do: one that is asked says at
