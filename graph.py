@@ -24,6 +24,7 @@ from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
+from deployments.serving.rank_actors import with_ranks
 from deployments.startup.settings import WrongSetting
 from deployments.startup.start import checked_settings
 from deployments.types import StageName
@@ -50,9 +51,10 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
 
 def _bound_stages(model: ServedModel) -> tuple[Application, Application]:
     """The preprocessor and the model."""
+    divided = with_ranks(found_again(Model, StageName.MODEL, model.config), model.config)
     return (
         _bound(_named(Preprocessor, model.preprocessor), model.config),
-        _bound(_named(found_again(Model, StageName.MODEL, model.config), model.model), model.config),
+        _bound(_named(divided, model.model), model.config),
     )
 
 

@@ -268,12 +268,15 @@ class PreprocessorConfig(Section):
 class EngineConfig(Section):
     """The model replica."""
 
+    tensor_parallel: Count = 1
+    """Devices among which each replica's model is divided, with a process (rank) each; must divide its attention heads,
+    key/value heads and widths of MLPs. Above 1, `placement_group_bundles` of the Model deployment has one for each."""
     max_running: Count | None = None
     """Sequences that decode together at most; None: 16 on a CPU, 256 on a GPU, as its memory lets them."""
     max_context_tokens: Count | None = None
     """Prompt and answer together; None: the model's own limit."""
     kv_cache_gib: Annotated[float, Field(gt=0)] | None = None
-    """Memory for keys and values; None: 0.5 GiB on a CPU, `kv_cache_share` of the free memory on a GPU."""
+    """Memory for keys and values in each rank; None: 0.5 GiB on a CPU, `kv_cache_share` of a GPU's free memory."""
     kv_cache_share: Annotated[float, Field(gt=0, lt=1)] = 0.9
     """Share of the GPU memory left by the weights and by the largest pass, which is measured at the start."""
     page_tokens: Count = 256

@@ -15,7 +15,7 @@ from deployments.decoder.remote import Ranges
 from deployments.decoder.stage import STAGE, DecodeStage
 from deployments.serving.client import Stage, taken
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import own_deployment, replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, own_deployment, replica_tracer, stage_method
 from deployments.stages import Bytes, MediaFetching, TensorRef, VideoDecoderReplica, VideoDecoding
 from deployments.types import (
     DecodedPart,
@@ -72,6 +72,7 @@ class VideoDecoder(VideoDecoderReplica):
     ) -> None:
         """`fetcher`: through which files are read that stay with their hosts. `part_megapixels`: see `DecodeStage`."""
         self._open = ExitStack()  # what is still to be closed: less than everything where this fails
+        hide_gpus()
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._door: VideoDecoding | None = None
         ranges = _Ranges(MediaFetching(Stage(fetcher, StageName.FETCH)))

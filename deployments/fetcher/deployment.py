@@ -9,7 +9,7 @@ from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import STAGE, Fetcher
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, replica_tracer, stage_method
 from deployments.stages import Bytes, MediaFetcherReplica
 from deployments.types import Fetched, MediaItem, RangesRead, RemoteFile
 
@@ -20,6 +20,7 @@ class MediaFetcher(MediaFetcherReplica):
 
     def __init__(self, config: AppConfig) -> None:
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
+        hide_gpus()
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._fetcher = Fetcher(config.media, ServeMetricSink(), hashes=config.keeps_media)
         self._open.push_async_callback(self._fetcher.close)

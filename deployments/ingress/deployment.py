@@ -19,7 +19,7 @@ from deployments.ingress.http.access_log import log_to_stdout
 from deployments.observability.exposition import ApplicationMetrics
 from deployments.serving.client import Stage, put
 from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
-from deployments.serving.replica import replica_tracer
+from deployments.serving.replica import hide_gpus, replica_tracer
 from deployments.serving.stage_status import stage_states
 from deployments.stages import Stages
 from deployments.types import StageName, StageStates
@@ -39,6 +39,7 @@ class Ingress:
     ) -> None:
         """`models`: of each one its preprocessor and its model, by the name that clients use."""
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
+        hide_gpus()
         log_to_stdout()
         stages = Stages.over(
             Stage(fetcher, StageName.FETCH),

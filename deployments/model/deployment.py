@@ -1,18 +1,24 @@
-"""The model stage as a Ray Serve deployment: builds the stage, awaits it, yields. One replica, one device."""
+"""The model stage as a Ray Serve deployment: builds the stage, awaits it, yields. A replica has one device, or
+one for each rank of tensor parallelism."""
 
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, closing
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 from ray import serve
 
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
+from deployments.serving.rank_actors import RankActors
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, replica_tracer, stage_method
 from deployments.stages import ModelReplica
 from deployments.types import GenerateChunk, Prepared, SamplingParams
+
+if TYPE_CHECKING:
+    from deployments.model.parallel.leader import Leader
 
 
 @serve.deployment
@@ -25,7 +31,9 @@ class Model(ModelReplica):
         from deployments.model.stage import ModelStage
 
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
-        self._stage = self._open.enter_context(closing(ModelStage(config, ServeMetricSink())))
+        self._ranks: RankActors | None = None
+        leader = self._leader(config) if config.engine.tensor_parallel > 1 else None
+        self._stage = self._open.enter_context(closing(ModelStage(config, ServeMetricSink(), leader)))
 
     @stage_method
     def generate(
@@ -50,8 +58,21 @@ class Model(ModelReplica):
         return stats_of(self._stage.load)
 
     async def check_health(self) -> None:
-        """Raises when the engine's thread is dead or stuck, so that Ray replaces the replica."""
+        """Raises when the engine's thread is dead or stuck, or a rank is, so that Ray replaces the replica as one."""
         self._stage.check_health()
+        if self._ranks is not None:
+            await self._ranks.check()
+
+    def _leader(self, config: AppConfig) -> "Leader":
+        """Of the further ranks, which are started."""
+        from deployments.model.parallel.leader import Leader
+        from deployments.model.rank import RankStage, connected, new_key
+
+        hide_gpus()
+        key = new_key()
+        actors = RankActors(partial(RankStage, config, key), config.engine.tensor_parallel)
+        self._ranks = self._open.enter_context(closing(actors))
+        return self._open.enter_context(closing(Leader(connected(actors.addresses, key), actors.host)))
 
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""

@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from deployments.config import AppConfig, EngineConfig
 from deployments.core.checkpoint import resolve_model
+from deployments.core.model_config import indivisible
 from deployments.errors import InternalError
 from deployments.model.engine.engine import Engine
 from deployments.model.engine.step_budget import StepBudget
@@ -29,6 +30,9 @@ from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.multimodal.uploads import Uploads
+from deployments.model.parallel.leader import Leader
+from deployments.model.parallel.ranks import Ranks
+from deployments.model.parallel.shards import shard
 from deployments.model.sampling.recorded_draws import RecordedDraws
 from deployments.model.sampling.sampler import Sampler
 from deployments.observability.metrics import MetricSink
@@ -51,38 +55,58 @@ class Loaded:
     vocab_size: int
 
 
-def load_engine(config: AppConfig, sink: MetricSink) -> Loaded:
-    """Load, allocate, check and warm up. Raises `InternalError` with the reason when the model can't be served."""
-    device = pick_device(config.device)
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    model = load_model(config, device)
-    engine = build_engine(model, config.engine, sink)
+def load_engine(config: AppConfig, sink: MetricSink, leader: Leader | None = None) -> Loaded:
+    """Load, allocate, check and warm up. Raises `InternalError` with the reason when the model can't be served.
+
+    `leader`: of the ranks among which the model is divided.
+    """
+    device = start_device(config)
+    if leader is None:
+        model = load_model(config, device)
+        engine = build_engine(model, config.engine, sink)
+    else:
+        with leader.together():
+            model = load_model(config, device, leader.meet(device))
+            leader.begin()
+            engine = build_engine(model, config.engine, sink, leader=leader)
     freeze_heap()
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
 
 
-def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: StepBudget | None = None) -> Engine:
+def start_device(config: AppConfig) -> torch.device:
+    """Where this process computes, set up."""
+    if config.engine.threads is not None:
+        torch.set_num_threads(config.engine.threads)
+    return pick_device(config.device)
+
+
+def build_engine(
+    model: Any,
+    config: EngineConfig,
+    sink: MetricSink,
+    budget: StepBudget | None = None,
+    leader: Leader | None = None,
+) -> Engine:
     """The engine of a loaded model, checked and warm, not started. Raises `InternalError` as `load_engine` does."""
     family = Family(model)
     speed_up(family)
     max_running, chunk_tokens = step_limits(config, model.device)
-    cache = allocate_cache(family, config)
+    cache = allocate_cache(family, config, None if leader is None else leader.ranks)
     memory = MediaMemory(int(config.encoder_budget_mib * MIB))
     uploads = Uploads(model.device)
     kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory, sink) if config.reuse_cache_mib else None
     digests = Digests() if kept is not None or cache.prefixes is not None else None
     runner = ModelRunner(family, cache, Encoder(family, uploads, kept, digests), uploads)
-    check_text(runner)
+    make_ready(runner, config)
     warn_unverified(family)
     recorded = None
-    if model.device.type == "cuda" and config.cuda_graphs:
-        runner.record_graphs(max_running)
-        recorded = RecordedDraws(family.vocab_size, max_running, model.device)
-    warm_up(runner, max_running, chunk_tokens)
     if model.device.type == "cuda":  # a CPU has nothing to set up
         warm_up_towers(family)
+        if config.cuda_graphs:
+            recorded = RecordedDraws(family.vocab_size, max_running, model.device)
     log_capacity(model, cache, max_running)
+    if leader is not None:
+        leader.lead(runner)
     return Engine(
         runner,
         memory,
@@ -94,6 +118,26 @@ def build_engine(model: Any, config: EngineConfig, sink: MetricSink, budget: Ste
         target_kv_usage=config.target_kv_usage,
         sampler=Sampler(model.device, recorded),
     )
+
+
+def build_follower(model: Any, config: EngineConfig, ranks: Ranks) -> ModelRunner:
+    """What a further rank computes with. Made in step with rank 0's engine: both have parts of every sum."""
+    family = Family(model)
+    speed_up(family)
+    cache = allocate_cache(family, config, ranks)
+    uploads = Uploads(model.device)
+    runner = ModelRunner(family, cache, Encoder(family, uploads, None), uploads)
+    make_ready(runner, config)
+    return runner
+
+
+def make_ready(runner: ModelRunner, config: EngineConfig) -> None:
+    """Check, record and warm up what every rank does. Raises `InternalError` for what can't be served."""
+    max_running, chunk_tokens = step_limits(config, runner.device)
+    check_text(runner)
+    if runner.device.type == "cuda" and config.cuda_graphs:
+        runner.record_graphs(max_running)
+    warm_up(runner, max_running, chunk_tokens)
 
 
 def step_limits(config: EngineConfig, device: torch.device) -> tuple[int, int]:
@@ -130,8 +174,11 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_model(config: AppConfig, device: torch.device) -> Any:
-    """The checkpoint's weights on `device`, in evaluation mode; transformers shows a progress bar."""
+def load_model(config: AppConfig, device: torch.device, ranks: Ranks | None = None) -> Any:
+    """The checkpoint's weights on `device`, in evaluation mode; transformers shows a progress bar.
+
+    With `ranks` this rank's part of them: the whole is read into the host's memory, and cut before it is moved.
+    """
     path = resolve_model(config)
     if config.dtype == "auto":
         dtype: Any = torch.float32 if device.type == "cpu" else "auto"
@@ -140,7 +187,12 @@ def load_model(config: AppConfig, device: torch.device) -> Any:
     kind = AutoConfig.from_pretrained(path, **config.hub_options())
     loader = _loader(kind)
     if getattr(kind, "quantization_config", None) is None:
-        return loader.from_pretrained(path, dtype=dtype, **config.hub_options()).to(device).eval()
+        model = loader.from_pretrained(path, dtype=dtype, **config.hub_options())
+        if ranks is not None:
+            shard(model, ranks)
+        return model.to(device).eval()
+    if ranks is not None:
+        raise InternalError(f"{indivisible(kind.to_dict(), ranks.size)}")
     return _quantised(loader, path, kind, dtype=dtype, device=device, **config.hub_options())
 
 
@@ -166,8 +218,8 @@ def eos_ids(model: Any) -> frozenset[int]:
 
 
 @torch.inference_mode()
-def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
-    """As many pages as the budget holds. Raises `InternalError` when not even two tokens fit."""
+def allocate_cache(family: Family, config: EngineConfig, ranks: Ranks | None = None) -> KVCache:
+    """As many pages as the budget holds, of each rank's heads. Raises `InternalError` when not even two tokens fit."""
     model = family.model
     probe = DynamicCache(config=family.text_config)
     ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
@@ -177,6 +229,8 @@ def allocate_cache(family: Family, config: EngineConfig) -> KVCache:
     plan = CachePlan.of(probe)
     budget = kv_budget_bytes(family, config) - (max_running + 1) * plan.state_bytes
     tokens = int(budget // plan.token_bytes)
+    if ranks is not None:  # pages have the same numbers everywhere
+        tokens = ranks.least(tokens)
     page_size = max(1, min(config.page_tokens, tokens // 2))
     num_pages = tokens // page_size - 1  # one is nobody's
     if num_pages * page_size < 2:

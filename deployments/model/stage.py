@@ -20,6 +20,7 @@ from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips
 from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
 from deployments.model.output.vocabulary import Vocabulary
+from deployments.model.parallel.leader import Leader
 from deployments.model.sampling.constraints import AfterThoughts, Free, Given, NewConstraint, WithoutWords
 from deployments.model.sampling.grammar import Grammars
 from deployments.model.sequence import EngineRequest, Token, TokenConstraint
@@ -32,11 +33,13 @@ DRAIN_S = 15.0
 
 
 class ModelStage:
-    """One engine on one device."""
+    """One engine, on one device or on several ranks' together."""
 
-    def __init__(self, config: AppConfig, metrics: MetricSink) -> None:
+    def __init__(self, config: AppConfig, metrics: MetricSink, leader: Leader | None = None) -> None:
+        """`leader`: of the further ranks among which the model is divided; closed by who made it."""
         self._interval_s = config.engine.stream_interval_s
-        loaded = load_engine(config, metrics)
+        self._leader = leader
+        loaded = load_engine(config, metrics, leader)
         self.engine = loaded.engine
         self._eos_ids = loaded.eos_ids
         self._vocab_size = loaded.vocab_size
@@ -137,7 +140,10 @@ class ModelStage:
         return self.engine.load
 
     def check_health(self) -> None:
-        """Raise `InternalError` when the engine's thread is dead or stuck, or a grammar's compilation does not end."""
+        """Raise `InternalError` when the engine's thread is dead or stuck, a rank is lost, or a grammar's compilation
+        does not end."""
+        if self._leader is not None:
+            self._leader.check_health()
         self._metrics.gauge("sluice_grammars_compiling", self._grammars.compiling)
         self.engine.check_health()
         self._grammars.check_health()

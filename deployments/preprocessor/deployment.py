@@ -8,7 +8,7 @@ from ray import serve
 
 from deployments.config import AppConfig
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, replica_tracer, stage_method
 from deployments.stages import PreprocessorReplica
 from deployments.types import Chat, MediaInput, MediaProfile, Payload, PlainPrompt, Prepared
 
@@ -22,6 +22,7 @@ class Preprocessor(PreprocessorReplica):
 
     def __init__(self, config: AppConfig) -> None:
         self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
+        hide_gpus()
         # Not above: whoever builds the application's graph would wait for torch and transformers too.
         from deployments.preprocessor.loading import load_checkpoint
         from deployments.preprocessor.stage import PreprocessStage

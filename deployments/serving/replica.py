@@ -5,6 +5,7 @@ Errors raised on purpose travel as values, so that a client's mistake does not f
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ def own_deployment() -> "DeploymentHandle[Any]":
     """A handle to the deployment of which this process is a replica."""
     replica = serve.get_replica_context()
     return DeploymentHandle(replica.deployment, replica.app_name)
+
+
+def hide_gpus() -> None:
+    """Let this replica's process see no GPU unless Ray has given it one: without being told, it would see all of the
+    node's, and a library that takes one would take a model's."""
+    if ray.is_initialized() and ray.get_runtime_context().get_actor_id() and not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, AsyncGenerator[V, None]]:

@@ -79,16 +79,44 @@ def check_tree(tree: Tree) -> ServeFile:
         ServeDeploySchema.model_validate(tree)
     except ValidationError as error:
         raise WrongSetting(said_of(error, ServeDeploySchema, "")) from None
+    for model in served_models(args):
+        _check_ranks(ours[0], model.model, model.config.engine.tensor_parallel)
     return ServeFile(tree, str(ours[0].get("name", "default")), args)
 
 
 def num_gpus(file: ServeFile) -> dict[str, float]:
-    """What each replica of a deployment asks Ray for, by the deployment's name; those without an entry are left out."""
+    """What each replica of a deployment asks Ray for, all ranks together, by the deployment's name; those without an
+    entry are left out."""
     (application,) = [app for app in _applications(file.tree) if app.get("import_path") == OWN_BUILDER]
+    ranks = {model.model: model.config.engine.tensor_parallel for model in served_models(file.args)}
     return {
-        entry["name"]: float((entry.get("ray_actor_options") or {}).get("num_gpus") or 0)
-        for entry in application.get("deployments") or ()
+        entry["name"]: _own_gpus(entry) * ranks.get(entry["name"], 1) for entry in application.get("deployments") or ()
     }
+
+
+def _own_gpus(entry: Tree) -> float:
+    return float((entry.get("ray_actor_options") or {}).get("num_gpus") or 0)
+
+
+def _check_ranks(application: Tree, name: str, ranks: int) -> None:
+    """Each rank of the model's deployment `name` has a bundle, and each bundle the GPU that the replica has itself."""
+    entry: Tree = next((entry for entry in application.get("deployments") or () if entry["name"] == name), {})
+    bundles, gpus = entry.get("placement_group_bundles"), _own_gpus(entry)
+    if bundles is None:
+        if ranks > 1 and gpus:
+            raise WrongSetting(
+                f"deployments.{name}: with engine.tensor_parallel: {ranks} its GPUs stand in placement_group_bundles,"
+                f" {ranks} bundles like {{CPU: 1, GPU: {gpus:g}}}, beside num_gpus: {gpus:g}, the replica's own"
+            )
+        return
+    where = f"deployments.{name}.placement_group_bundles"
+    if len(bundles) != ranks:
+        raise WrongSetting(f"{where}: {len(bundles)} of them, and engine.tensor_parallel is {ranks}")
+    for bundle in bundles:
+        if float(bundle.get("GPU", 0)) != gpus:
+            raise WrongSetting(
+                f"{where}: each needs GPU: {gpus:g}, as the replica itself has by ray_actor_options.num_gpus"
+            )
 
 
 def _check_deployments(application: Tree, args: AppConfig) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.config import AppConfig
+from deployments.core.model_config import indivisible, text_sizes
 from deployments.startup.model_files import ModelFiles
 from deployments.startup.settings import WrongSetting
 
@@ -17,11 +18,13 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def check_machine(config: AppConfig, files: ModelFiles, num_gpus: float) -> None:
-    """Hold the settings against this machine. `num_gpus`: what a model replica asks Ray for.
+    """Hold the settings against this machine. `num_gpus`: what a model replica asks Ray for, all ranks together.
 
-    Raises `WrongSetting` for a card that is not there, and for what does not fit in memory. Asks torch only where the
-    settings ask for a card, because importing it takes seconds.
+    Raises `WrongSetting` for a card that is not there, for what does not fit in memory, and for a model that can't be
+    divided. Asks torch only where the settings ask for a card, because importing it takes seconds.
     """
+    if (why := indivisible(files.config, config.engine.tensor_parallel)) is not None:
+        raise WrongSetting(f"args.{why}")
     cards = card_bytes() if config.device == "cuda" or num_gpus else []
     if config.device == "cuda" and not cards:
         raise WrongSetting("args.device is 'cuda', but torch finds no GPU on this machine: set it to 'auto' or 'cpu'")
@@ -36,10 +39,12 @@ def check_machine(config: AppConfig, files: ModelFiles, num_gpus: float) -> None
 
 
 def check_memory(config: AppConfig, files: ModelFiles, room_bytes: int, *, on_card: bool) -> None:
-    """Raise `WrongSetting` where the weights alone are more than `room_bytes`."""
+    """Raise `WrongSetting` where the weights alone are more than `room_bytes`, a rank's part of them on a card."""
     if files.parameters is None:
         return
     needed = files.parameters * _item_bytes(config, files, on_card=on_card)
+    if on_card:
+        needed //= config.engine.tensor_parallel
     if needed > room_bytes:
         where = "the GPU has" if on_card else "this machine has free"
         raise WrongSetting(
@@ -54,6 +59,7 @@ def check_cache(config: AppConfig, files: ModelFiles, *, on_card: bool) -> None:
     token_bytes = kv_token_bytes(files.config, _item_bytes(config, files, on_card=on_card))
     if share is None or token_bytes is None:
         return
+    token_bytes //= config.engine.tensor_parallel
     tokens = int(share * GIB / token_bytes)
     if tokens < FEWEST_TOKENS:
         raise WrongSetting(
@@ -64,8 +70,7 @@ def check_cache(config: AppConfig, files: ModelFiles, *, on_card: bool) -> None:
 
 def kv_token_bytes(model_config: dict[str, Any], item_bytes: int) -> int | None:
     """Keys and values of one token; None for models whose configuration does not name what is needed."""
-    text = model_config.get("text_config") or (model_config.get("thinker_config") or {}).get("text_config")
-    sizes = text if isinstance(text, dict) else model_config
+    sizes = text_sizes(model_config)
     layers, heads = sizes.get("num_hidden_layers"), sizes.get("num_attention_heads")
     kv_heads, hidden = sizes.get("num_key_value_heads", heads), sizes.get("hidden_size")
     if not (layers and heads and kv_heads and hidden):

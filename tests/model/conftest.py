@@ -15,6 +15,7 @@ from deployments.model.engine.engine import Engine
 from deployments.model.engine.metrics import Snapshot
 from deployments.model.engine.step_budget import Allowance, Portion, StepBudget, StepCost
 from deployments.model.loading import build_engine
+from deployments.model.parallel.leader import Leader
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.observability.metrics import RecordingSink
 from deployments.types import FinishReason, SamplingParams
@@ -59,20 +60,25 @@ def _allowed(size: int) -> Allowance:
     return Allowance(Portion(size, size, size, StepCost()), 1)
 
 
+def engine_config(**config: Any) -> EngineConfig:
+    """Settings of a small engine."""
+    defaults: dict[str, Any] = {
+        "kv_cache_gib": 0.02,
+        "max_running": 6,
+        "page_tokens": 8,
+        "prefill_chunk_tokens": 512,
+    }
+    return EngineConfig(**{**defaults, **config})
+
+
 class SteppedEngine:
     """An engine without its thread: the test says when it steps."""
 
-    def __init__(self, model: Any, *, creeping: bool = False, **config: Any) -> None:
-        defaults: dict[str, Any] = {
-            "kv_cache_gib": 0.02,
-            "max_running": 6,
-            "page_tokens": 8,
-            "prefill_chunk_tokens": 512,
-        }
-        settings = EngineConfig(**{**defaults, **config})
+    def __init__(self, model: Any, *, creeping: bool = False, leader: Leader | None = None, **config: Any) -> None:
+        settings = engine_config(**config)
         budget = CreepingBudget(settings.prefill_chunk_tokens or 512, settings.target_itl_s) if creeping else None
         self.sink = RecordingSink()
-        self.engine: Engine = build_engine(model, settings, self.sink, budget)
+        self.engine: Engine = build_engine(model, settings, self.sink, budget, leader)
 
     @property
     def state(self) -> Snapshot:

@@ -134,3 +134,25 @@ def test_what_is_wrong_in_a_section_is_said_with_its_place(args: dict[str, Any],
 def test_a_missing_checkpoint_is_said_of_the_model_that_lacks_it() -> None:
     with pytest.raises(WrongSetting, match=r"^args\.models\.b\.model: there is no folder '/nowhere'"):
         check_here(read_settings({"models": {"a": {}, "b": {"model": "/nowhere"}}}))
+
+
+def test_ranks_and_their_bundles_agree() -> None:
+    tree = shipped()
+    application = tree["applications"][0]
+    model = application["deployments"][-1]
+    application["args"]["engine"] = {"tensor_parallel": 2}
+    check_tree(tree)  # the default: bundles without GPUs
+    model["ray_actor_options"]["num_gpus"] = 1
+    with pytest.raises(WrongSetting, match="its GPUs stand in placement_group_bundles, 2 bundles like"):
+        check_tree(tree)
+    model["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}]
+    with pytest.raises(WrongSetting, match=r"placement_group_bundles: 1 of them, and engine\.tensor_parallel is 2"):
+        check_tree(tree)
+    model["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}, {"CPU": 1}]
+    with pytest.raises(WrongSetting, match="each needs GPU: 1, as the replica itself has"):
+        check_tree(tree)
+    model["placement_group_bundles"] = [{"CPU": 1, "GPU": 1}] * 2
+    assert num_gpus(check_tree(tree))["Model"] == 2
+    del application["args"]["engine"]
+    with pytest.raises(WrongSetting, match=r"2 of them, and engine\.tensor_parallel is 1"):
+        check_tree(tree)

@@ -80,7 +80,7 @@ class Engine:
     def description(self) -> str:
         """The device and what its cache holds: `on cpu, 131072 tokens of KV cache, 8192 a request`."""
         held = self._cache.pool.num_pages * self._cache.page_size
-        return f"on {self._runner.device.type}, {held} tokens of KV cache, {self._cache.max_length} a request"
+        return f"on {self._runner.place}, {held} tokens of KV cache, {self._cache.max_length} a request"
 
     @property
     def max_length(self) -> int:

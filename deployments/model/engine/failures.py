@@ -3,6 +3,7 @@
 import torch
 
 from deployments.errors import InternalError, SluiceError
+from deployments.model.parallel.ranks import RankLost
 
 
 def request_error(error: Exception) -> SluiceError:
@@ -21,6 +22,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_fatal(error: Exception) -> bool:
-    """Whether the device can't be used any more by this process, as after a failed assertion in a kernel."""
+    """Whether the device can't be used any more by this process, as after a failed assertion in a kernel; or whether
+    those who hold the other parts of the model are gone."""
+    if isinstance(error, RankLost):
+        return True
     lost = getattr(torch, "AcceleratorError", None)
     return (lost is not None and isinstance(error, lost)) or "device-side assert" in str(error)

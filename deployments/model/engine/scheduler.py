@@ -224,6 +224,8 @@ class Scheduler:
         if request.sequence.phase is not Phase.WAITING or request.moved is not None:
             self._release_media(request)
         request.media.drop()
+        if request.moved is not None:
+            self._cache.forget(request.moved)
         request.moved = None
         request.sequence.phase = Phase.DONE
 

@@ -69,7 +69,7 @@ class Family:
         if self._quirk.refused:
             raise InternalError(f"models of the family {self.name!r} are not served: {self._quirk.refused}")
         self.text_config = model.config.get_text_config(decoder=True)
-        self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self.vocab_size = int(model.get_output_embeddings().out_features)
         self.context_length = int(getattr(self.text_config, "max_position_embeddings", 2048))
         self.features = {kind: feature for kind in MediaKind if (feature := self._feature(kind))}
         self._rope_index = getattr(self.base, "get_rope_index", None)

@@ -9,26 +9,25 @@ Shape legend: N tokens of the batch, D width.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from deployments.model.forward.batch import Chunk
 from deployments.model.multimodal.request_media import EncodedRows, Media, joined_rows
 from deployments.model.multimodal.uploads import Uploads
 from deployments.types import MediaKind
 
 
-@dataclass(slots=True)
-class _Found:
-    """What a batch needs of encoder outputs."""
+@dataclass(frozen=True, slots=True)
+class PlacedRows:
+    """Encoder outputs of one modality for places of the row."""
 
-    over: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    """(places in the row, on the host; rows [n, D])."""
-    inside: dict[MediaKind, list[EncodedRows]] = field(default_factory=dict)
-    """Of families with deepstack."""
-    known: list[torch.Tensor] = field(default_factory=list)
-    """Every place of media."""
+    kind: MediaKind
+    places_N: torch.Tensor
+    """int64, on the host."""
+    rows: EncodedRows
 
 
 class MediaRows:
@@ -40,20 +39,20 @@ class MediaRows:
         self._uploads = uploads
 
     @contextmanager
-    def placed(
-        self, ids_N: torch.Tensor, spans: Sequence[tuple[int, Media, int, int]]
-    ) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-        """While open, a forward finds the rows. Yields the ids to give it, [N], and further arguments.
-
-        `spans`: where in the row a request's tokens stand, its media, and which of its prompt's tokens these are.
-        """
-        found = _find(spans)
+    def placed(self, ids_N: torch.Tensor, found: Sequence[PlacedRows]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+        """While open, a forward finds the rows. Yields the ids to give it, [N], and further arguments."""
         arguments: dict[str, Any] = {}
-        over = [(self._uploads.put(where), rows_ND) for where, rows_ND in found.over]
-        if found.inside:
-            outputs = {str(kind): joined_rows(pieces).output() for kind, pieces in found.inside.items()}
+        inside: dict[MediaKind, list[EncodedRows]] = {}
+        over = []
+        for one in found:
+            if one.rows.deepstack_ND:
+                inside.setdefault(one.kind, []).append(one.rows)
+            else:
+                over.append((self._uploads.put(one.places_N), one.rows.rows_ND))
+        if inside:
+            outputs = {str(kind): joined_rows(pieces).output() for kind, pieces in inside.items()}
             arguments["mm_encoder_outputs"] = outputs
-            strange = self._strange(ids_N, found.known)
+            strange = self._strange(ids_N, [one.places_N for one in found])
             if len(strange):
                 over.append((strange, self._embedding(ids_N[strange])))
                 ids_N = ids_N.index_fill(0, strange, 0)
@@ -80,18 +79,16 @@ class MediaRows:
         return looks_N.nonzero()[:, 0]
 
 
-def _find(spans: Sequence[tuple[int, Media, int, int]]) -> _Found:
-    found = _Found()
-    for first, media, start, stop in spans:
-        for kind, counts_T in media.counts_T.items():
-            low, high = int(counts_T[start]), int(counts_T[stop])
-            if low == high:
-                continue
-            where = first + counts_T[start : stop + 1].diff().nonzero()[:, 0]
-            piece = media.rows(kind, low, high)
-            found.known.append(where)
-            if piece.deepstack_ND:
-                found.inside.setdefault(kind, []).append(piece)
-            else:
-                found.over.append((where, piece.rows_ND))
+def find_rows(num_rows: int, chunks: Sequence[tuple[Chunk, Media | None]]) -> list[PlacedRows]:
+    """What chunks need of their requests' encoder outputs, in a batch in which they follow `num_rows` tokens."""
+    found, first = [], num_rows
+    for chunk, media in chunks:
+        stop = chunk.start + len(chunk.ids_Q)
+        if media is not None:
+            for kind, counts_T in media.counts_T.items():
+                low, high = int(counts_T[chunk.start]), int(counts_T[stop])
+                if low < high:
+                    places = first + counts_T[chunk.start : stop + 1].diff().nonzero()[:, 0]
+                    found.append(PlacedRows(kind, places, media.rows(kind, low, high)))
+        first += len(chunk.ids_Q)
     return found

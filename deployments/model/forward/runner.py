@@ -6,8 +6,8 @@ Shape legend: T prompt tokens, N tokens of a pass, R decode rows, C chunks, V vo
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 
@@ -16,7 +16,7 @@ from deployments.model.forward.attention import Backend, KernelAttention, Piecew
 from deployments.model.forward.batch import Batch, BatchMaker, Chunk, Row
 from deployments.model.forward.decode_graphs import DecodeGraphs
 from deployments.model.forward.encoder import Encoder
-from deployments.model.forward.media_rows import MediaRows
+from deployments.model.forward.media_rows import MediaRows, PlacedRows, find_rows
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.linear import make_ragged
 from deployments.model.multimodal.request_media import Media
@@ -26,6 +26,21 @@ logger = logging.getLogger(__name__)
 
 # Payloads are views of shared memory, hence read-only; nothing here writes to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+class Followers(Protocol):
+    """Those who hold the other parts of a model that is divided."""
+
+    @property
+    def count(self) -> int:
+        """Of all parts, the runner's own included."""
+        ...
+
+    def computing(
+        self, rows: Sequence[Row], chunks: Sequence[Chunk], found: Sequence[PlacedRows]
+    ) -> AbstractContextManager[None]:
+        """While open, they compute this pass as well. Raises `RankLost` where they can not go on together."""
+        ...
 
 
 class ModelRunner:
@@ -44,7 +59,15 @@ class ModelRunner:
         self._head = family.model.get_output_embeddings()
         self._backend = backend or self._default_backend()
         self._graphs: DecodeGraphs | None = None
+        self.followers: Followers | None = None
+        """Who computes each pass with this runner; None where the whole model is here."""
         make_ragged(family.model)
+
+    @property
+    def place(self) -> str:
+        """Where the model is: `cpu`, `cuda`, `2 x cuda`."""
+        kind = self.device.type
+        return kind if self.followers is None else f"{self.followers.count} x {kind}"
 
     def _default_backend(self) -> Backend:
         return PiecewiseAttention() if self.device.type == "cpu" else KernelAttention(self.cache.page_size)
@@ -55,18 +78,23 @@ class ModelRunner:
 
         Where it raises, the sequences are as they were: what was written to the store is written again.
         """
+        found = find_rows(len(rows), chunks)
+        alone = [chunk for chunk, _ in chunks]
+        if self.followers is None:
+            return self.compute(rows, alone, found)
+        with self.followers.computing(rows, alone, found):
+            return self.compute(rows, alone, found)
+
+    @torch.inference_mode()
+    def compute(self, rows: Sequence[Row], chunks: Sequence[Chunk], found: Sequence[PlacedRows]) -> torch.Tensor:
+        """This process's part of a pass; `found`: encoder outputs for its places."""
         if self._graphs is not None and rows and not chunks:
             replayed = self._graphs.run(rows)
             if replayed is not None:
                 return replayed.clone()
-        batch = self._batches.make(rows, [chunk for chunk, _ in chunks])
-        spans = [
-            (piece.first, media, piece.start, piece.start + piece.stop - piece.first)
-            for piece, (_, media) in zip(batch.chunks, chunks, strict=True)
-            if media is not None
-        ]
+        batch = self._batches.make(rows, chunks)
         try:
-            with self._media_rows.placed(batch.ids_N, spans) as (ids_N, arguments):
+            with self._media_rows.placed(batch.ids_N, found) as (ids_N, arguments):
                 logits = self._forward(batch, ids_N, arguments)
         except BaseException:
             self.cache.discard()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from transformers.cache_utils import Cache
 
-from deployments.model.kv_cache.linear import StateLayer
 from deployments.model.kv_cache.pages import PagePool, PageTable
 from deployments.model.kv_cache.prefix_cache import Content, Match, PrefixCache
-from deployments.model.kv_cache.store import CachePlan, StoreLayer
+from deployments.model.kv_cache.storage import Held, LocalStorage, Storage
+from deployments.model.kv_cache.store import CachePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,7 @@ class Moved:
     pages: list[int]
     """Their numbers of then, each once."""
     tables: list[list[int]]
-    keys: list[tuple[torch.Tensor, ...]]
-    """By layer."""
-    states: list[list[list[torch.Tensor]]]
-    """By table and layer, for recurrent ones."""
+    held: Held
 
 
 class KVCache:
@@ -41,14 +38,15 @@ class KVCache:
         """Tokens of prompt and answer together that one sequence may have."""
         self.pool = PagePool(num_pages)
         # One page more than there are: what nobody owns is written to there.
-        self.layers: Cache = plan.allocate((num_pages + 1) * page_size, num_states + 1, device)
+        local = LocalStorage(
+            plan, num_pages=num_pages + 1, page_size=page_size, num_states=num_states + 1, device=device
+        )
+        self.layers: Cache = local.layers
+        self.storage: Storage = local
         self.nobodys_place = num_pages * page_size
         self.recurrent = plan.recurrent
         self.nbytes = plan.token_bytes * (num_pages + 1) * page_size + plan.state_bytes * (num_states + 1)
         self.prefixes: PrefixCache | None = None
-        self._device = device
-        self._stores = [layer for layer in self.layers.layers if isinstance(layer, StoreLayer)]
-        self._state_layers = [layer for layer in self.layers.layers if isinstance(layer, StateLayer)]
         self._free_states = list(range(num_states))
 
     def enable_prefixes(self) -> None:
@@ -87,8 +85,8 @@ class KVCache:
         whole, rest = divmod(num_tokens, self.page_size)
         if not self._begin(target, source.pages[:whole], source.pages[whole] if rest else None, rest):
             return False
-        for layer in self._state_layers:
-            layer.copy(source.state, target.state)
+        if self.recurrent:
+            self.storage.copy_state(source.state, target.state)
         return True
 
     def close(self, table: PageTable) -> None:
@@ -101,13 +99,8 @@ class KVCache:
     def move_out(self, tables: list[PageTable]) -> Moved:
         """Take everything of these tables to the host and close them."""
         pages = list(dict.fromkeys(page for table in tables for page in table.pages))
-        places = self._places(pages)
-        moved = Moved(
-            pages,
-            [list(table.pages) for table in tables],
-            [layer.read(places) for layer in self._stores],
-            [[layer.read(table.state) for layer in self._state_layers] for table in tables],
-        )
+        held = self.storage.take_out(pages, [table.state for table in tables])
+        moved = Moved(pages, [list(table.pages) for table in tables], held)
         for table in tables:
             self.close(table)
         return moved
@@ -117,18 +110,18 @@ class KVCache:
         pages = self._take(len(moved.pages), None)
         if pages is None:
             return False
-        places = self._places(pages)
-        for layer, held in zip(self._stores, moved.keys, strict=True):
-            layer.write(places, held)
+        self.storage.put_back(moved.held, pages, [table.state for table in tables])
         renamed = dict(zip(moved.pages, pages, strict=True))
-        for table, old, states in zip(tables, moved.tables, moved.states, strict=True):
+        for table, old in zip(tables, moved.tables, strict=True):
             mine = [renamed[page] for page in old]
             self.pool.share(mine)
             table.extend(mine)
-            for layer, state in zip(self._state_layers, states, strict=True):
-                layer.write(table.state, state)
         self.pool.release(pages)
         return True
+
+    def forget(self, moved: Moved) -> None:
+        """What was moved out does not come back."""
+        self.storage.forget(moved.held)
 
     def match(self, content: Content, salt: str) -> Match:
         """What is known of a prompt's beginning."""
@@ -147,13 +140,11 @@ class KVCache:
 
     def commit(self) -> None:
         """A pass has gone well."""
-        for layer in self._state_layers:
-            layer.commit()
+        self.storage.commit()
 
     def discard(self) -> None:
         """A pass has failed."""
-        for layer in self._state_layers:
-            layer.discard()
+        self.storage.discard()
 
     def _begin(self, table: PageTable, shared: list[int], tail: int | None, rest: int) -> bool:
         self.pool.share(shared)
@@ -161,8 +152,7 @@ class KVCache:
             self.pool.share([tail])
         mine = [] if tail is None else self._take(1, shared[-1] if shared else None)
         if mine:
-            for layer in self._stores:
-                layer.copy(_first(tail, self.page_size), _first(mine[0], self.page_size), rest)
+            self.storage.copy(_first(tail, self.page_size), _first(mine[0], self.page_size), rest)
         if tail is not None:
             self.pool.release([tail])
         if mine is None:
@@ -176,10 +166,6 @@ class KVCache:
             if self.prefixes is None or not self.prefixes.evict():
                 return None
         return self.pool.take(count, after)
-
-    def _places(self, pages: list[int]) -> torch.Tensor:
-        first = torch.tensor(pages, dtype=torch.int64)[:, None] * self.page_size
-        return (first + torch.arange(self.page_size)).flatten().to(self._device)
 
 
 def _first(page: int | None, page_size: int) -> int:

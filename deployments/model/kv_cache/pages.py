@@ -80,6 +80,11 @@ class PageTable:
     """[first page, number of pages] of consecutive ones."""
 
     @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """(first page, number of pages) of consecutive ones, in order."""
+        return [(first, count) for first, count in self._stretches]
+
+    @property
     def capacity(self) -> int:
         """Tokens that there is room for."""
         return len(self.pages) * self.page_size
