@@ -1,10 +1,11 @@
 """Everything that needs a GPU, in one call of four minutes: how near to the card's own limits does the engine come?
 
-    python -m benchmarks gpu [--quick] [--device cpu] [--parts decode,towers] [--out FILE]
+    python -m benchmarks gpu [--quick] [--device cpu] [--parts decode,towers] [--ranks 2] [--out FILE]
 
 A randomly initialised Qwen3-VL in the shape of the 8B model, bf16, with the default settings. Ceiling: a decode step
 reads every weight once, so it can not take less than their bytes over the card's measured copy bandwidth. Each part has
-a time limit; results are written to `--out` as they come. `--device cpu --quick` runs all of it tiny.
+a time limit; results are written to `--out` as they come. `--device cpu --quick` runs all of it tiny. `--ranks 2`
+divides the model among two cards (not run on cards yet); the ceiling is then a rank's.
 """
 
 import argparse
@@ -19,10 +20,12 @@ import numpy as np
 import torch
 
 from benchmarks.engine.gpu_model import NORM, another_question, media_prompt, random_model
+from benchmarks.engine.gpu_ranks import led
 from benchmarks.kit.engine_load import Clock, Prompt, submit
 from benchmarks.kit.harness import Benchmark
 from deployments.config import EngineConfig
 from deployments.model.loading import build_engine
+from deployments.model.parallel.leader import Leader
 from deployments.observability.metrics import RecordingSink
 from deployments.types import MediaKind
 
@@ -34,16 +37,20 @@ class Late(Exception):
 class Bench:
     """One engine, stepped from here, and what its parts found."""
 
-    def __init__(self, device: torch.device, out: Path | None) -> None:
+    def __init__(self, device: torch.device, out: Path | None, ranks: int = 1) -> None:
         self.device, self.large = device, device.type == "cuda"
         self.rng = np.random.default_rng(0)
         self.results: dict[str, Any] = {}
         self._out = out
         self._stop = float("inf")
-        self.model = random_model(device)
         self.config = EngineConfig() if self.large else EngineConfig(kv_cache_gib=0.3, max_running=64)
+        self.leader: Leader | None = None
+        if ranks == 1:
+            self.model = random_model(device)
+        else:
+            self.leader, self.model = led(ranks, device, self.config)
         began = time.perf_counter()
-        self.engine = build_engine(self.model, self.config, RecordingSink())
+        self.engine = build_engine(self.model, self.config, RecordingSink(), leader=self.leader)
         self.put("start", {"engine ready s": time.perf_counter() - began})
 
     def put(self, name: str, found: dict[str, Any]) -> None:
@@ -241,7 +248,9 @@ def capacity(bench: Bench) -> None:
 
 
 def generate(bench: Bench) -> None:
-    """transformers' own loop over the same, fused, model."""
+    """transformers' own loop over the same, fused, model; nobody would compute the other ranks' parts of it."""
+    if bench.leader is not None:
+        return
     for batch in (1, 8) if bench.large else (1,):
         ids = torch.randint(20, 250, (batch, 1000 if bench.large else 40), device=bench.device)
         steps = 12 if bench.large else 3
@@ -285,6 +294,7 @@ def _timed(device: torch.device, work: Callable[[], object]) -> float:
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--parts", default=",".join(PARTS), help="which, in their order")
+    parser.add_argument("--ranks", type=int, default=1, help="cards among which the model is divided")
     parser.add_argument("--out", type=Path, help="JSON, written anew after each finding")
 
 
@@ -293,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device(benchmark.args.device)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card: CPU"
     print(card, flush=True)
-    bench = Bench(device, benchmark.args.out)
+    bench = Bench(device, benchmark.args.out, benchmark.args.ranks)
     for name in benchmark.progress(benchmark.args.parts.split(","), "parts"):
         part, seconds = PARTS[name]
         bench.limit(seconds)
@@ -304,6 +314,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             bench.idle()
         except Exception as error:  # the others go on
             bench.put(name, {"failed": f"{type(error).__name__}: {error}"[:300]})
+    if bench.leader is not None:
+        bench.leader.close()
     rows = [[name, key, value] for name, found in bench.results.items() for key, value in found.items()]
     benchmark.table("Random Qwen3-VL, default settings", ["part", "what", "value"], rows, card)
     decoded = bench.results.get("decode", {})

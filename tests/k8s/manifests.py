@@ -25,6 +25,7 @@ BUILDS = {
     "one-node": "overlays/one-node",
     "prod": "overlays/prod",
     "incremental": "overlays/incremental-upgrade",
+    "tensor-parallel": "overlays/tensor-parallel",
 }
 ALL = (PLAIN_BASE, *BUILDS)
 WITH_GPU = tuple(name for name in ALL if name != "dev")

@@ -20,7 +20,11 @@ KUBERNETES_OWN_CPUS = 1.05
 
 
 def demand(stage: Tree) -> Amounts:
-    """What one replica asks Ray for."""
+    """What one replica asks Ray for, all ranks of a divided one together."""
+    bundles = stage.get("placement_group_bundles")
+    if bundles is not None:
+        assert stage["placement_group_strategy"] == "STRICT_PACK"
+        return {resource: sum(bundle.get(resource, 0) for bundle in bundles) for resource in bundles[0]}
     options = stage["ray_actor_options"]
     asked = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
     return {resource: amount for resource, amount in asked.items() if amount}
@@ -115,10 +119,12 @@ def test_ray_promises_no_more_than_the_container_has(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WITH_GPU)
-def test_a_model_replica_has_its_gpu_alone(name: str) -> None:
+def test_a_model_replica_has_its_gpus_alone(name: str) -> None:
     gpu = manifests.worker_groups(name)["gpu"]
-    model = serve_files.deployments_of(manifests.serve_config(name))["Model"]
-    assert offer(gpu)["GPU"] == demand(model)["GPU"] == 1
+    config = manifests.serve_config(name)
+    model = serve_files.deployments_of(config)["Model"]
+    ranks = serve_files.arguments_of(config).engine.tensor_parallel
+    assert offer(gpu)["GPU"] == demand(model)["GPU"] == ranks
     assert "sluice-gpu" in ray_container(gpu["template"])["image"]
 
 
@@ -133,7 +139,7 @@ def test_pods_without_a_gpu_stay_off_machines_with_one(name: str) -> None:
     assert any(t["key"] == "nvidia.com/gpu" for t in templates["gpu"]["spec"]["tolerations"])
 
 
-@pytest.mark.parametrize("name", ["prod", "incremental"])
+@pytest.mark.parametrize("name", ["prod", "incremental", "tensor-parallel"])
 def test_only_media_workers_may_vanish_with_a_spot_node(name: str) -> None:
     for group, template in manifests.pod_templates(name).items():
         tolerated = "sluice-spot" in str(template["spec"].get("tolerations"))

@@ -7,7 +7,8 @@ from tests.k8s import manifests
 from tests.k8s.manifests import ALL, ROOT, WITH_GPU, Tree
 from tests.support import serve_files
 
-SIZES = {"num_replicas", "autoscaling_config", "max_replicas_per_node", "ray_actor_options"}
+RANKS = {"placement_group_bundles", "placement_group_strategy"}
+SIZES = {"num_replicas", "autoscaling_config", "max_replicas_per_node", "ray_actor_options"} | RANKS
 
 
 def shipped() -> Tree:
@@ -42,9 +43,10 @@ def test_misspelt_keys_on_every_level_are_found() -> None:
 def test_the_application_is_the_shipped_one(name: str) -> None:
     here, there = manifests.serve_config(name)["applications"][0], shipped()["applications"][0]
     assert without(here, {"args", "deployments"}) == without(there, {"args", "deployments"})
-    own = {"model", "device", "ingress"}
+    own = {"model", "device", "ingress", "engine"}
     assert without(here["args"], own) == without(there["args"], own)
     assert set(here["args"].get("ingress", {})) <= {"api_keys_file", "max_running_media"}
+    assert set(here["args"].get("engine", {})) <= {"tensor_parallel"}
 
 
 @pytest.mark.parametrize("name", ALL)
