@@ -51,7 +51,7 @@ EXPECTED = {
     "one-node": ONE_NODE,
     "prod": PROD,
     "incremental": INCREMENTAL,
-    "tensor-parallel": PROD | {"ConfigMap": 3},
+    "tensor-parallel": PROD,
 }
 
 
