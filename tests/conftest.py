@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the models of tests/model run: cpu (as it is) or cuda")
+    parser.addoption("--all-families", action="store_true", help="divide models of all families, not of a few")
 
 
 @pytest.fixture(scope="session")
