@@ -27,6 +27,8 @@ def led(ranks: int, device: torch.device, config: EngineConfig) -> tuple[Leader,
         place = torch.device("cuda", rank) if device.type == "cuda" else device
         context.Process(target=_live, args=(theirs, place, config), daemon=True).start()
         channels.append(mine)
+    for channel in channels:
+        channel.recv()  # it has imported what it needs, which can take longer than the ranks wait for each other
     leader = Leader(channels, HOST)
     model = _part(device, leader.meet(device))
     leader.begin()
@@ -34,6 +36,7 @@ def led(ranks: int, device: torch.device, config: EngineConfig) -> tuple[Leader,
 
 
 def _live(channel: Connection, device: torch.device, config: EngineConfig) -> None:
+    channel.send("here")
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
