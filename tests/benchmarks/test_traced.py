@@ -58,8 +58,11 @@ def test_the_application_is_the_one_that_graph_builds(monkeypatch):
     plain, clocked = graph.build(AppConfig()), traced.build(AppConfig())
     names = [application._bound_deployment.name for application in (plain, clocked)]
     assert names == ["Ingress", "Ingress"]
-    stages = [
-        {key: bound._bound_deployment.name for key, bound in application._bound_deployment.init_kwargs.items()}
-        for application in (plain, clocked)
-    ]
-    assert stages[0] == stages[1] != {}
+
+    def stages(application: Any) -> list[str]:
+        given = dict(application._bound_deployment.init_kwargs)
+        bound = [*(stage for of_model in given.pop("models").values() for stage in of_model), *given.values()]
+        return [stage._bound_deployment.name for stage in bound]
+
+    assert stages(plain) == stages(clocked)
+    assert len(stages(plain)) == 4

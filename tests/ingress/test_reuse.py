@@ -94,6 +94,8 @@ async def test_the_host_is_asked_while_the_prompt_is_made():
     assert len(app.model.calls) == 1
     app.fetcher.gate.set()
     await asking
+    told = (await asking).headers["server-timing"].split(", ")
+    assert [stage.split(";")[0] for stage in told[:4]] == ["admission", "fetch", "video_decode", "preprocess"]
     assert len(app.model.calls) == 2
     assert app.counts == (2, 1)
 
