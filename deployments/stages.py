@@ -25,13 +25,13 @@ from deployments.types import (
     MediaItem,
     MediaProfile,
     PartReply,
+    PartTask,
     Payload,
     PlainPrompt,
     Prepared,
     RangesRead,
     RemoteFile,
     SamplingParams,
-    VideoPart,
     VideoTask,
     WholeNeeded,
 )
@@ -120,7 +120,7 @@ class VideoDecoderReplica(Protocol):
     ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
 
     def decode_part(
-        self, remaining_s: float, task: VideoTask, part: VideoPart, data: Bytes
+        self, remaining_s: float, task: VideoTask, part: PartTask, data: Bytes
     ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]: ...
 
     def decode_remote(
@@ -141,7 +141,7 @@ class VideoDecoding(_Door):
         return await self._client.call("decode", deadline, task, (data,), key=key, payloads=(data,))
 
     def decode_part(
-        self, deadline: Deadline, task: VideoTask, part: VideoPart, data: TensorRef
+        self, deadline: Deadline, task: VideoTask, part: PartTask, data: TensorRef
     ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]:
         """A `PartReply`, and if the part is taken a `DecodedPart` and its frames. Any decoder but the caller's may be
         asked: those that have nothing to do first."""

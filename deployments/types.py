@@ -231,7 +231,7 @@ class DecodedVideo:
 
 
 @dataclass(frozen=True, slots=True)
-class VideoPart:
+class PartTask:
     """Some of the frames of a video, for another decoder. Numbers are those of packets of the file's video track."""
 
     packets: tuple[int, ...]
@@ -254,7 +254,7 @@ class DecodedPart:
     """Second of `VideoDecoder.decode_part`; payload {"frames_THWC": uint8 RGB} or {"planes_TCHW": the same pixels}."""
 
     kept: tuple[int, ...]
-    """Places in `VideoPart.packets` of the frames that came out."""
+    """Places in `PartTask.packets` of the frames that came out."""
     source_height: int
     source_width: int
     rotation_deg: int

@@ -21,10 +21,10 @@ from deployments.types import (
     DecodedPart,
     DecodedVideo,
     PartReply,
+    PartTask,
     Payload,
     RemoteFile,
     StageName,
-    VideoPart,
     VideoTask,
     WholeNeeded,
 )
@@ -52,7 +52,7 @@ class _Others:
         self._door, self._task, self._data = door, task, data
 
     async def decode(
-        self, part: VideoPart, deadline: Deadline, taken: Callable[[], None]
+        self, part: PartTask, deadline: Deadline, taken: Callable[[], None]
     ) -> tuple[DecodedPart, dict[str, Bytes]] | None:
         limited = deadline.capped(deadline.remaining_s(), STAGE)
         async with aclosing(self._door().decode_part(limited, self._task, part, self._data)) as answers:
@@ -90,7 +90,7 @@ class VideoDecoder(VideoDecoderReplica):
 
     @stage_method
     async def decode_part(
-        self, remaining_s: float, task: VideoTask, part: VideoPart, data: Bytes
+        self, remaining_s: float, task: VideoTask, part: PartTask, data: Bytes
     ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]:
         """Yields `PartReply` at once and, where it is taken, `DecodedPart` and its payload."""
         with self._stage.place_for_part() as work:

@@ -29,7 +29,7 @@ from deployments.decoder.limits import Limits
 from deployments.decoder.plan import Run
 from deployments.decoder.stack import FrameStack
 from deployments.errors import SluiceError
-from deployments.types import DecodedPart, VideoPart
+from deployments.types import DecodedPart, PartTask
 
 PART_MEGAPIXELS = 400.0
 """Least that is given away: half a second of 1080p, to which another decoder's opening of the file adds a tenth."""
@@ -49,7 +49,7 @@ class PartSource(Protocol):
     """Other decoders that have one video at hand."""
 
     async def decode(
-        self, part: VideoPart, deadline: Deadline, taken: Callable[[], None]
+        self, part: PartTask, deadline: Deadline, taken: Callable[[], None]
     ) -> tuple[DecodedPart, Payload] | None:
         """Its frames; None at once where nobody has a place free, else `taken()` at once. Raises `SluiceError`s."""
         ...
@@ -160,7 +160,7 @@ class SharedRuns:
             given.taken = True
 
         packets = tuple(int(number) for number in self._targets[given.slots])
-        part = VideoPart(packets, tuple((run.start, run.stop) for run in given.runs), len(self._targets))
+        part = PartTask(packets, tuple((run.start, run.stop) for run in given.runs), len(self._targets))
         try:
             return await self._helpers.source.decode(part, self._deadline, taken)
         except SluiceError:

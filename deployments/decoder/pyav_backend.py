@@ -18,7 +18,7 @@ from deployments.decoder.orientation import Orientation
 from deployments.decoder.parts import Helpers, SharedRuns
 from deployments.decoder.plan import Run, plan_runs
 from deployments.decoder.stack import FrameStack
-from deployments.types import VideoPart
+from deployments.types import PartTask
 
 _AREA_FULL_CHROMA = 0x2020
 """swscale's AREA | FULL_CHR_H_INT. Without the second, scaled frames come out two levels too dark."""
@@ -58,7 +58,7 @@ class PyavBackend:
         with closing(SharedRuns(helpers, runs, targets, stack, limits, video.coded_size, deadline)) as here:
             return _keep_by_time(video, here, targets, writer, deadline)
 
-    def decode_part(self, video: VideoFile, part: VideoPart, stack: FrameStack, deadline: Deadline) -> int:
+    def decode_part(self, video: VideoFile, part: PartTask, stack: FrameStack, deadline: Deadline) -> int:
         """Put the frames of `part` into its slots of `stack`; returns how many the codec decoded."""
         runs, targets = [Run(*run) for run in part.runs], np.array(part.packets)
         return _keep_by_time(video, runs, targets, _FrameWriter(stack, self._threads), deadline)

@@ -25,7 +25,7 @@ from deployments.decoder.stack import FrameStack, Stacked
 from deployments.errors import BadMedia, TooLarge
 from deployments.media.container import VIDEO_CONTAINERS, open_container
 from deployments.media.sniff import HEAD_BYTES, sniff
-from deployments.types import DecodedPart, DecodedVideo, FrameSampling, VideoPart, VideoTask
+from deployments.types import DecodedPart, DecodedVideo, FrameSampling, PartTask, VideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +91,14 @@ class VideoReader:
             return self.take(video, task, limits, deadline, helpers=helpers)
 
     def read_part(
-        self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, part: VideoPart, work: VideoWork
+        self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, part: PartTask, work: VideoWork
     ) -> PartRead:
         """The frames of `part` as they are where the whole video is decoded. Raises as `read` does."""
         work.began = time.monotonic()
         task = dataclasses.replace(task, audio_rate_hz=None)
         limits = Limits(self._config, task.label, work)
         with self._opened(task, data, limits, deadline) as video:
-            resize = task.resize if self._config.resize else None
-            stack = FrameStack(len(part.packets), resize, limits, task.label, task.patches, part.clip_frames)
-            work.share_left = stack.share_missing()
+            stack = self._stack(len(part.packets), task, limits, part.clip_frames)
             limits.accept_work(sum(stop - start for start, stop in part.runs), *video.coded_size)
             decoded = PyavBackend(self._config.threads).decode_part(video, part, stack, deadline)
             video.packets.close()
@@ -164,11 +162,16 @@ class VideoReader:
         helpers: Helpers | None = None,
     ) -> "_Taken":
         wanted = self._choose(index, task, limits)
-        resize = task.resize if self._config.resize else None
-        stack = FrameStack(len(wanted), resize, limits, task.label, task.patches)
-        limits.work.share_left = stack.share_missing()
+        stack = self._stack(len(wanted), task, limits)
         decoded = self._backend.decode(video, index, wanted, stack, limits, deadline, helpers)
         return _Taken(index, wanted, stack, decoded)
+
+    def _stack(self, slots: int, task: VideoTask, limits: Limits, clip_frames: int | None = None) -> FrameStack:
+        """For so many frames; `clip_frames`: of the clip, where these are a part of it."""
+        resize = task.resize if self._config.resize else None
+        stack = FrameStack(slots, resize, limits, task.label, task.patches, clip_frames)
+        limits.work.share_left = stack.share_missing()
+        return stack
 
     def _take_scanned(
         self, video: VideoFile, planned: "_Taken", task: VideoTask, limits: Limits, deadline: Deadline

@@ -20,7 +20,7 @@ from deployments.decoder.reader import PartRead, VideoRead, VideoReader
 from deployments.decoder.remote import RangeSource, RemoteBytes
 from deployments.decoder.sparse import SparseReader
 from deployments.observability.metrics import MetricSink
-from deployments.types import RemoteFile, StageName, VideoPart, VideoTask, WholeNeeded
+from deployments.types import PartTask, RemoteFile, StageName, VideoTask, WholeNeeded
 
 R = TypeVar("R")
 
@@ -82,7 +82,7 @@ class DecodeStage:
             yield work
 
     async def decode_part(
-        self, remaining_s: float, task: VideoTask, part: VideoPart, data: NDArray[np.uint8], work: VideoWork
+        self, remaining_s: float, task: VideoTask, part: PartTask, data: NDArray[np.uint8], work: VideoWork
     ) -> PartRead:
         """For another decoder; `work`: of `place_for_part`. Raises as `VideoReader.read` does."""
         read = await self._run(remaining_s, self._videos.read_part, task, data, part, work)

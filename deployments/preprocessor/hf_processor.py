@@ -39,6 +39,15 @@ class Expanded:
     replacements: tuple[dict[str, Any], ...]
     """For each placeholder in order: its `type` and the `replacement` text."""
 
+    def equals(self, other: "Expanded") -> bool:
+        """Whether all of it is the same, value by value."""
+        return (
+            np.array_equal(self.token_ids, other.token_ids)
+            and self.replacements == other.replacements
+            and self.tensors.keys() == other.tensors.keys()
+            and all(np.array_equal(self.tensors[name], other.tensors[name]) for name in self.tensors)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class HfProcessor:

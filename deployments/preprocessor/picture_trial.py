@@ -62,8 +62,5 @@ def _agrees(cutter: PictureCutter, rule: ResizeRule, expand: Expand, size: Image
         made.dtype == np.uint8
         and np.array_equal(made, cutter.rows(resized))
         and np.array_equal(made, expand(ready, size).tensors[ROWS_TENSOR])
-        and real.tensors.keys() == told.tensors.keys()
-        and all(np.array_equal(real.tensors[name], told.tensors[name]) for name in real.tensors)
-        and np.array_equal(real.token_ids, told.token_ids)
-        and real.replacements == told.replacements
+        and real.equals(told)
     )

@@ -46,21 +46,12 @@ def read_runs_once(processors: Sequence[Any], tokens: Iterable[str], expand: Cal
     for processor in processors:
         processor.tokenizer = RunTokenizer(processor.tokenizer, tokens)
     try:
-        same = _same(before, expand())
+        same = before.equals(expand())
     except (SluiceError, ValueError, AttributeError, TypeError, LookupError, RuntimeError):
         same = False
     if not same:
         for processor, tokenizer in zip(processors, own, strict=True):
             processor.tokenizer = tokenizer
-
-
-def _same(one: Expanded, other: Expanded) -> bool:
-    return (
-        np.array_equal(one.token_ids, other.token_ids)
-        and one.replacements == other.replacements
-        and one.tensors.keys() == other.tensors.keys()
-        and all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
-    )
 
 
 def _by_runs(tokenizer: Any, text: str, ids: Mapping[str, int], options: dict[str, Any]) -> BatchEncoding | None:

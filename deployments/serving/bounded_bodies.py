@@ -4,19 +4,19 @@ The proxy reads bodies as fast as they come and keeps what the ingress has not a
 ingress' own limits, by route, hold as well: this one is the largest of them.
 """
 
-import json
 import os
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.config import MIB, IngressConfig
+from deployments.core.declared_length import declares_more
+from deployments.serving.front_errors import error_body
 
 VARIABLE = "SLUICE_MAX_BODY_BYTES"
 """Of the environment, for servers whose settings allow more than the default ones."""
 DEFAULT_MAX_BYTES = 513 * MIB
 """A file for a batch, and the form around it."""
-_MAX_DIGITS = 20
 
 
 def variables(config: IngressConfig) -> dict[str, str]:
@@ -40,8 +40,7 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and (len(declared) > _MAX_DIGITS or int(declared) > self._max_bytes):
+        if declares_more(Headers(scope=scope).get("content-length", ""), self._max_bytes):
             await self._refuse(send)
             return
         body = _Counted(receive, send, self._max_bytes)
@@ -51,8 +50,7 @@ class BoundedBodies:
 
     async def _refuse(self, send: Send) -> None:
         message = f"a body may have {self._max_bytes} bytes at most"
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": "too_large"}
-        body = json.dumps({"error": error}).encode()
+        body = error_body(message, "invalid_request_error", "too_large")
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": body})

@@ -1,11 +1,12 @@
 """uvicorn's HTTP protocol with a limit on the bytes and on the time of a request's head: 431 and 408."""
 
 import asyncio
-import json
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from deployments.serving.front_errors import error_body
 
 MAX_HEAD_BYTES = 64 * 2**10
 HEAD_TIMEOUT_S = 30.0
@@ -83,8 +84,7 @@ class BoundedHttp(HttpToolsProtocol):
 
 
 def _body(status: int) -> bytes:
-    error = {"message": _SAID[status][1], "type": "invalid_request_error", "param": None, "code": "invalid_request"}
-    return json.dumps({"error": error}).encode()
+    return error_body(_SAID[status][1], "invalid_request_error", "invalid_request")
 
 
 async def _too_large(scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,6 @@ before the proxy listens. uvicorn has no limit for a request's head, and joins e
 the ones before; and the proxy words its own errors as plain text.
 """
 
-import json
 import logging
 from collections.abc import MutableMapping
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import HTTP_PROTOCOLS
 
 from deployments.serving.bounded_bodies import BoundedBodies, max_body_bytes
+from deployments.serving.front_errors import error_body
 from deployments.serving.haproxy import RETRY_AFTER_S
 
 logger = logging.getLogger("ray.serve")
@@ -50,13 +50,13 @@ class OpenAIErrors:
         said = "the ingress died"  # of a request that the proxy leaves without a word
         try:
             await self._app({**scope, "headers": readable}, receive, rewording)
-        except BaseException as error:
-            if rewording.has_begun or not isinstance(error, Exception):
-                await rewording.end(said)
+        except Exception as error:
+            if rewording.has_begun:
                 raise
             logger.exception("the proxy failed")
             said = repr(error)
-        await rewording.end(said)
+        finally:
+            await rewording.end(said)
 
 
 def _is_text(name: bytes, value: bytes) -> bool:
@@ -111,7 +111,7 @@ class _Rewording:
         else:
             kind, code = _REDIRECTED.get(status, ("invalid_request_error", "invalid_request"))
             text = said.splitlines()[0][:200] if said else "the request was refused"
-        body = json.dumps({"error": {"message": text, "type": kind, "param": None, "code": code}}).encode()
+        body = error_body(text, kind, code)
         kept = [pair for pair in start["headers"] if pair[0].lower() not in (b"content-type", b"content-length")]
         own = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "status": status, "headers": [*kept, *own, *extra]})

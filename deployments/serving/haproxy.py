@@ -12,7 +12,6 @@ writes that script for servers which something else starts (the container image,
 """
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -20,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from deployments.serving.front_errors import error_body
 from deployments.serving.ports import free_port
 
 HEADER_TIMEOUT_S = 30
@@ -92,8 +92,7 @@ def end_all(folder: Path) -> None:
 def write_script(program: str, folder: Path, *, notes_pids: bool = False) -> Path:
     """What stands in for `program`, and the error pages beside it. `notes_pids`: for `end_all`."""
     for status, (phrase, kind, code, message) in _SAID.items():
-        error = {"message": message, "type": kind, "param": None, "code": code}
-        body = json.dumps({"error": error})
+        body = error_body(message, kind, code).decode()
         head = [f"HTTP/1.1 {status} {phrase}", "content-type: application/json", f"content-length: {len(body)}"]
         head += [f"retry-after: {RETRY_AFTER_S}"] * (status == 503) + ["connection: close"]
         (folder / f"{status}.http").write_bytes("\r\n".join([*head, "", body]).encode())

@@ -20,7 +20,7 @@ from deployments.decoder.reader import VideoRead, VideoReader
 from deployments.decoder.stage import DecodeStage
 from deployments.errors import StageTimeout, StageUnavailable
 from deployments.observability.metrics import RecordingSink
-from deployments.types import DecodedPart, PatchRule, ResizeRule, VideoPart, VideoTask
+from deployments.types import DecodedPart, PartTask, PatchRule, ResizeRule, VideoTask
 from tests.decoder.reading import task
 from tests.support.media_files import make_video
 
@@ -64,14 +64,14 @@ class Others:
     data: NDArray[np.uint8]
     instead: Callable[[int], Any] = lambda number: None
     """Called with the number of each part before it is decoded; `False` refuses it."""
-    parts: list[VideoPart] = field(default_factory=list)
+    parts: list[PartTask] = field(default_factory=list)
     running: int = 0
     most: int = 0
     cancelled: int = 0
     work: list[VideoWork] = field(default_factory=list)
 
     async def decode(
-        self, part: VideoPart, deadline: Deadline, taken: Callable[[], None]
+        self, part: PartTask, deadline: Deadline, taken: Callable[[], None]
     ) -> tuple[DecodedPart, Payload] | None:
         self.parts.append(part)
         self.running += 1
@@ -215,7 +215,7 @@ def test_no_more_parts_are_under_way_than_may_be() -> None:
 class Endless(Others):
     """Take parts, and give nothing back."""
 
-    async def decode(self, part: VideoPart, deadline: Deadline, taken: Callable[[], None]) -> None:  # type: ignore[override]
+    async def decode(self, part: PartTask, deadline: Deadline, taken: Callable[[], None]) -> None:  # type: ignore[override]
         self.parts.append(part)
         taken()
         try:

@@ -4,17 +4,17 @@ One of them is let in only while nobody else waits, and takes no place from thos
 """
 
 from deployments.ingress.admission.fair_queue import FairQueue
-from deployments.ingress.admission.lease import Lease, Waiter
+from deployments.ingress.admission.lease import Lease, QueuedRequest
 
 BACKGROUND_SHARE = 0.5
-"""Of the lane's places, for background requests together."""
+"""Of a lane's places, and of the bytes of media, for background requests together."""
 
 
 class BackgroundQueue:
     """Those who wait, those who run, and those who have not ended."""
 
     def __init__(self) -> None:
-        self.queue: FairQueue[Waiter] = FairQueue()
+        self.queue: FairQueue[QueuedRequest] = FairQueue()
         self.admitted = 0
         """Requests that have not ended."""
         self._running: set[Lease] = set()

@@ -18,7 +18,7 @@ from deployments.ingress.admission.background import BackgroundQueue
 from deployments.ingress.admission.concurrency_limit import PATIENCE, AdaptiveConcurrencyLimit
 from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
-from deployments.ingress.admission.lease import LONE, Lease, Waiter
+from deployments.ingress.admission.lease import LONE, Lease, QueuedRequest
 from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.admission.queue_timeout import QueueTimeout
 from deployments.ingress.admission.retry_after import RetryAfterSlots
@@ -68,7 +68,7 @@ class AdmissionQueue:
         self.budget = budget
         self._running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
-        self._queue: FairQueue[Waiter] = FairQueue()
+        self._queue: FairQueue[QueuedRequest] = FairQueue()
         self._background = BackgroundQueue()
         self._pace = DrainRate()
         self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
@@ -127,7 +127,7 @@ class AdmissionQueue:
         self.check(client, size_bytes, deadline)
         longest_s = min(self._longest_wait_s + SLACK * self._steady_wait_s, self._useful_wait_s)
         patience_s = min(deadline.remaining_s(), longest_s)
-        waiter = Waiter(client, size_bytes, self.clock() + patience_s)
+        waiter = QueuedRequest(client, size_bytes, self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
         self._look()
@@ -147,7 +147,7 @@ class AdmissionQueue:
         Raises `Overloaded` when `deadline` ends meanwhile.
         """
         size_bytes = min(size_bytes, self.budget.max_bytes)
-        waiter = Waiter(client, size_bytes, math.inf, background=True)
+        waiter = QueuedRequest(client, size_bytes, math.inf, background=True)
         self._background.queue.join(waiter)
         self._admit()
         lease = await self._granted(waiter, deadline.remaining_s())
@@ -238,7 +238,7 @@ class AdmissionQueue:
                 place += 1
         self._admit()
 
-    def _refuse(self, waiter: Waiter, why: str) -> None:
+    def _refuse(self, waiter: QueuedRequest, why: str) -> None:
         self._queue.leave(waiter)
         if not waiter.lease.done():
             waiter.lease.set_exception(self._overloaded(why))
@@ -258,7 +258,7 @@ class AdmissionQueue:
             self._admit_from(self._background.queue, lambda client: True, self._fits_background)
 
     def _admit_from(
-        self, queue: FairQueue[Waiter], may_run: Callable[[str], bool], fits: Callable[[int], bool]
+        self, queue: FairQueue[QueuedRequest], may_run: Callable[[str], bool], fits: Callable[[int], bool]
     ) -> None:
         while (waiter := queue.next(may_run)) is not None:
             gone = waiter.lease.done()
@@ -268,7 +268,7 @@ class AdmissionQueue:
             if not gone:
                 self._grant(waiter)
 
-    def _grant(self, waiter: Waiter) -> None:
+    def _grant(self, waiter: QueuedRequest) -> None:
         lease = Lease(self, waiter.client, waiter.size_bytes, waiter.background)
         self.budget.take(self._admit, waiter.size_bytes, background=waiter.background)
         if waiter.background:
@@ -290,7 +290,7 @@ class AdmissionQueue:
         has_place = self._background.has_place(self.running, self.max_running)
         return has_place and self.budget.fits(self._admit, size_bytes, background=True)
 
-    async def _granted(self, waiter: Waiter, patience_s: float) -> Lease | None:
+    async def _granted(self, waiter: QueuedRequest, patience_s: float) -> Lease | None:
         """What `waiter` waits for; None once its patience is over. Raises what it was refused with."""
         try:
             async with asyncio.timeout(patience_s):
@@ -302,7 +302,7 @@ class AdmissionQueue:
             self._leave(waiter)
             raise
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self, waiter: QueuedRequest) -> None:
         """The one who waited has gone: out of the queue, or out of what it was just granted."""
         if waiter.lease.done() and not waiter.lease.cancelled():
             if waiter.lease.exception() is None:

@@ -73,7 +73,7 @@ class Lease:
 
 
 @dataclass(slots=True, eq=False)
-class Waiter:
+class QueuedRequest:
     """Stands in a queue until `lease` is done."""
 
     client: str

@@ -8,8 +8,7 @@ ones for another. Must be used from one event loop.
 from collections import OrderedDict
 from collections.abc import Callable
 
-BACKGROUND_SHARE = 0.5
-"""Of the bytes, for background requests together."""
+from deployments.ingress.admission.background import BACKGROUND_SHARE
 
 Look = Callable[[], None]
 """A lane's own: let in whoever fits now, and say by `wait` or `leave_line` whether its next one waits for bytes."""

@@ -6,10 +6,9 @@ from typing import Any
 import orjson
 from starlette.datastructures import Headers
 
+from deployments.core.declared_length import declares_more
 from deployments.errors import BadRequest, TooLarge
 from deployments.ingress.http.body import check_type
-
-_MAX_DIGITS = 20
 
 
 def check_length(headers: Headers, max_bytes: int) -> int | None:
@@ -17,11 +16,9 @@ def check_length(headers: Headers, max_bytes: int) -> int | None:
     a client that waits for `100 Continue` sends none.
     """
     declared = headers.get("content-length", "")
-    if not declared.isdecimal():
-        return None
-    if len(declared) > _MAX_DIGITS or int(declared) > max_bytes:
-        raise TooLarge(f"the body has {declared[:_MAX_DIGITS]} bytes; at most {max_bytes} are allowed")
-    return int(declared)
+    if declares_more(declared, max_bytes):
+        raise TooLarge(f"the body has {declared[:20]} bytes; at most {max_bytes} are allowed")
+    return int(declared) if declared.isdecimal() else None
 
 
 async def read_object(headers: Headers, chunks: AsyncIterator[bytes], max_bytes: int) -> dict[str, Any]:

@@ -15,14 +15,8 @@ from deployments.errors import BadRequest, InternalError, StageUnavailable
 from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
-from deployments.ingress.pipeline.item_loader import (
-    ItemCacheUse,
-    ItemLoader,
-    ItemTask,
-    Progress,
-    SourceChanged,
-    together,
-)
+from deployments.ingress.pipeline.item_loader import ItemLoader, together
+from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, Progress, SourceChanged
 from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import ModelStages, StageResult, TensorRef
 from deployments.types import (

@@ -66,8 +66,13 @@ class EncodedRows:
     """The family's own class of encoder outputs."""
 
     @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All that there are, [N, D] each."""
+        return (self.rows_ND, *self.deepstack_ND)
+
+    @property
     def nbytes(self) -> int:
-        return self.rows_ND.nbytes + sum(rows.nbytes for rows in self.deepstack_ND)
+        return sum(rows.nbytes for rows in self.tensors)
 
     def clone(self) -> "EncodedRows":
         """A copy with storage of its own: rows of one item are often views of a whole batch's."""

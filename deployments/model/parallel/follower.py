@@ -39,7 +39,7 @@ class Follower:
         others; follow. Ends quietly when rank 0 says so or has gone; what else ends it, it is told, and raised."""
         try:
             model = load(self.ranks)
-            self._channel.send(messages.Loaded())
+            self._channel.send(messages.PartLoaded())
             if isinstance(self._channel.recv(), messages.Begin):
                 self._follow(prepare(model, self.ranks))
         except (EOFError, ConnectionError):
@@ -56,7 +56,7 @@ class Follower:
 
     @torch.inference_mode()
     def _follow(self, runner: ModelRunner) -> None:
-        while not isinstance(message := self._channel.recv(), messages.Stop):
+        while not isinstance(message := self._channel.recv(), messages.End):
             self._began = time.monotonic()
             self._do(runner, message)
             self._began = None
@@ -81,6 +81,6 @@ class Follower:
         rows, chunks = work.inputs()
         found = [coming.empty(runner.device) for coming in work.found]
         for one in found:
-            for tensor in (one.rows.rows_ND, *one.rows.deepstack_ND):
+            for tensor in one.rows.tensors:
                 self.ranks.from_first(tensor)
         runner.compute(rows, chunks, found)

@@ -88,7 +88,7 @@ class Leader:
         self._tell(messages.Pass.of(rows, chunks, found))
         try:
             for one in found:
-                for tensor in (one.rows.rows_ND, *one.rows.deepstack_ND):
+                for tensor in one.rows.tensors:
                     self.ranks.from_first(tensor.contiguous())
             yield
         except Exception as error:
@@ -108,7 +108,7 @@ class Leader:
         self._closing = True
         for channel in self._channels:
             with suppress(OSError):  # it has ended before
-                channel.send(messages.Stop())
+                channel.send(messages.End())
         if self.ranks is not None:
             self.ranks.close()
         self._watcher.join(_CLOSE_S)

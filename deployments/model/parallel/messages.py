@@ -32,7 +32,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class PartLoaded:
     """From a rank: its part of the model is there."""
 
 
@@ -49,7 +49,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class End:
     """To each rank, last."""
 
 
