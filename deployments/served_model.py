@@ -14,6 +14,9 @@ from deployments.config import AppConfig
 INGRESS, FETCHER, DECODER, PREPROCESSOR, MODEL = "Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model"
 """Names of the deployments."""
 
+READY, IDLE, STARTING, PARTLY_READY, DRAINING = "ready", "idle", "starting", "partly ready", "draining"
+"""The `status` that `/ready` tells of the application and of each of its models."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:

@@ -5,6 +5,7 @@ work ends with one sentence, and SIGTERM and SIGINT are answered by finishing th
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -27,7 +28,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatusOverview, ServeDeploySchema
 
-from deployments.served_model import INGRESS, ServedModel, served_models
+from deployments.served_model import IDLE, INGRESS, READY, ServedModel, served_models
 from deployments.serving import bounded_bodies, haproxy
 from deployments.serving.drain import drain
 from deployments.serving.ports import is_free
@@ -179,7 +180,7 @@ def _wait_until_ready(file: ServeFile, url: str, stop: Stop) -> str | None:
         status = application_status(file.application)
         if status is not None and (failed := failure(status)):
             raise StartFailed(failed)
-        if status is not None and str(status.status.value) == "RUNNING" and _answers(f"{url}/ready"):
+        if status is not None and str(status.status.value) == "RUNNING" and _is_ready(f"{url}/ready"):
             return ", ".join(_described(model, file.application, status) for model in served_models(file.args))
     return None
 
@@ -203,10 +204,11 @@ def failure(status: ApplicationStatusOverview) -> str | None:
     return None
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
+    """Whether the ingress, too, knows that no model is starting any more."""
     try:
         with urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
+            return bool(json.load(response)["status"] in (READY, IDLE))
     except (HTTPError, URLError, TimeoutError, ConnectionError):
         return False
 

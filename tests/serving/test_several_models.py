@@ -17,8 +17,6 @@ from tests.support.media_files import make_picture
 from tests.support.serve_files import deployments_of, with_models
 from tests.support.tiny_checkpoints import save_text_model
 
-pytestmark = pytest.mark.skip(reason="starts a Ray of its own and has not been seen to pass yet; run it alone")
-
 RARE = "org/rare"
 PATIENCE_S = 120.0
 

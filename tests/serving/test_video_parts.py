@@ -23,8 +23,6 @@ from deployments.types import DecodedVideo, FrameSampling, StageName, VideoTask
 from tests.support.application import Cluster
 from tests.support.media_files import make_video
 
-pytestmark = pytest.mark.skip(reason="starts a cluster of its own and has not been seen to pass as it is; run it alone")
-
 REPLICAS = 3
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
 CONFIG = AppConfig(decoder=DecoderConfig(workers=1))

@@ -16,6 +16,7 @@ from typing import Any
 
 from deployments.errors import StageStarting, StageUnavailable
 from deployments.ingress.http.waking import Wake, Waking, nothing_to_wake
+from deployments.served_model import DRAINING, IDLE, PARTLY_READY, READY, STARTING
 from deployments.types import StageStates
 
 Look = Callable[[], Awaitable[StageStates]]
@@ -26,7 +27,6 @@ STARTING_LOOK_S, READY_LOOK_S = 0.5, 2.0
 LOOK_TIMEOUT_S = 5.0
 STARTING_RETRY_AFTER_S = 5.0
 
-READY, IDLE, STARTING, PARTLY_READY, DRAINING = "ready", "idle", "starting", "partly ready", "draining"
 ASKABLE = (READY, IDLE, PARTLY_READY)
 """What `status` may be where a request has a chance."""
 
