@@ -19,7 +19,8 @@
     │   ├── InternalError          500  a defect or a lack of memory, descriptors
     │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
     │   ├── StageUnavailable       503  no replica of a stage is alive
-    │   │   └── StageStarting        503  none is there yet; `retry_after_s` says when to come back
+    │   │   ├── StageStarting        503  none is there yet; `retry_after_s` says when to come back
+    │   │   └── PixelsWanted         503  a model does not know media that were not sent along: the ingress sends them
     │   └── StageTimeout           504  the request's time ran out; names the stage
     └── WorkCancelled            499  the client has gone or another item failed: never shown to anyone
 
@@ -148,6 +149,10 @@ class StageUnavailable(ServerError):
 
 class StageStarting(StageUnavailable):
     code = "stage_starting"
+
+
+class PixelsWanted(StageUnavailable):
+    """Media that were seen before were named instead of sent, and the model replica does not know them any more."""
 
 
 class StageTimeout(ServerError):

@@ -94,6 +94,8 @@ class MediaFetcherReplica(Protocol):
         self, remaining_s: float, item: MediaItem, data_url: Bytes | None = None
     ) -> AsyncGenerator[Fetched | Bytes, None]: ...
 
+    def confirm(self, remaining_s: float, item: MediaItem) -> AsyncGenerator[Fetched, None]: ...
+
     def read_ranges(
         self, remaining_s: float, file: RemoteFile, ranges: tuple[tuple[int, int], ...]
     ) -> AsyncGenerator[RangesRead | Bytes, None]: ...
@@ -106,6 +108,10 @@ class MediaFetching(_Door):
         """The item's bytes, uint8 (size_bytes,). `data_url`: the text of a `data:` URL, which has no other."""
         payloads = () if data_url is None else (data_url,)
         return await self._client.call("fetch", deadline, item, key=key, payloads=payloads)
+
+    async def confirm(self, deadline: Deadline, item: MediaItem, *, key: str) -> StageResult[Fetched]:
+        """What is at the item's URL now, and none of its bytes. Costs little where the fetcher keeps what it had."""
+        return await self._client.call("confirm", deadline, item, key=key, answer_has_payload=False)
 
     async def read_ranges(
         self, deadline: Deadline, file: RemoteFile, ranges: tuple[tuple[int, int], ...], *, key: str

@@ -6,6 +6,7 @@ Every stage method is an async generator called as `method(remaining_s, *metadat
 first and then, when it has one, its payload: a numpy array, or a dict of numpy arrays by name.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -75,6 +76,8 @@ class MediaItem:
     """Whether what was fetched before may answer, and this may be kept for later."""
     known: tuple[str, ...] = ()
     """Digests of contents that the caller has no use for: it has what is made of them. Their bytes are not sent."""
+    confirmed: str = ""
+    """Digest of the content that the caller was told a moment ago: the host is not asked for it once more."""
     in_parts: bool = False
     """Whether a large file may stay where it is, to be read by ranges (`Fetched.remote`)."""
 
@@ -228,6 +231,13 @@ class DecodedVideo:
     patch_grid: tuple[int, int, int] | None = None
     """Rows of patches over time, height and width, when the payload is cut into them; the last frame then stands twice
     or more where there are too few for the last rows."""
+
+    @property
+    def patches_shape(self) -> tuple[int, int]:
+        """Of "patches", the whole payload."""
+        assert self.patch_grid is not None, "the payload is frames"
+        rows = math.prod(self.patch_grid)
+        return rows, self.payload_bytes // max(rows, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +458,8 @@ class Prepared:
     """Whether what is kept of earlier requests may be used, and this one kept."""
     sizes: Mapping[str, NDArray[Any]] | None = None
     """The tensors, where all pixels are at the model: they are few bytes, and travel along in place of a payload."""
+    named_clips: tuple[tuple[int, int], ...] = ()
+    """(rows, values) of the patches of each clip, where the model has seen all of them and none is sent along."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,12 @@ class MediaFetcher(MediaFetcherReplica):
             yield data
 
     @stage_method
+    async def confirm(self, remaining_s: float, item: MediaItem) -> AsyncGenerator[Fetched, None]:
+        """Yields `Fetched` alone."""
+        fetched, _ = await self._fetcher.fetch(item, Deadline(remaining_s, STAGE))
+        yield fetched
+
+    @stage_method
     async def read_ranges(
         self, remaining_s: float, file: RemoteFile, ranges: tuple[tuple[int, int], ...]
     ) -> AsyncGenerator[RangesRead | Bytes, None]:

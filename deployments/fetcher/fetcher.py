@@ -174,7 +174,8 @@ class Fetcher:
         if not item.cache:
             return await self._download(url, limit, item.client, None, in_parts=item.in_parts, keep=False)
         known = self._cache.get(str(url), item.client)
-        if known is not None and self._cache.is_fresh(known):
+        told = known is not None and known.blob.digest and known.blob.digest == item.confirmed
+        if known is not None and (told or self._cache.is_fresh(known)):
             for hop in (url, *known.hops):  # what may not be dialled now is not answered either
                 await self._http.check_host(hop, item.client)
             limit.check(len(known.blob.data))

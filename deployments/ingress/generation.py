@@ -27,9 +27,9 @@ from deployments.ingress.http.small_body import check_length
 from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer
-from deployments.ingress.pipeline.item_loader import together
 from deployments.ingress.pipeline.items import Progress
 from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
+from deployments.ingress.pipeline.together import together
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.tools.settle import settled
 from deployments.observability.metrics import MetricSink

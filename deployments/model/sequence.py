@@ -54,6 +54,8 @@ class EngineRequest:
     """Names of the media, as far as the preprocessor has any."""
     reuse: bool = True
     """Whether what is kept may be used, and this request's kept."""
+    clips_absent: bool = False
+    """Whether clips are only named; the request fails with `PixelsWanted` where one of them is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from deployments.core.checkpoint import resolve_model
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError
 from deployments.model.loading import load_engine
-from deployments.model.multimodal.pixels import add_clips
+from deployments.model.multimodal.pixels import add_clips, name_clips
 from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
 from deployments.model.output.vocabulary import Vocabulary
 from deployments.model.parallel.leader import Leader
@@ -63,7 +63,7 @@ class ModelStage:
 
         `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
-        `BadRequest`, `InternalError`.
+        `BadRequest`, `InternalError`, and `PixelsWanted` where clips that are only named are not known.
         """
         _check_ids(prepared, params, self._vocab_size)
         deadline = Deadline(remaining_s, STAGE)
@@ -83,10 +83,13 @@ class ModelStage:
             cache_salt=prepared.cache_salt,
             media=prepared.media,
             reuse=prepared.reuse,
+            clips_absent=bool(prepared.named_clips),
         )
         mailbox = Mailbox(asyncio.get_running_loop())
         if clips:
             await asyncio.to_thread(add_clips, tensors, clips)
+        elif prepared.named_clips:
+            name_clips(tensors, prepared.named_clips)
         sequence = self.engine.submit(request, tensors, mailbox)
         decode = self._vocabulary.decoder(
             skip_special_tokens=params.skip_special_tokens, visible=(*params.visible_tokens, *_marks(prepared))

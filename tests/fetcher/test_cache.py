@@ -1,6 +1,7 @@
 import asyncio
 import base64
 import hashlib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -214,6 +215,17 @@ async def test_digests_are_those_of_the_whole_file(server, behaviour):
         fetched, got = await fetcher.fetch(MediaItem(MediaKind.IMAGE, "a", url), Deadline(60.0, "request"))
     assert fetched.digest == hashlib.sha256(data).hexdigest()
     assert got.tobytes() == data
+
+
+async def test_a_host_is_not_asked_again_for_what_the_caller_was_told_a_moment_ago(server):
+    url = server.add("/a", host.serve(PICTURE, etag='"1"'))
+    async with fetching() as fetcher:
+        item = MediaItem(MediaKind.IMAGE, "a picture", url)
+        told, _ = await fetcher.fetch(item, Deadline(10, "fetch"))
+        for digest, hits in ((told.digest, 1), ("another", 2), ("", 3)):
+            again, data = await fetcher.fetch(replace(item, confirmed=digest), Deadline(10, "fetch"))
+            assert (again.digest, bytes(data)) == (told.digest, PICTURE)
+            assert server.hits("/a") == hits
 
 
 async def test_media_that_changed_replace_what_was_kept(server):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.config import AppConfig
-from deployments.errors import BadMedia, StageUnavailable
+from deployments.errors import BadMedia, PixelsWanted, StageUnavailable
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia
 from deployments.observability.metrics import RecordingSink
 from deployments.stages import TensorRef
@@ -27,6 +27,8 @@ class Application(FakeApplication):
     """Its media host may change what it has; its fetcher sends no bytes that the caller knows."""
 
     content = "one"
+    kept = CacheUse.MISS
+    """What its fetcher says of what it has brought."""
 
     def __init__(self, config: AppConfig | None = None, media_bytes: int = 2**30) -> None:
         super().__init__(config, media_bytes=media_bytes)
@@ -38,7 +40,7 @@ class Application(FakeApplication):
 
     def _fetched(self, item):
         digest = hashlib.sha256(self.content.encode()).hexdigest()
-        use = CacheUse.MISS if item.cache else CacheUse.OFF
+        use = self.kept if item.cache else CacheUse.OFF
         payload = None if digest in item.known else f"bytes of {self.content}"
         return Fetched(item.kind, "mp4", 10, item.url, 0.001, digest, use), payload
 
@@ -81,23 +83,89 @@ async def test_equal_contents_are_one_clip_wherever_they_come_from_and_changed_o
     assert app.preprocessor.calls[-1].payloads == ["frames of two"]
 
 
-async def test_the_host_is_asked_while_the_prompt_is_made():
+async def test_the_host_is_asked_while_the_answer_begins_and_nothing_is_said_before_it_has_answered():
     app = Application()
     await app.ask()
-    app.fetcher.gate, app.preprocessor.gate = asyncio.Event(), asyncio.Event()
+    app.fetcher.gate = asyncio.Event()
     asking = asyncio.create_task(app.ask())
     async with asyncio.timeout(30):
-        while not (app.fetcher.inside and app.preprocessor.inside):
+        while len(app.model.calls) < 2:
             await asyncio.sleep(0.005)
-    app.preprocessor.gate.set()
     await asyncio.sleep(0.05)
-    assert len(app.model.calls) == 1
+    assert not asking.done()
     app.fetcher.gate.set()
-    await asking
     told = (await asking).headers["server-timing"].split(", ")
     assert [stage.split(";")[0] for stage in told[:4]] == ["admission", "fetch", "video_decode", "preprocess"]
-    assert len(app.model.calls) == 2
     assert app.counts == (2, 1)
+    assert app.model.inside == app.model.cancelled == 0
+
+
+async def test_an_answer_about_what_has_changed_meanwhile_is_stopped_and_not_told():
+    app = Application()
+    await app.ask()
+    app.content, app.fetcher.gate = "two", asyncio.Event()
+    asking = asyncio.create_task(app.ask())
+    async with asyncio.timeout(30):
+        while len(app.model.calls) < 2:
+            await asyncio.sleep(0.005)
+    app.fetcher.gate.set()
+    await asking
+    assert app.preprocessor.calls[-1].payloads == ["frames of two"]
+    assert len(app.model.calls) == 3
+    assert (app.model.cancelled, app.model.inside) == (1, 0)
+
+
+class Patches(Application):
+    """Its clips go straight to the model, which may have forgotten them."""
+
+    forgotten = False
+
+    def __init__(self, config: AppConfig | None = None) -> None:
+        super().__init__(config)
+        self.decoder.answers["decode"] = lambda task, file: (
+            replace(VIDEO, payload_bytes=SIZE, patch_grid=(1, 2, 5)),
+            f"patches of {self.content}",
+        )
+        stream = self.model.stream
+
+        async def forgetful(method, deadline, prepared, *args, key, payloads=()):
+            async for chunk in stream(method, deadline, prepared, *args, key=key, payloads=payloads):
+                if self.forgotten and prepared.named_clips:
+                    raise PixelsWanted("it was long ago")
+                yield chunk
+
+        self.model.stream = forgetful
+
+    @property
+    def shown(self):
+        """Of each call of the model: the clips that are named, and those that are sent."""
+        return [(call.args[0].named_clips, call.payloads) for call in self.model.calls]
+
+
+NAMED, SENT = (((10, 100),), []), ((), ["patches of one"])
+
+
+async def test_a_clip_that_the_model_has_seen_is_named_and_sent_where_it_was_forgotten():
+    app = Patches()
+    await app.ask()
+    await app.ask()
+    app.forgotten = True
+    response = await app.ask()
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert app.shown == [SENT, NAMED, NAMED, SENT]
+    assert len({call.key for call in app.model.calls}) == 1
+    assert app.counts == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [({"headers": OFF}, {}), ({}, {"prefix_cache": False, "reuse_cache_mib": 0})],
+)
+async def test_a_clip_is_sent_at_once_where_nothing_is_kept(options, engine):
+    app = Patches(AppConfig.model_validate({"engine": engine}))
+    await app.ask()
+    await app.ask(**options)
+    assert app.shown == [SENT, SENT]
 
 
 async def test_what_was_brought_to_see_whether_it_has_changed_is_not_brought_again():
@@ -112,6 +180,26 @@ async def test_what_was_brought_to_see_whether_it_has_changed_is_not_brought_aga
     assert ("sluice_cache_hits", ("video_decode",)) not in app.metrics.values
 
 
+async def test_a_clip_that_comes_and_goes_is_told_apart_each_time_without_being_brought_twice():
+    app = Application()
+    app.kept = CacheUse.REVALIDATED
+    for number, content in enumerate(("one", "two", "one", "one", "two", "two")):
+        app.content = content
+        await app.ask()
+        assert app.preprocessor.calls[-1].payloads == [f"frames of {content}"], number
+    assert len(app.decoder.calls) == 2
+    asked = [(call.method, call.args[0].confirmed != "") for call in app.fetcher.calls]
+    # One to see, and where it has changed one more that asks nobody.
+    assert asked == [
+        ("fetch", False),
+        *(("confirm", False), ("fetch", True)),
+        *(("confirm", False), ("confirm", True)),
+        ("confirm", False),
+        *(("confirm", False), ("confirm", True)),
+        ("confirm", False),
+    ]
+
+
 async def test_a_host_that_has_the_clip_no_more_is_not_answered_for():
     app = Application()
     await app.ask()
@@ -123,7 +211,7 @@ async def test_a_host_that_has_the_clip_no_more_is_not_answered_for():
     response = await app.chat([{"type": "video_url", "video_url": {"url": URL}}])
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "messages[0].content[0]"
-    assert len(app.model.calls) == 1
+    assert (app.model.cancelled, app.model.inside) == (len(app.model.calls) - 1, 0)
 
 
 async def test_other_frames_are_another_decoding():

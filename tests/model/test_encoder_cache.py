@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.errors import PixelsWanted
 from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item
@@ -264,6 +265,28 @@ def test_a_named_clip_is_known_without_its_pixels_and_another_name_is_another_cl
             heard.append(listener)
         assert [listener.ids() for listener in heard] == [generate(qwen3_vl, p) for p in (prompt, prompt, unseen)]
         assert [listener.timing.encoded for listener in heard] == [{"clip 0"}, set(), {"clip 0"}]
+
+
+def test_a_clip_that_is_only_named_is_answered_where_it_is_known_and_asked_for_where_it_is_not(qwen3_vl, rng):
+    prompt = FAMILIES["qwen3_vl"].prompt(rng, ["video"])
+    absent = np.broadcast_to(np.zeros((), np.float32), prompt.tensors["pixel_values_videos"].shape)
+    named = Prompt(prompt.token_ids, {**prompt.tensors, "pixel_values_videos": absent}, prompt.use_audio_in_video)
+    for settings in ({"prefix_cache": False}, {"reuse_cache_mib": 0}):
+        stepped = SteppedEngine(qwen3_vl, **settings)
+        heard = []
+        for asked in (named, prompt, named, _later(named, rng)):
+            said = {"clips_absent": asked is not prompt, **_marked(asked, "one")}
+            _, listener = stepped.submit(asked, greedy(), **said)
+            stepped.run()
+            heard.append(listener)
+        assert isinstance(heard[0].error, PixelsWanted)
+        assert [listener.error for listener in heard[1:]] == [None, None, None]
+        assert heard[1].ids() == heard[2].ids() == generate(qwen3_vl, prompt)
+        assert heard[3].timing.encoded == set()
+        _, unnamed = stepped.submit(named, greedy(), clips_absent=True)
+        stepped.run()
+        assert isinstance(unnamed.error, PixelsWanted)
+        assert (stepped.state.media_host_bytes, stepped.state.media_device_bytes) == (0, 0)
 
 
 def test_requests_that_want_no_cache_use_and_leave_nothing(qwen3_vl, rng):

@@ -29,6 +29,7 @@ from deployments.types import (
     MediaInput,
     MediaItem,
     MediaKind,
+    MediaMark,
     MediaProfile,
     PlainPrompt,
     Prepared,
@@ -145,7 +146,8 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     kinds = [item.kind for item in media]
     tokens = {MediaKind.IMAGE: 5, MediaKind.VIDEO: 7, MediaKind.AUDIO: 3}
     counts = TokenCounts({"text": 10, **{kind.value: n * kinds.count(kind) for kind, n in tokens.items()}})
-    told = Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001)
+    marks = tuple(MediaMark(item.kind, item.label, item.digest) for item in media)
+    told = Prepared(np.zeros(counts.total, np.int32), counts, None, False, 0.001, media=marks)
     if media and all(item.pixels_at_model for item in media):
         return replace(told, sizes={}), None
     return told, "tensors" if media else None
@@ -191,6 +193,7 @@ class FakeApplication:
         be changed."""
         self.config = config or AppConfig()
         self.fetcher = FakeStage({"fetch": fetched})
+        self.fetcher.answers["confirm"] = lambda item: (self.fetcher.answers["fetch"](item)[0], None)
         self.decoder = FakeStage(
             {"decode": lambda task, file: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
         )

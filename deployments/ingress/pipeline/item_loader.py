@@ -1,11 +1,10 @@
 """One media item's way to the preprocessor: put what came in the body into shared memory, fetch, decode videos."""
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +17,16 @@ from deployments.ingress.pipeline.content_keys import content_of, source_name
 from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
+from deployments.ingress.pipeline.together import together
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask, WholeNeeded
 
 COPY_WORKERS = 2
+_KEPT = (CacheUse.HIT, CacheUse.REVALIDATED)
+"""The fetcher keeps what it brought: where it has changed, it need not be brought twice to be looked at once."""
 _SHORT_TEXT = 65_536
 """Hashed in 50 microseconds, less than crossing to a thread takes."""
-
-T = TypeVar("T")
 
 
 class ItemLoader:
@@ -119,9 +119,14 @@ class ItemLoader:
             raise
         metas = [result.meta for result in fetched]
         self._decoded.remember(names, metas)
-        brought = {name: result for name, result in zip(names, fetched, strict=True) if result.payload is not None}
-        if brought:
-            progress.brought.update(brought)
+        changed = False
+        for name, known, result in zip(names, expected.files, fetched, strict=True):
+            if result.meta.digest != known.digest:
+                changed = True
+                progress.changed[name] = result.meta.digest
+                if result.payload is not None:
+                    progress.brought[name] = result
+        if changed:
             raise SourceChanged
         self._decoded.record(hits=1)
         self._note(task.item, metas, progress).decode = CacheUse.HIT
@@ -171,7 +176,8 @@ class ItemLoader:
         progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
         progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
         self._count_decoded(task, video, found.video, progress)
-        return LoadedItem(_media_input(task.item, files, found.video), found.payload, content_of(names, files))
+        media = _media_input(task.item, files, found.video)
+        return LoadedItem(media, found.payload, content_of(names, files), is_kept=True)
 
     async def _load_remote(
         self, task: ItemTask, video: VideoTask, begun: StageResult[Fetched], key: str, progress: Progress
@@ -251,8 +257,15 @@ class ItemLoader:
         try:
             digests = () if known is None else (known.digest,)
             item = replace(
-                source.item, client=progress.lease.client, cache=progress.reuse, known=digests, in_parts=in_parts
+                source.item,
+                client=progress.lease.client,
+                cache=progress.reuse,
+                known=digests,
+                confirmed=progress.changed.get(key, ""),
+                in_parts=in_parts,
             )
+            if known is not None and known.cache in _KEPT:
+                return await self._fetcher.confirm(limited, item, key=key)
             return await self._fetcher.fetch(limited, item, data_url, key=key)
         finally:
             progress.lease.outside_s = max(progress.lease.outside_s, time.monotonic() - started)
@@ -279,18 +292,6 @@ class ItemLoader:
     def _count_decoded(task: ItemTask, video: VideoTask, decoded: DecodedVideo, progress: Progress) -> None:
         held_bytes = progress.lease.size_bytes - task.pixel_bytes
         progress.lease.resize(held_bytes + decoded_bytes(video, decoded))
-
-
-async def together(work: Iterable[Coroutine[Any, Any, T]], beside: Iterable[Coroutine[Any, Any, None]] = ()) -> list[T]:
-    """All results of `work` in order; the first failure, `beside` included, cancels the others and is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in work]
-            for coroutine in beside:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _may_stay(item: ItemPlan, video: VideoTask) -> bool:

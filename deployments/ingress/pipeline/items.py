@@ -43,6 +43,8 @@ class LoadedItem:
     payload: TensorRef | None
     """None of one that is only counted."""
     content: Content
+    is_kept: bool = False
+    """Whether it is a clip that was made for an earlier request."""
     confirm: Callable[[], Coroutine[Any, Any, None]] | None = None
     """To be awaited before anything is said of it: whether its sources are still what they were. Raises `SourceChanged`
     and what fetching raises."""
@@ -67,3 +69,5 @@ class Progress:
     """Clips of earlier requests, which may turn out to be lost."""
     brought: dict[str, StageResult[Fetched]] = field(default_factory=dict)
     """By name of their source: files that were fetched to see whether they have changed, and have."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """Likewise: digests of what is at the others now."""

@@ -5,18 +5,22 @@ A pipeline is one model's. Those of several models share what loads their items.
 Holds metadata and references only. A reference is let go as soon as the stage that needs it has answered.
 """
 
+import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import BadRequest, InternalError, StageUnavailable
+from deployments.errors import BadRequest, InternalError, PixelsWanted, StageUnavailable
 from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
-from deployments.ingress.pipeline.item_loader import ItemLoader, together
-from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, Progress, SourceChanged
+from deployments.ingress.pipeline.item_loader import ItemLoader
+from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
+from deployments.ingress.pipeline.together import beside, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import ModelStages, StageResult, TensorRef
 from deployments.types import (
@@ -31,6 +35,8 @@ from deployments.types import (
     StageName,
     VideoTask,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,12 @@ class ReadyPrompt:
     """What the request's items hold, in their order."""
     cache: dict[str, ItemCacheUse] = field(default_factory=dict)
     """By label."""
+    named_clips: tuple[tuple[int, int], ...] = ()
+    """See `Prepared.named_clips`: of media that were all there already."""
+
+
+Chunks = AsyncGenerator[GenerateChunk, None]
+Begun = tuple[ReadyPrompt, GenerateChunk, Chunks]
 
 
 class Pipeline:
@@ -64,6 +76,7 @@ class Pipeline:
         self._config = config
         self._stages = stages
         self._loader = loader
+        self._model_remembers = bool(config.engine.prefix_cache or config.engine.reuse_cache_mib)
         self._profile: MediaProfile | None = None
 
     @property
@@ -88,29 +101,32 @@ class Pipeline:
 
     async def prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
         """The prompt with its media. Raises the first item's `SluiceError`; work on the others is cancelled."""
-        admitted_bytes = progress.lease.size_bytes
-        while True:
-            try:
-                return await self._prepare(request, plan, progress)
-            except SourceChanged:  # known by now: it is fetched like any other
-                progress.reused.clear()
-                progress.lease.resize(admitted_bytes)
 
-    async def _prepare(self, request: GenerationRequest, plan: Plan, progress: Progress) -> ReadyPrompt:
-        loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
+        async def once() -> ReadyPrompt:
+            loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
+            async with beside(_confirming(loaded)):
+                return await self._prepare(request, loaded, progress)
+
+        return await _unchanged(progress, once)
+
+    async def _prepare(self, request: GenerationRequest, loaded: list[LoadedItem], progress: Progress) -> ReadyPrompt:
+        """`loaded` is emptied."""
         at_model = _straight_to_model([item.media for item in loaded])
         inputs = tuple(replace(item.media, pixels_at_model=item.media.label in at_model) for item in loaded)
         sent = [(item.media.label in at_model, item.payload) for item in loaded if item.payload is not None]
         payloads = [ref for to_model, ref in sent if not to_model]
         clips = [ref for to_model, ref in sent if to_model]
         contents = tuple(item.content for item in loaded)
-        confirming = [item.confirm() for item in loaded if item.confirm is not None]
+        all_kept = all(item.is_kept for item in loaded)
         loaded.clear()
         sent.clear()
-        (result,) = await together([self._prompt(request, inputs, payloads, progress)], beside=confirming)
+        result = await self._prompt(request, inputs, payloads, progress)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
-        return ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+        ready = ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+        if all_kept and clips and self._model_remembers and _all_named(result.meta):
+            ready.named_clips = tuple(video.patches_shape for video in videos.values())
+        return ready
 
     async def _prompt(
         self, request: GenerationRequest, inputs: tuple[MediaInput, ...], payloads: list[TensorRef], progress: Progress
@@ -123,20 +139,9 @@ class Pipeline:
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         return result
 
-    def generate(
-        self, request: GenerationRequest, prompt: ReadyPrompt, deadline: Deadline, client: str
-    ) -> AsyncGenerator[GenerateChunk, None]:
-        """The answer as it comes. Closing the generator stops the model's work."""
-        limited = deadline.capped(deadline.remaining_s(), StageName.MODEL)
-        prepared = replace(prompt.prepared, reuse=request.reuse)
-        if self._config.engine.prefix_cache_per_key:
-            prepared = replace(prepared, cache_salt=hashlib.sha256(client.encode()).hexdigest())
-        key = prompt_key(request.prompt, prompt.contents, prepared.cache_salt)
-        return self._stages.model.generate(limited, prepared, request.params, request.stream, prompt.tensors, key=key)
-
     async def begin(
         self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
-    ) -> tuple[ReadyPrompt, GenerateChunk, AsyncGenerator[GenerateChunk, None]]:
+    ) -> Begun:
         """The prompt, the answer's first chunk, and its others. `prepared()`: the body is not needed any more.
 
         Where what was kept of an earlier request turns out to be lost, all of it is made again, once; unless some of
@@ -144,17 +149,10 @@ class Pipeline:
         """
         admitted_bytes = progress.lease.size_bytes
         while True:
-            chunks: AsyncGenerator[GenerateChunk, None] | None = None
             try:
-                prompt = await self.prepare(request, plan, progress)
-                if not progress.reused:
-                    prepared()
-                chunks = self.generate(request, prompt, progress.deadline, progress.lease.client)
-                first = await _first(chunks)
-            except BaseException as error:
-                if chunks is not None:
-                    await chunks.aclose()
-                if not isinstance(error, StageUnavailable) or not self._loader.forget(progress):
+                begun = await _unchanged(progress, partial(self._begin, request, plan, progress, prepared))
+            except StageUnavailable:
+                if not self._loader.forget(progress):
                     raise
                 if any(source.is_gone for task in plan.tasks for source in task.item.sources):
                     raise
@@ -164,7 +162,39 @@ class Pipeline:
                 for source in task.item.sources:
                     source.take()
             prepared()
-            return prompt, first, chunks
+            return begun
+
+    async def _begin(
+        self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
+    ) -> Begun:
+        """The model begins while hosts are still asked whether they have what it is shown; nothing is said before."""
+        loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
+        async with beside(_confirming(loaded)) as confirmed:
+            prompt = await self._prepare(request, loaded, progress)
+            if not progress.reused:
+                prepared()
+            first, chunks = await self._answer(request, prompt, progress)
+            try:
+                await confirmed()
+            except BaseException:
+                await chunks.aclose()
+                raise
+        return prompt, first, chunks
+
+    async def _answer(
+        self, request: GenerationRequest, prompt: ReadyPrompt, progress: Progress
+    ) -> tuple[GenerateChunk, Chunks]:
+        """Its beginning, and the rest. Clips that the model may know are sent when it asks for them."""
+        limited = progress.deadline.capped(progress.deadline.remaining_s(), StageName.MODEL)
+        prepared = replace(prompt.prepared, reuse=request.reuse)
+        if self._config.engine.prefix_cache_per_key:
+            prepared = replace(prepared, cache_salt=hashlib.sha256(progress.lease.client.encode()).hexdigest())
+        key = prompt_key(request.prompt, prompt.contents, prepared.cache_salt)
+        generate = partial(self._stages.model.generate, limited, params=request.params, stream=request.stream, key=key)
+        if prompt.named_clips:
+            with contextlib.suppress(PixelsWanted):
+                return await _begun(generate(prepared=replace(prepared, named_clips=prompt.named_clips), tensors=[]))
+        return await _begun(generate(prepared=prepared, tensors=prompt.tensors))
 
     async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
         """The text of tokens. Raises `BadRequest` for a number that is none."""
@@ -192,12 +222,37 @@ class Pipeline:
         return ItemTask(item, video, pixel_bytes(item, video, None))
 
 
-async def _first(chunks: AsyncGenerator[GenerateChunk, None]) -> GenerateChunk:
-    """Awaited before the status is sent, so that errors up to the first token have their own."""
+async def _unchanged(progress: Progress, work: Callable[[], Awaitable[T]]) -> T:
+    """What comes of `work`, which is done again where a source has changed: by then that is known, and it is fetched
+    like any other."""
+    admitted_bytes = progress.lease.size_bytes
+    while True:
+        try:
+            return await work()
+        except SourceChanged:
+            progress.reused.clear()
+            progress.lease.resize(admitted_bytes)
+
+
+def _confirming(loaded: Sequence[LoadedItem]) -> list[Coroutine[Any, Any, None]]:
+    return [item.confirm() for item in loaded if item.confirm is not None]
+
+
+async def _begun(chunks: Chunks) -> tuple[GenerateChunk, Chunks]:
+    """The first one and the others. Awaited before the status is sent, so that errors up to the first token have their
+    own."""
     try:
-        return await anext(chunks)
+        return await anext(chunks), chunks
     except StopAsyncIteration:
         raise InternalError("the model stage gave no answer") from None
+    except BaseException:
+        await chunks.aclose()
+        raise
+
+
+def _all_named(prepared: Prepared) -> bool:
+    """Whether the model can tell all of a prompt's media by their names, and none has tensors of its own."""
+    return prepared.sizes is not None and bool(prepared.media) and all(mark.digest for mark in prepared.media)
 
 
 def _straight_to_model(inputs: Sequence[MediaInput]) -> frozenset[str]:

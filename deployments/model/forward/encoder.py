@@ -10,7 +10,7 @@ import torch
 from deployments.model.families.family import Family
 from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.encoder_cache import EncoderCache
-from deployments.model.multimodal.items import Item
+from deployments.model.multimodal.items import Item, pixels_wanted
 from deployments.model.multimodal.pixels import normalised
 from deployments.model.multimodal.request_media import EncodedRows, joined_rows
 from deployments.model.multimodal.uploads import Uploads
@@ -49,7 +49,8 @@ class Encoder:
 
     @torch.inference_mode()
     def encode(self, items: Sequence[Item]) -> list[EncodedRows]:
-        """One result for each item, in their order. Raises whatever the model raises on impossible items."""
+        """One result for each item, in their order. Raises whatever the model raises on impossible items, and
+        `PixelsWanted` for absent ones whose outputs are not there."""
         if any(item.given for item in items):
             encoded = iter(self.encode([item for item in items if not item.given]))
             return [self._as_given(item) if item.given else next(encoded) for item in items]
@@ -70,6 +71,8 @@ class Encoder:
         return [found[id(item)] if id(item) in found else fresh[_identity(item)] for item in items]
 
     def _run(self, items: Sequence[Item]) -> list[EncodedRows]:
+        if any(item.absent for item in items):
+            raise pixels_wanted()
         groups: dict[object, list[int]] = {}
         for number, item in enumerate(items):
             item.encoded = True
@@ -81,7 +84,7 @@ class Encoder:
 
     def upload(self, items: Iterable[Item]) -> None:
         """Begin to bring items to the device which will be encoded soon."""
-        self._bring(item for item in items if self.cost(item, wait=False))
+        self._bring(item for item in items if not item.absent and self.cost(item, wait=False))
 
     def close(self) -> None:
         if self._digests is not None:

@@ -46,6 +46,7 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
         for item in items:
             item.main, item.salt = feature.main_tensor, request.cache_salt
             item.labels = item.labels or tuple(mark.label for mark in request.media)
+            item.absent = request.clips_absent and kind is MediaKind.VIDEO
         media.item_rows[kind] = rows_of_items(items, places_T)
         media.items += items
     media.tensors.clear()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from deployments.errors import PixelsWanted
 from deployments.model.multimodal.uploads import Upload
 from deployments.types import MediaKind, PixelNorm
 
@@ -40,6 +41,8 @@ class Item:
     """The items of the request that it is of, as far as that is known."""
     encoded: bool = False
     """Whether a tower had to look at it."""
+    absent: bool = False
+    """Whether `main` holds no content, only its shape and type."""
 
     @property
     def form(self) -> object:
@@ -53,10 +56,15 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+        return sum(t.nbytes for name, t in self.tensors.items() if not (self.absent and name == self.main))
 
     def digest(self) -> bytes:
-        """Over kind, normalisation, names, shapes, types and content: bytes, or its name in place of the many."""
+        """Over kind, normalisation, names, shapes, types and content: bytes, or its name in place of the many.
+
+        Raises `PixelsWanted` for an absent item without a name.
+        """
+        if self.absent and not self.name:
+            raise pixels_wanted()
         digest = hashlib.sha256(repr((self.kind.value, self.norm, self.salt, self.name)).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -64,6 +72,11 @@ class Item:
                 continue
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.digest()
+
+
+def pixels_wanted() -> PixelsWanted:
+    """What an absent item that is not known ends its request with."""
+    return PixelsWanted("the model does not know media of this request that were not sent along")
 
 
 def rows_of_items(items: Sequence[Item], places_T: torch.Tensor) -> list[int] | None:

@@ -23,6 +23,12 @@ def normalised(pixels: torch.Tensor, norm: PixelNorm | None, dtype: torch.dtype)
     return pixels.float().mul_(norm.scale).sub_(mean).div_(std).to(dtype).reshape(shape)
 
 
+def name_clips(tensors: dict[str, NDArray[Any]], shapes: Sequence[tuple[int, int]]) -> None:
+    """Have clips that are not sent along stand in the processor's `tensors` by their shape; that takes no memory."""
+    rows = sum(rows for rows, _ in shapes)
+    tensors["pixel_values_videos"] = np.broadcast_to(np.zeros((), np.uint8), (rows, shapes[0][1]))
+
+
 def add_clips(tensors: dict[str, NDArray[Any]], clips: Sequence[dict[str, NDArray[Any]]]) -> None:
     """Move the patches of `clips`, as the decoder delivers them, into the processor's `tensors`: a request's clips are
     one tensor. A lone clip is not copied. The dicts of `clips` end up without them, so that they hold no memory."""
