@@ -6,7 +6,8 @@ Ingress ──► MediaFetcher ──► VideoDecoder
    ├─────────────┴───────► Preprocessor
    └─────────────────────────────────────► Model
 
-Of several models each has a Preprocessor and a Model of its own.
+Of several models each has a Preprocessor and a Model of its own. With `placement: together`, the fetcher and the
+preprocessors are no deployments: whoever calls one has it in its own process.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
+from deployments.serving.in_process import Hosted
 from deployments.serving.rank_actors import with_ranks
 from deployments.startup.settings import WrongSetting
 from deployments.startup.start import checked_settings
@@ -39,7 +41,10 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
         config = checked_settings(args, __file__, alone=not ray.is_initialized() or len(ray.nodes()) == 1)
     except WrongSetting as error:
         raise RayServeException(str(error)) from None
-    fetcher = _bound(found_again(MediaFetcher, StageName.FETCH, config), config)
+    if config.placement == "together":
+        fetcher: Application | Hosted = _hosted(MediaFetcher, config)
+    else:
+        fetcher = _bound(found_again(MediaFetcher, StageName.FETCH, config), config)
     return _bound(
         Ingress,
         config,
@@ -49,13 +54,18 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
     )
 
 
-def _bound_stages(model: ServedModel) -> tuple[Application, Application]:
+def _bound_stages(model: ServedModel) -> tuple[Application | Hosted, Application]:
     """The preprocessor and the model."""
     divided = with_ranks(found_again(Model, StageName.MODEL, model.config), model.config)
-    return (
-        _bound(_named(Preprocessor, model.preprocessor), model.config),
-        _bound(_named(divided, model.model), model.config),
-    )
+    if model.config.placement == "together":
+        preprocessor: Application | Hosted = _hosted(Preprocessor, model.config)
+    else:
+        preprocessor = _bound(_named(Preprocessor, model.preprocessor), model.config)
+    return preprocessor, _bound(_named(divided, model.model), model.config)
+
+
+def _hosted(deployment: Any, config: AppConfig) -> Hosted:
+    return Hosted(deployment.func_or_class, config)
 
 
 def _named(deployment: Any, name: str) -> Any:

@@ -382,6 +382,11 @@ class AppConfig(ModelConfig):
 
     served_model_name: str | None = None
     """The name that clients use; default: `model`."""
+    placement: Literal["apart", "together"] = "apart"
+    """Where stages are. `apart`: each has deployments of its own. `together`: files are fetched, and prompts and
+    pictures prepared, by the process that wants them, the ingress: fewer processes, no hops between them, for a machine
+    of one's own. Videos and models keep theirs. `MediaFetcher` and `Preprocessor` then have no entry in `deployments`.
+    """
     models: dict[str, ModelConfig] = {}
     """Several models by the names that clients use, each with its own `model`, `revision`, `device`, `dtype`,
     `tool_format`, `trust_remote_code`, `preprocessor` and `engine`, which then don't stand at the top level. Each has

@@ -6,7 +6,6 @@ were not written for several, and need not be. What several models share, the in
 their deployments are told apart, is decided here and in `graph.py`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deployments.config import AppConfig
@@ -55,6 +54,9 @@ def served_models(config: AppConfig) -> tuple[ServedModel, ...]:
     )
 
 
-def deployment_names(models: Iterable[ServedModel]) -> tuple[str, ...]:
+def deployment_names(config: AppConfig) -> tuple[str, ...]:
     """Of the whole application, as `graph.build` binds them."""
+    models = served_models(config)
+    if config.placement == "together":
+        return (INGRESS, DECODER, *(model.model for model in models))
     return (INGRESS, FETCHER, DECODER, *(name for model in models for name in model.stages))

@@ -37,7 +37,8 @@ from deployments.types import (
 )
 
 TensorRef = NewType("TensorRef", object)
-"""A payload in shared memory. Rooms hand it on; only `serving/` knows what it is."""
+"""A payload: in shared memory, or in this process where the stage that made it is (`serving.in_process`). Rooms hand it
+on; only `serving/` knows what it is."""
 
 M = TypeVar("M")
 Bytes = NDArray[np.uint8]
@@ -64,11 +65,13 @@ class StageClient(Protocol):
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
+        also_as_refs: bool = False,
     ) -> StageResult[Any]:
         """One answer. Raises `SluiceError`s: the stage's own, `Overloaded`, `StageUnavailable`, `StageTimeout`.
 
         Calls of one `key` go to one replica while it is not busier than the others.
         A call without payloads whose answer can't have one either (`answer_has_payload` False) costs much less.
+        `also_as_refs`: before the payloads themselves goes a tuple of the references to them.
         """
         ...
 
@@ -144,7 +147,7 @@ class VideoDecoding(_Door):
     ) -> StageResult[DecodedVideo]:
         """Frames of a video file; its payload is told at `DecodedVideo`. The file goes as its bytes, and inside a tuple
         as the reference that it is, for other decoders which may take a part of it."""
-        return await self._client.call("decode", deadline, task, (data,), key=key, payloads=(data,))
+        return await self._client.call("decode", deadline, task, key=key, payloads=(data,), also_as_refs=True)
 
     def decode_part(
         self, deadline: Deadline, task: VideoTask, part: PartTask, data: TensorRef

@@ -7,7 +7,8 @@ from ray.serve.exceptions import RayServeException
 
 import graph
 from deployments.config import AppConfig
-from deployments.served_model import deployment_names, served_models
+from deployments.served_model import deployment_names
+from deployments.serving.in_process import Hosted
 
 
 def test_who_builds_the_application_waits_for_no_model_library():
@@ -30,7 +31,7 @@ def test_settings_that_cannot_work_are_told_to_serve_as_one_sentence():
 def test_each_of_several_models_is_bound_to_deployments_of_its_own():
     config = AppConfig.model_validate({"models": {"demo": {}, "org/other": {"engine": {"max_running": 3}}}})
     built = {deployment.name: deployment for deployment in build_app(graph.build(config), name="sluice").deployments}
-    assert set(built) == set(deployment_names(served_models(config)))
+    assert set(built) == set(deployment_names(config))
     (own,) = built["Model:org/other"].init_args
     assert (own.model_name, own.engine.max_running, own.models) == ("org/other", 3, {})
     assert set(build_app(graph.build(AppConfig()), name="sluice").deployment_handles) == {
@@ -40,3 +41,18 @@ def test_each_of_several_models_is_bound_to_deployments_of_its_own():
         "Preprocessor",
         "Model",
     }
+
+
+def test_together_the_callers_of_fetchers_and_preprocessors_have_them() -> None:
+    for models in ({}, {"models": {"demo": {}, "org/other": {}}}):
+        config = AppConfig.model_validate({"placement": "together", **models})
+        built = {
+            deployment.name: deployment for deployment in build_app(graph.build(config), name="sluice").deployments
+        }
+        assert set(built) == set(deployment_names(config))
+        assert not any(name.startswith(("MediaFetcher", "Preprocessor")) for name in built)
+        assert isinstance(built["VideoDecoder"].init_kwargs["fetcher"], Hosted)
+        assert isinstance(built["Ingress"].init_kwargs["fetcher"], Hosted)
+        for name, (preprocessor, _) in built["Ingress"].init_kwargs["models"].items():
+            assert isinstance(preprocessor, Hosted)
+            assert preprocessor.config.model_name == name

@@ -1,7 +1,7 @@
 """The decode stage as a Ray Serve deployment: builds the stage, awaits it, yields."""
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import ExitStack, aclosing, closing
+from contextlib import AsyncExitStack, aclosing, closing
 from typing import Any
 
 from ray import serve
@@ -14,6 +14,7 @@ from deployments.decoder.parts import PART_MEGAPIXELS
 from deployments.decoder.remote import Ranges
 from deployments.decoder.stage import STAGE, DecodeStage
 from deployments.serving.client import Stage, taken
+from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import hide_gpus, own_deployment, replica_tracer, stage_method
 from deployments.stages import Bytes, MediaFetching, TensorRef, VideoDecoderReplica, VideoDecoding
@@ -68,14 +69,14 @@ class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(
-        self, config: AppConfig, fetcher: "DeploymentHandle[Any]", part_megapixels: float = PART_MEGAPIXELS
+        self, config: AppConfig, fetcher: "DeploymentHandle[Any] | Hosted", part_megapixels: float = PART_MEGAPIXELS
     ) -> None:
         """`fetcher`: through which files are read that stay with their hosts. `part_megapixels`: see `DecodeStage`."""
-        self._open = ExitStack()  # what is still to be closed: less than everything where this fails
+        self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         hide_gpus()
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._door: VideoDecoding | None = None
-        ranges = _Ranges(MediaFetching(Stage(fetcher, StageName.FETCH)))
+        ranges = _Ranges(MediaFetching(self._fetching(fetcher)))
         stage = DecodeStage(config.decoder, ServeMetricSink(), ranges, part_megapixels)
         self._stage = self._open.enter_context(closing(stage))
 
@@ -121,6 +122,13 @@ class VideoDecoder(VideoDecoderReplica):
         yield read.meta
         yield read.payload
 
+    def _fetching(self, fetcher: "DeploymentHandle[Any] | Hosted") -> Stage | InProcess:
+        if not isinstance(fetcher, Hosted):
+            return Stage(fetcher, StageName.FETCH)
+        hosted = fetcher.start(StageName.FETCH)
+        self._open.push_async_callback(hosted.close)
+        return hosted
+
     def _own_door(self) -> VideoDecoding:
         """To all replicas of this deployment; opened for the first video that is long."""
         if self._door is None:
@@ -134,5 +142,5 @@ class VideoDecoder(VideoDecoderReplica):
     async def check_health(self) -> None:
         self._stage.check_health()
 
-    def __del__(self) -> None:
-        self._open.close()
+    async def __del__(self) -> None:
+        await self._open.aclose()

@@ -18,10 +18,11 @@ from deployments.ingress.app import Api
 from deployments.ingress.http.access_log import log_to_stdout
 from deployments.observability.exposition import ApplicationMetrics
 from deployments.serving.client import Stage, put
+from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
 from deployments.serving.replica import hide_gpus, replica_tracer
 from deployments.serving.stage_status import stage_states
-from deployments.stages import Stages
+from deployments.stages import StageClient, Stages, TensorRef
 from deployments.types import StageName, StageStates
 
 
@@ -33,32 +34,34 @@ class Ingress:
     def __init__(
         self,
         config: AppConfig,
-        fetcher: "DeploymentHandle[Any]",
+        fetcher: "DeploymentHandle[Any] | Hosted",
         decoder: "DeploymentHandle[Any]",
-        models: Mapping[str, tuple["DeploymentHandle[Any]", "DeploymentHandle[Any]"]],
+        models: Mapping[str, tuple["DeploymentHandle[Any] | Hosted", "DeploymentHandle[Any]"]],
     ) -> None:
         """`models`: of each one its preprocessor and its model, by the name that clients use."""
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+        """Of the stages that are deployments, by their names."""
+        self._hosted: list[InProcess] = []
+        """The others."""
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         hide_gpus()
         log_to_stdout()
         stages = Stages.over(
-            Stage(fetcher, StageName.FETCH),
-            Stage(decoder, StageName.VIDEO_DECODE),
+            self._client(fetcher, StageName.FETCH),
+            self._client(decoder, StageName.VIDEO_DECODE),
             {
-                name: (Stage(first, StageName.PREPROCESS), self._closed_at_end(Stage(last, StageName.MODEL)))
+                name: (self._client(first, StageName.PREPROCESS), self._client(last, StageName.MODEL))
                 for name, (first, last) in models.items()
             },
         )
         self._config = config
-        own = [handle for handles in models.values() for handle in handles]
-        self._stages = {handle.deployment_name: handle for handle in (fetcher, decoder, *own)}
         metrics = ApplicationMetrics(metrics_endpoints)
         self._open.push_async_callback(metrics.close)
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._api = Api(
             config,
             stages,
-            put,
+            TensorRef if isinstance(fetcher, Hosted) else put,  # what its own process fetches needs no copy
             ServeMetricSink(),
             metrics.page,
             self._media_bytes(),
@@ -71,9 +74,16 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._api
 
-    def _closed_at_end(self, stage: Stage) -> Stage:
-        self._open.callback(stage.close)
-        return stage
+    def _client(self, stage: "DeploymentHandle[Any] | Hosted", name: StageName) -> StageClient:
+        if isinstance(stage, Hosted):
+            hosted = stage.start(name)
+            self._open.push_async_callback(hosted.close)
+            self._hosted.append(hosted)
+            return hosted
+        self._handles[stage.deployment_name] = stage
+        client = Stage(stage, name)
+        self._open.callback(client.close)
+        return client
 
     async def drain(self) -> int:
         """Refuse new requests from now on; how many still run. Asked of each replica before the application ends."""
@@ -81,6 +91,8 @@ class Ingress:
 
     async def check_health(self) -> None:
         self._api.loader.check_health()
+        for stage in self._hosted:
+            await stage.check_health()
         await asyncio.to_thread(self._api.clients.keys.reload)
         self._api.admission.media.set_max_bytes(await asyncio.to_thread(self._media_bytes))
 
@@ -90,13 +102,13 @@ class Ingress:
     async def _look(self) -> StageStates:
         application = serve.get_replica_context().app_name
         try:
-            return await asyncio.to_thread(stage_states, application, self._stages)
+            return await asyncio.to_thread(stage_states, application, self._handles)
         except (RayError, RayServeException) as error:
             raise ConnectionError("Serve's controller does not answer") from error
 
     async def _wake(self, stage: str) -> None:
         """A call that waits is what Serve starts a replica for."""
-        call = self._stages[stage].check_health.remote()
+        call = self._handles[stage].check_health.remote()
         try:
             await call
         except (RayError, RayServeException) as error:

@@ -7,7 +7,8 @@ top-level argument, which maps it from shared memory without a copy. Since refs 
 `max_queued_requests` counts them truly. `_to_object_ref_gen` is a developer API of Ray: the version is pinned.
 
 Calls without any payload go by value, over gRPC straight to the replica, which spares both ends the book-keeping of
-object references. Payloads never do. A stream's values go past Ray where both ends are on one node (`side_channel`).
+object references; so do small payloads that are in this process (`in_process`). Others go by reference. A stream's
+values go past Ray where both ends are on one node (`side_channel`).
 
 Leaving a call early (time over, request cancelled) always cancels the work that was assigned: Ray by itself does not.
 """
@@ -38,6 +39,10 @@ from deployments.stages import StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
+_MESSAGE_BYTES = 2**20
+"""Largest payloads that go by value: of pixels as a small model sees them, two copies in a millisecond."""
+_LONG_COPY_BYTES = 2**20
+
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
 
 
@@ -48,6 +53,8 @@ def put(array: NDArray[Any]) -> TensorRef:
 
 async def taken(ref: TensorRef) -> Any:
     """What `ref` refers to, mapped from shared memory; raises as `Stage.call` does when it is lost."""
+    if not isinstance(ref, ray.ObjectRef):
+        return ref
     awaitable: Any = ref
     try:
         return await awaitable
@@ -82,6 +89,7 @@ class Stage:
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
+        also_as_refs: bool = False,
     ) -> StageResult[Any]:
         """Metadata by value and payload by reference of one call; see `stages.StageClient.call`.
 
@@ -89,6 +97,8 @@ class Stage:
         """
         started = time.monotonic()
         by_value = not payloads and not answer_has_payload
+        payloads = [await _shared(payload) for payload in payloads]
+        args = (*args, tuple(payloads)) if also_as_refs else args
         for attempt in range(self._retries + 1):
             response = self._send(method, deadline, args, payloads, key, by_value=by_value)
             try:
@@ -113,16 +123,18 @@ class Stage:
     ) -> AsyncGenerator[Any, None]:
         """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
         self._inboxes = self._inboxes or Inboxes(own_node())
+        by_value = _is_small(payloads)
+        payloads = payloads if by_value else [await _shared(payload) for payload in payloads]
         for attempt in range(self._retries + 1):
             inbox = self._inboxes.open()
-            response = self._send(method, deadline, args, payloads, key, inbox.reply_to, by_value=not payloads)
+            response = self._send(method, deadline, args, payloads, key, inbox.reply_to, by_value=by_value)
             following = asyncio.create_task(inbox.follow(response))
             begun = finished = False
             try:
                 while True:
                     # Not around the yield: the caller's own waiting is not the stage's.
                     async with asyncio.timeout(deadline.remaining_s()):
-                        value = _unfailed(await inbox.next())
+                        value = unfailed(await inbox.next())
                     begun = True
                     yield value
             except StopAsyncIteration:
@@ -157,7 +169,7 @@ class Stage:
             told[REPLY_TO] = reply_to
         handle = (self._by_value if by_value else self._by_reference).options(method_name=method, session_id=key or "")
         if by_value:  # its connection breaks when this process dies
-            return handle.remote(deadline.remaining_s(), *args, **told)
+            return handle.remote(deadline.remaining_s(), *args, *payloads, **told)
         caller = {} if self._caller is None else {CALLER: self._caller}
         return handle.remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
 
@@ -180,20 +192,41 @@ class Stage:
         raise error
 
 
+async def _shared(payload: TensorRef) -> TensorRef:
+    """`payload` in shared memory; one of this process is copied there, on a thread if that takes long."""
+    if isinstance(payload, ray.ObjectRef):
+        return TensorRef(payload)
+    if _size_bytes(payload) < _LONG_COPY_BYTES:
+        return TensorRef(ray.put(payload))
+    return TensorRef(await asyncio.to_thread(ray.put, payload))
+
+
+def _is_small(payloads: Sequence[TensorRef]) -> bool:
+    """Whether they may travel within a message: no references, and few bytes."""
+    if any(isinstance(payload, ray.ObjectRef) for payload in payloads):
+        return False
+    return sum(map(_size_bytes, payloads)) <= _MESSAGE_BYTES
+
+
+def _size_bytes(payload: Any) -> int:
+    """Of an array, or of several by name."""
+    return sum(array.nbytes for array in (payload.values() if isinstance(payload, dict) else (payload,)))
+
+
 async def _meta_and_payload(response: Any) -> tuple[Any, TensorRef | None]:
     refs = await response._to_object_ref_gen()
-    meta = _unfailed(await (await anext(refs)))
+    meta = unfailed(await (await anext(refs)))
     payload = await anext(refs, None)
     return meta, None if payload is None else TensorRef(payload)
 
 
 async def _meta_alone(response: Any) -> tuple[Any, None]:
-    meta = _unfailed(await anext(response))
+    meta = unfailed(await anext(response))
     await anext(response, None)  # a call counts as running until its end has been read
     return meta, None
 
 
-def _unfailed(value: Any) -> Any:
+def unfailed(value: Any) -> Any:
     if isinstance(value, StageFailure):
         raise value.error
     return value

@@ -121,8 +121,13 @@ def _check_ranks(application: Tree, name: str, ranks: int) -> None:
 
 def _check_deployments(application: Tree, args: AppConfig) -> None:
     entries = application.get("deployments") or ()
-    bound, there = deployment_names(served_models(args)), [str(entry.get("name")) for entry in entries]
+    bound, there = deployment_names(args), [str(entry.get("name")) for entry in entries]
+    apart = deployment_names(args.model_copy(update={"placement": "apart"}))
     for name in there:
+        if name in apart and name not in bound:
+            raise WrongSetting(
+                f"deployments.{name}: with args.placement: together it is a part of the Ingress, and has no entry"
+            )
         if name not in bound:
             raise WrongSetting(unknown(name, "deployments", bound).replace("key", "name"))
     if args.models and (left_out := [name for name in bound if name not in there]):

@@ -156,3 +156,14 @@ def test_ranks_and_their_bundles_agree() -> None:
     del application["args"]["engine"]
     with pytest.raises(WrongSetting, match=r"2 of them, and engine\.tensor_parallel is 1"):
         check_tree(tree)
+
+
+def test_what_is_in_the_ingress_process_has_no_entry() -> None:
+    tree = shipped()
+    application = tree["applications"][0]
+    application["args"]["placement"] = "together"
+    with pytest.raises(WrongSetting, match=r"deployments.MediaFetcher: with args.placement: together it is a part of"):
+        check_tree(tree)
+    kept = ("Ingress", "VideoDecoder", "Model")
+    application["deployments"] = [entry for entry in application["deployments"] if entry["name"] in kept]
+    assert check_tree(tree).args.placement == "together"

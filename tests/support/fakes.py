@@ -83,8 +83,10 @@ class FakeStage:
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
         answer_has_payload: bool = True,
+        also_as_refs: bool = False,
     ) -> StageResult[Any]:
         deadline.check()
+        args = (*args, tuple(payloads)) if also_as_refs else args
         self.calls.append(Call(method, args, list(payloads), deadline.remaining_s(), key=key))
         self.inside += 1
         try:
