@@ -1,6 +1,6 @@
 """Does anything grow while the application works for a long time?
 
-    python -m benchmarks soak [--minutes 20] [--load 0.5]
+    python -m benchmarks soak [--minutes 20] [--load 0.5] [--cache-mib 64]
 
 Steady Poisson arrivals at a part of the measured capacity. Every few seconds: memory, threads, descriptors and files of
 all of the application's processes. After a while in which caches fill, a line is drawn through each of them: its slope
@@ -11,7 +11,8 @@ grows      surely more than 1 % an hour: even the lower end of the interval
 flat       surely less than 5 % an hour: even the upper end of it
 unclear    neither; a longer run would tell
 
-Slots, references and queues follow the load of the moment: what they hold must be gone at the end.
+Slots, references and queues follow the load of the moment: what they hold must be gone at the end. No file is sent
+twice: what is kept of media (files, decoded videos, encoder outputs) is full soon, and each must stay within its bound.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from benchmarks.kit.load.drive import LoadPlan, run_load
 from benchmarks.kit.load.workload import WorkloadSpec
 from benchmarks.kit.processes import own_memory_by_name
 from benchmarks.kit.servers import OwnServer, sluice
-from benchmarks.serving.overload import BEST_ENV, GAUGES, apart, leftovers
+from benchmarks.serving.overload import BEST_ENV, GAUGES, apart, gauge, leftovers, metrics_text
 
 QUESTION = "Does memory, or anything else, grow while the application works for a long time?"
 MIB = 2**20
@@ -46,8 +47,9 @@ BLOCK = 3
 GROWTH_PER_HOUR = 0.01
 FLAT_PER_HOUR = 0.05
 """Of the mean."""
-_IGNORED = (*GAUGES, "memory, MiB")
-"""What follows the load of the moment, and the memory that is shared with other programs."""
+CACHES = {cache: f"{cache} cache, MiB" for cache in ("fetch", "video_decode", "encode")}
+_IGNORED = (*GAUGES, "memory, MiB", *CACHES.values())
+"""What follows the load of the moment, the memory that is shared with other programs, and what has a bound."""
 _JUDGED = (OWN, "processes", "threads", "descriptors", "files")
 """The rest are parts of them: of so many some seem to grow by chance."""
 
@@ -98,9 +100,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     bench = Benchmark("soak", QUESTION, argv, _options)
     args = bench.args
     seconds = 60.0 * (args.minutes or (3.0 if bench.quick else 20.0))
-    server = sluice(env=dict(pair.split("=", 1) for pair in BEST_ENV))
+    server = sluice(env=dict(pair.split("=", 1) for pair in BEST_ENV), args=_settings(args.cache_mib))
     with apart(server):
-        workload = WorkloadSpec(mix=args.mix, seed=bench.seed, max_tokens=16)
+        workload = WorkloadSpec(mix=args.mix, seed=bench.seed, max_tokens=16, transport="url")
         warm_up = run_load(LoadPlan(server.url, ClosedLoop(args.users, 15.0), workload, label="capacity"))
         before = leftovers(server, args.calm)
         arrivals = OpenLoop(args.rate or args.load * warm_up["answered_rate"], seconds)
@@ -110,17 +112,40 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             samples = _watch(server, load)
         run = load.result()
         after = leftovers(server, args.calm)
+        evictions = {cache: _of_cache(metrics_text(server), "evictions_total", cache) for cache in CACHES}
     slopes = {name: _slope_of(samples, name, seconds) for name in samples[0][1] if name not in _IGNORED}
+    most = {cache: max(values.get(name, 0.0) for _, values in samples) for cache, name in CACHES.items()}
     _show(bench, slopes, before, after)
+    rows = [[cache, args.cache_mib, most[cache], evictions[cache]] for cache in CACHES]
+    bench.table("What is kept", ["cache", "bound, MiB", "most, MiB", "made way"], rows)
     _plot(bench, samples)
     results = {
         "slopes": {name: {"per_hour": s.per_hour, "low": s.low, "high": s.high} for name, s in slopes.items()},
         "run": run,
         "before": before,
         "after": after,
+        "kept": {"bound_mib": args.cache_mib, "most_mib": most, "evictions": evictions},
         "samples": [[round(at, 1), values] for at, values in samples],
     }
-    return bench.finish(_answer(run, slopes, seconds), results)
+    over = [cache for cache, mib in most.items() if mib > args.cache_mib]
+    kept = (
+        f" what is kept of media: {'beyond' if over else 'within'} its bounds, {sum(evictions.values()):.0f} made way."
+    )
+    return bench.finish(_answer(run, slopes, seconds) + kept, results)
+
+
+def _settings(cache_mib: float) -> dict[str, Any]:
+    """Each cache has so much room: decoded videos may fill half of what media may hold."""
+    size_bytes = int(cache_mib * MIB)
+    return {
+        "media": {"cache_bytes": size_bytes},
+        "ingress": {"max_media_bytes_in_flight": 2 * size_bytes, "decoded_share": 0.5},
+        "engine": {"reuse_cache_mib": cache_mib},
+    }
+
+
+def _of_cache(exposition: str, what: str, cache: str) -> float:
+    return gauge(exposition, rf'ray_sluice_cache_{what}(?={{[^}}]*cache="{cache}")')
 
 
 def _watch(server: OwnServer, load: "Future[Figures]") -> list[tuple[float, dict[str, float]]]:
@@ -132,6 +157,8 @@ def _watch(server: OwnServer, load: "Future[Figures]") -> list[tuple[float, dict
         sizes = own_memory_by_name(server.pid)
         by_name = {f"{name}, MiB": size / MIB for name, size in sizes.items()} | {OWN: sum(sizes.values()) / MIB}
         files = sum(path.is_file() for path in server.log.parent.rglob("*") if "logs" not in path.parts)
+        text = metrics_text(server)
+        by_name |= {name: _of_cache(text, "bytes", cache) / MIB for cache, name in CACHES.items()}
         samples.append((time.monotonic() - started, leftovers(server, 0) | {"files": files} | by_name))
     return samples
 
@@ -177,6 +204,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load", type=float, default=0.5, help="part of the capacity")
     parser.add_argument("--rate", type=float, help="requests a second, in place of --load")
     parser.add_argument("--mix", default="mixed")
+    parser.add_argument("--cache-mib", type=float, default=64.0, help="room of each cache of media")
     parser.add_argument("--users", type=int, default=8, help="concurrency at which the capacity is measured")
     parser.add_argument("--calm", type=float, default=12.0, help="seconds to wait for metrics: Ray's come every 10 s")
 

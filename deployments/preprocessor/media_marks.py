@@ -18,12 +18,15 @@ _CODE = ("sluice", "transformers", "torch", "torchvision", "av", "pillow", "simp
 def media_marks(inputs: Sequence[MediaInput], media: Media, settings: object) -> tuple[MediaMark, ...]:
     """A mark for each picture, clip and sound of `media`, each kind in its order; media without a digest have none.
 
-    `settings`: what the request and the checkpoint say of how media are read.
+    `settings`: what the request and the checkpoint say of how media are read. Of what else is in a request a clip
+    depends on whether the processor resizes all clips or none, a sound on whether clips are listened to; a picture on
+    nothing: processors have a part of their own for pictures.
     """
-    mode = (settings, tuple(clip.at_target for clip in media.clips), media.hears_clips)
+    mode = (settings, all(clip.at_target for clip in media.clips), media.hears_clips)
     marks = []
     for item in inputs:
-        marks.append(MediaMark(item.kind, item.label, _digest(item, mode)))
+        own = settings if item.kind is MediaKind.IMAGE else mode
+        marks.append(MediaMark(item.kind, item.label, _digest(item, own)))
         if item.label in media.sounding:
             marks.append(MediaMark(MediaKind.AUDIO, item.label, _digest(item, mode)))
     return tuple(marks)

@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.preprocessor.media import Media
+from deployments.preprocessor.media import Clip, Media, blank_frames
 from deployments.preprocessor.media_marks import media_marks
 from deployments.types import DecodedVideo, MediaInput, MediaKind
 
@@ -49,6 +49,18 @@ def test_contents_kinds_containers_and_settings_are_part_of_names_and_labels_and
     assert len(names) == 6
     again = dataclasses.replace(CLIP, label="b", video=dataclasses.replace(VIDEO, decode_s=9.0))
     assert digest(again) == digest(CLIP)
+
+
+def test_a_picture_is_named_alike_whatever_it_stands_beside_and_a_clip_beside_clips_that_are_read_alike():
+    picture = MediaInput(MediaKind.IMAGE, "b", "png", digest="3" * 64)
+    ready, other_size = (Clip(blank_frames(2, 32, 32), VIDEO, at_target) for at_target in (True, False))
+
+    def names(inputs, clips=(), **media):
+        return {mark.label: mark.digest for mark in media_marks(inputs, Media(clips=list(clips), **media), None)}
+
+    assert names([picture])["b"] == names([picture, CLIP], [other_size], clip_of_sound=[0])["b"]
+    assert names([CLIP], [ready])["a"] == names([CLIP, CLIP], [ready, ready])["a"]
+    assert names([CLIP], [ready])["a"] != names([CLIP, CLIP], [ready, other_size])["a"]
 
 
 def test_media_without_a_digest_have_no_name_and_a_clips_sound_has_its_clips():

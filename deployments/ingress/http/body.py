@@ -152,7 +152,10 @@ class BodyScanner:
             self._has_media = True
             if self._on_media is not None:
                 self._on_media()
-        self._string += memoryview(data)[position:end]
+        if self._cut is not None and not self._string and data.find(b"\\", position, end) < 0:
+            self._cut += memoryview(data)[position:end]  # as nearly all of nearly every text is
+        else:
+            self._string += memoryview(data)[position:end]
         if quote >= 0 and _odd_backslashes(self._string):
             self._string += b'"'
             return quote + 1
