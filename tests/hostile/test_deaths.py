@@ -71,6 +71,28 @@ def test_a_replica_that_dies_before_the_first_token_costs_nobody_an_answer(morta
         assert_answered(asked.result())
 
 
+def test_a_model_that_dies_in_the_middle_of_a_conversation_loses_nothing_of_it(
+    mortal: RunningApp, media_server: MediaServer
+) -> None:
+    """The clip that only its name was sent of is unknown to the next replica, which is sent it."""
+    url = media_server.add("/deaths/talk.mp4", serve(make_video(30), etag='"1"'))
+    first = ask(mortal, user(video(url), "what happens?"), temperature=0)
+    assert_answered(first)
+    said = first.json()["choices"][0]["message"]
+    messages = [*user(video(url), "what happens?"), said, *user("and then?")]
+    asking = in_background(lambda: ask(mortal, messages, temperature=0))
+    with frozen(alive(mortal, "Model")) as replicas, asking as asked:
+        time.sleep(SETTLE_S)
+        kill(replicas)
+        second = asked.result()
+    assert_answered(second)
+    again, anew = (ask(mortal, messages, temperature=0, sluice={"cache": cache}) for cache in (True, False))
+    uses = [answer.json()["usage"]["sluice_cache"]["messages[0].content[0]"] for answer in (second, again)]
+    assert [(use["decode"], use["encode"]) for use in uses] == [("hit", "miss"), ("hit", "hit")]
+    texts = {answer.json()["choices"][0]["message"]["content"] for answer in (second, again, anew)}
+    assert len(texts) == 1
+
+
 def test_a_model_that_dies_after_the_first_token_ends_the_stream_with_an_error(mortal: RunningApp) -> None:
     body = request(user("tell me a story"), stream=True, max_tokens=1500, ignore_eos=True)
     events: list[str] = []
