@@ -180,15 +180,19 @@ async def test_what_was_brought_to_see_whether_it_has_changed_is_not_brought_aga
     assert ("sluice_cache_hits", ("video_decode",)) not in app.metrics.values
 
 
-async def test_a_clip_that_comes_and_goes_is_told_apart_each_time_without_being_brought_twice():
+@pytest.mark.parametrize("kept", [CacheUse.MISS, CacheUse.REVALIDATED])
+async def test_a_clip_that_comes_and_goes_is_told_apart_each_time_without_being_brought_twice(kept):
     app = Application()
-    app.kept = CacheUse.REVALIDATED
+    app.kept = kept
     for number, content in enumerate(("one", "two", "one", "one", "two", "two")):
         app.content = content
         await app.ask()
         assert app.preprocessor.calls[-1].payloads == [f"frames of {content}"], number
     assert len(app.decoder.calls) == 2
     asked = [(call.method, call.args[0].confirmed != "") for call in app.fetcher.calls]
+    if kept is CacheUse.MISS:  # whoever looks brings it, and nobody keeps it
+        assert asked == [("fetch", False)] * 6
+        return
     # One to see, and where it has changed one more that asks nobody.
     assert asked == [
         ("fetch", False),
