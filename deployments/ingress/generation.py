@@ -29,7 +29,7 @@ from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer
 from deployments.ingress.pipeline.items import Progress
 from deployments.ingress.pipeline.pipeline import Pipeline, ReadyPrompt
-from deployments.ingress.pipeline.together import together
+from deployments.ingress.pipeline.side_by_side import together
 from deployments.ingress.request import GenerationRequest
 from deployments.ingress.tools.settle import settled
 from deployments.observability.metrics import MetricSink

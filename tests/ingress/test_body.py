@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,6 +21,7 @@ from deployments.ingress.http.body import (
     BodyScanner,
     read_body,
 )
+from deployments.ingress.http.media_text import MediaText
 
 LIMIT = 10**8
 LONG = "data:image/png;base64," + base64.b64encode(bytes(range(256)) * 32).decode()
@@ -37,6 +39,9 @@ def scan(raw: bytes, sizes: list[int] | None = None) -> Body:
 
 def restored(body: Body) -> Any:
     """The document with what was cut out put back."""
+    for text in body.cuts.values():
+        assert isinstance(text, MediaText)
+        assert text.digest == hashlib.sha256(bytes(text)).hexdigest()
 
     def put_back(value: Any) -> Any:
         if isinstance(value, dict):

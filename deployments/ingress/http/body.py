@@ -20,6 +20,7 @@ import orjson
 from starlette.datastructures import Headers
 
 from deployments.errors import BadRequest, TooLarge, UnsupportedMediaType, shown
+from deployments.ingress.http.media_text import MediaText
 
 CUT_CHARS = 4096
 BYTES_BETWEEN_YIELDS = 512 * 1024
@@ -78,7 +79,7 @@ class BodyScanner:
         self._in_string = False
         self._is_key_data = False
         self._string = bytearray()  # of the string being read: all of it, or what is not yet unescaped
-        self._cut: bytearray | None = None
+        self._cut: MediaText | None = None
         self._cuts: dict[str, bytearray] = {}
         self._data_strings = 0
         self._mark = secrets.token_hex(16)  # so that no client can write a placeholder itself
@@ -153,7 +154,7 @@ class BodyScanner:
             if self._on_media is not None:
                 self._on_media()
         if self._cut is not None and not self._string and data.find(b"\\", position, end) < 0:
-            self._cut += memoryview(data)[position:end]  # as nearly all of nearly every text is
+            self._cut.add(memoryview(data)[position:end])  # as nearly all of nearly every text is
         else:
             self._string += memoryview(data)[position:end]
         if quote >= 0 and _odd_backslashes(self._string):
@@ -184,11 +185,9 @@ class BodyScanner:
         """The first `length` bytes of the string being read go, unescaped, to the cut."""
         if self._cut is None:
             bare = self._is_key_data and self._string[:5].lower() != b"data:"
-            self._cut = bytearray(DATA_PREFIX if bare else b"")
-        if self._string.find(b"\\", 0, length) < 0:
-            self._cut += memoryview(self._string)[:length]
-        else:
-            self._cut += _unescaped(bytes(self._string[:length]))
+            self._cut = MediaText(DATA_PREFIX if bare else b"")
+        piece = bytes(self._string[:length])
+        self._cut.add(piece if b"\\" not in piece else _unescaped(piece))
         del self._string[:length]
 
 

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from deployments.ingress.http.media_text import MediaText
 from deployments.types import Chat, ChatMessage, Fetched, PlainPrompt
 
 PLAIN_CHARACTERS = 256
@@ -25,6 +26,8 @@ class Content:
 
 def source_name(source: str | bytes | bytearray) -> str:
     """Of a URL, or of the text of a `data:` URL, which is its content. A gigabyte a second or two."""
+    if isinstance(source, MediaText):
+        return f"data {source.digest}"
     kind, text = ("url", source.encode()) if isinstance(source, str) else ("data", source)
     return f"{kind} {hashlib.sha256(text).hexdigest()}"
 

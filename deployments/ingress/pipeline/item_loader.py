@@ -13,11 +13,12 @@ from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.errors import SluiceError
+from deployments.ingress.http.media_text import MediaText
 from deployments.ingress.pipeline.content_keys import content_of, source_name
 from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
-from deployments.ingress.pipeline.together import together
+from deployments.ingress.pipeline.side_by_side import together
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
 from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask, WholeNeeded
@@ -207,12 +208,12 @@ class ItemLoader:
         return await self._fetch(source, None, key, progress, in_parts=False)
 
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
-        """Of each `source_name`; long texts are hashed on a thread."""
+        """Of each `source_name`; long texts are hashed on a thread where they were not as they came."""
         limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
         names = []
         for source in sources:
             text = source.data if source.data is not None else source.item.url or ""
-            in_thread = len(text) > _SHORT_TEXT
+            in_thread = len(text) > _SHORT_TEXT and not isinstance(text, MediaText)
             names.append(await self._copies.run(limited, source_name, text) if in_thread else source_name(text))
         return names
 

@@ -20,7 +20,7 @@ from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
-from deployments.ingress.pipeline.together import beside, together
+from deployments.ingress.pipeline.side_by_side import beside, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import ModelStages, StageResult, TensorRef
 from deployments.types import (
