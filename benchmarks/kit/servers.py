@@ -22,6 +22,7 @@ from benchmarks.kit.load.workload import WorkloadSpec
 from benchmarks.kit.processes import end
 from tests.support.free_port import free_port
 from tests.support.overlay import merged
+from tests.support.serve_files import with_models
 
 ROOT = Path(__file__).parent.parent.parent
 SERVE_CONFIG = ROOT / "serve_config.yaml"
@@ -133,7 +134,7 @@ class OwnServer(Server):
 
 
 def sluice(
-    model: str = "demo",
+    model: str | Mapping[str, Mapping[str, Any]] = "demo",
     *,
     name: str = "Sluice",
     config: Path | None = None,
@@ -145,20 +146,19 @@ def sluice(
 ) -> OwnServer:
     """`serve run` with a copy of `config` on a free port. `args`: laid over the file's own `args`.
 
-    `root`: where Sluice's source lies; `config` is its `serve_config.yaml` unless given. `import_path`: of another
-    builder than the file's. `launcher`: `sluice serve` instead.
+    `model`: one's id, or the settings of several by their names. `root`: where Sluice's source lies; `config` is its
+    `serve_config.yaml` unless given. `import_path`: of another builder than the file's. `launcher`: `sluice serve`
+    instead.
 
     Ray's workers are told to run at the priority of everything else: by themselves they give way (niceness 15) to the
     load generator and to the servers that they are compared with.
     """
 
     def command(port: int, folder: Path) -> Sequence[str]:
-        settings = yaml.safe_load((config or root / "serve_config.yaml").read_text(encoding="utf-8"))
-        settings["http_options"]["port"] = port
+        file = yaml.safe_load((config or root / "serve_config.yaml").read_text(encoding="utf-8"))
+        settings = settings_of(file, port, model, args or {})
         application = settings["applications"][0]
         application["import_path"] = import_path or application["import_path"]
-        changes = {"model": model, "media": {"allowed_networks": ["127.0.0.0/8"]}}
-        application["args"] = merged(merged(application["args"], changes), args or {})
         path = folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         if launcher:
@@ -166,6 +166,21 @@ def sluice(
         return [sys.executable, "-m", "ray.serve.scripts", "run", str(path)]
 
     return OwnServer(name, command, "/ready", {"RAY_worker_niceness": "0", **(env or {})}, root)
+
+
+def settings_of(
+    file: dict[str, Any], port: int, model: str | Mapping[str, Mapping[str, Any]], args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A Serve config file's content on this port, with what `sluice` is given; media may come from loopback."""
+    changes: dict[str, Any] = {"media": {"allowed_networks": ["127.0.0.0/8"]}}
+    if isinstance(model, str):
+        changes["model"] = model
+    else:
+        file = with_models(file, model)
+    file["http_options"]["port"] = port
+    application = file["applications"][0]
+    application["args"] = merged(merged(application["args"], changes), args)
+    return file
 
 
 def monolith(model: str = "demo") -> OwnServer:

@@ -1,6 +1,7 @@
 """Reading and checking Serve config files: Ray's own schema, and the unknown keys that it lets pass."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -57,13 +58,13 @@ def check(config: Tree) -> None:
     arguments_of(config)
 
 
-def with_models(config: Tree, models: dict[str, Tree]) -> Tree:
+def with_models(config: Tree, models: Mapping[str, Mapping[str, Any]]) -> Tree:
     """The file with these sections in place of its one model; each has the deployments that the one has."""
     config = copy.deepcopy(config)
     (application,) = config["applications"]
     of_one = (*ModelConfig.model_fields, "served_model_name")
     shared_args = {key: value for key, value in (application.get("args") or {}).items() if key not in of_one}
-    application["args"] = {**shared_args, "models": models}
+    application["args"] = {**shared_args, "models": {name: dict(own) for name, own in models.items()}}
     *shared, preprocessor, model = application["deployments"]
     own = [{**entry, "name": f"{entry['name']}:{name}"} for name in models for entry in (preprocessor, model)]
     application["deployments"] = [*shared, *copy.deepcopy(own)]
