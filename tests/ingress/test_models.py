@@ -196,6 +196,18 @@ async def test_one_model_that_starts_keeps_no_other_from_answering() -> None:
     assert (await get(app, "/ready")).status_code == 503
 
 
+async def test_a_model_that_starts_beside_an_idle_one_is_waited_for() -> None:
+    app = FakeApplication(two_models(), missing={"Model:quick": None}, idle={"Model:org/slow"})
+    said = await get(app, "/ready")
+    assert (said.status_code, said.json()["status"]) == (503, "starting")
+    assert said.json()["models"] == {"quick": "starting", "org/slow": "idle"}
+    assert app.missing is not None
+    app.missing.clear()
+    await app.api.readiness.look()
+    said = await get(app, "/ready")
+    assert (said.status_code, said.json()["status"]) == (200, "ready")
+
+
 async def test_an_idle_model_is_ready_and_its_first_request_makes_it_start_once() -> None:
     app = FakeApplication(idle={"Model", "Preprocessor"})
     ready = await get(app, "/ready")

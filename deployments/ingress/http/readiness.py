@@ -4,8 +4,8 @@ Asked of the cluster in the background, so that `/ready` and every request know 
 model loads is told to come back, instead of waiting for a replica until its time is over.
 
 A model that was scaled to nothing is idle, not broken: the server is ready, and the first request for it makes it load.
-Were it unready, no load balancer would send that request. Fetchers and decoders start within seconds: their requests
-wait for them.
+Were it unready, no load balancer would send that request. Where another model is starting and none answers yet, the
+server is starting. Fetchers and decoders start within seconds: their requests wait for them.
 """
 
 import asyncio
@@ -116,11 +116,11 @@ class Readiness:
 
     def _overall(self, states: StageStates, each: Collection[str]) -> str:
         own = {stage for stages in self._models.values() for stage in stages}
-        if states.missing.keys() - own or set(each) == {STARTING}:
+        if states.missing.keys() - own:
             return STARTING
-        if STARTING in each:
-            return PARTLY_READY
-        return READY if READY in each else IDLE
+        if READY in each:
+            return PARTLY_READY if STARTING in each else READY
+        return STARTING if STARTING in each else IDLE
 
     def _retry_after_s(self, stage: str) -> float:
         return self._waking.left_s(stage) or STARTING_RETRY_AFTER_S
