@@ -107,18 +107,18 @@ class _FrameWriter:
         size = self.stack.begin(*displayed, upright.turns * 90)
         height, width = size[::-1] if upright.sideways else size
         scaled = (height, width) != (frame.height, frame.width)
-        # swscale scales into planes three times as fast as into packed pixels, to the same values.
-        planar = scaled or self.stack.takes_planes
+        # swscale scales into planes three times as fast as into packed pixels, to the same values. Without scaling it
+        # computes planes with fewer bits, and leaves the last columns of some widths as the memory was.
         rgb = self._reformatter.reformat(
             frame,
             width=width,
             height=height,
-            format="gbrp" if planar else "rgb24",
+            format="gbrp" if scaled else "rgb24",
             interpolation=_AREA_FULL_CHROMA if scaled else None,
             src_colorspace=Colorspace.ITU709 if _is_untagged_hd(frame) else None,
             threads=self._threads,
         )
-        if planar:
+        if scaled:
             green, blue, red = (upright.apply(_plane(plane, height, width)) for plane in rgb.planes)
             self.stack.put_planes(slot, (red, green, blue))
         else:

@@ -73,11 +73,6 @@ class FrameStack:
         """Slots without a frame, ascending."""
         return np.flatnonzero(~self._filled)
 
-    @property
-    def takes_planes(self) -> bool:
-        """Whether `put_planes` costs less than `put`."""
-        return self._patches is not None or self._planes_TCHW is not None
-
     def begin(self, height: int, width: int, rotation_deg: int = 0) -> tuple[int, int]:
         """(H, W) to deliver for source frames displayed at `height` x `width`; the first call decides and allocates.
 
@@ -90,7 +85,7 @@ class FrameStack:
 
     def put(self, slot: int, frame_HWC: NDArray[np.uint8]) -> None:
         """A frame of the size that `begin` gave."""
-        if self.takes_planes:
+        if self._patches is not None or self._planes_TCHW is not None:
             self.put_planes(slot, [frame_HWC[..., channel] for channel in range(3)])
             return
         self._filled[slot] = True
