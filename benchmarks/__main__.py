@@ -19,13 +19,13 @@ SUBJECTS = {
     "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst"),
     "cluster": ("soak", "autoscaling", "to_zero", "scaling", "parts", "routing", "sizing", "faults", "batch"),
     "hostile": ("fuzz", "siege"),
-    "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse"),
+    "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse", "card"),
     "engine": ("engine", "engine_memory", "gpu"),
 }
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)
 """In the order of the page."""
-LONG = frozenset({*SUBJECTS["cluster"], "sparse", "burst", "siege", "gpu"})
+LONG = frozenset({*SUBJECTS["cluster"], "sparse", "burst", "siege", "gpu", "card"})
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
 SHARING = {"serve": ("url", "against"), "rates": ("url", "against"), "frame_rates": ("url",)}
 """Those that measure servers by their URLs, and by which options they are told."""

@@ -199,9 +199,10 @@ class MediaConfig(Section):
 class DecoderConfig(Section):
     """Video decoding."""
 
-    backend: Literal["pyav", "opencv"] = "pyav"
-    """`pyav` decodes only the packets that are needed; `opencv` scans forward, in its usual build reads neither AV1 nor
-    interlaced video, takes untagged HD for BT.601, and shows HDR in colours of its own."""
+    backend: Literal["pyav", "cuda", "opencv"] = "pyav"
+    """`pyav` decodes only the packets that are needed; `cuda` likewise, on a card's decoder (NVDEC) if the replica has
+    `num_gpus` and the card the codec (not AV1), else on the CPU; `opencv` scans forward, in its usual build reads
+    neither AV1 nor interlaced video, takes untagged HD for BT.601, and shows HDR in colours of its own."""
     workers: Count = 2
     """Videos decoded at once by a replica. Keep `max_ongoing_requests` at a few times that: callers look for a free
     place up to half a second apart, and a thread should not wait for them."""

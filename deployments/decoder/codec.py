@@ -1,6 +1,7 @@
 """Feeding packets to FFmpeg's decoder, and the index of files whose packets don't tell which frame they hold."""
 
 from collections.abc import Iterator, Set
+from typing import Any
 
 import numpy as np
 from av import VideoFrame
@@ -19,13 +20,16 @@ _NEVER_SKIP = frozenset({"libdav1d"})
 """Decoders that look only when they are opened at which frames may be skipped."""
 
 
-def decode_run(video: VideoFile, run: Run, needed: Set[int] | None, deadline: Deadline) -> Iterator[VideoFrame]:
+def decode_run(
+    video: VideoFile, run: Run, needed: Set[int] | None, deadline: Deadline, decoder: Any = None
+) -> Iterator[VideoFrame]:
     """Frames of the packets in `run`, as the decoder gives them. Damaged packets give none.
 
     needed: numbers of the packets whose frames are wanted; of the others, those that no frame refers to are skipped.
-    None: all are wanted. Raises `StageTimeout` or `WorkCancelled` between packets.
+    None: all are wanted. decoder: another one than the stream's own. Raises `StageTimeout` or `WorkCancelled` between
+    packets.
     """
-    context = video.stream.codec_context
+    context = decoder or video.stream.codec_context
     context.flush_buffers()
     if context.name in _NEVER_SKIP:
         needed = None
@@ -35,7 +39,7 @@ def decode_run(video: VideoFile, run: Run, needed: Set[int] | None, deadline: De
         skip = "DEFAULT" if needed is None or number in needed else "NONREF"
         if skip != skipped:
             context.skip_frame = skipped = skip
-        yield from frames_of(video.packets[number])
+        yield from frames_of(video.packets[number], context)
     yield from drained(context)
 
 

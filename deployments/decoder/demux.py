@@ -26,6 +26,8 @@ from deployments.media.container import (
 from deployments.media.mono import MonoTrack, check_duration
 from deployments.types import FrameSampling, VideoTask
 
+Reopen = Callable[..., AbstractContextManager[InputContainer]]
+
 
 class NumberedPackets(Protocol):
     """Of one video stream; those of a remote file are there once they have been expected."""
@@ -59,6 +61,8 @@ class VideoFile:
     """The audio track beside it."""
     first_shown_s: float
     """The earliest presentation time of a packet, by the file's own clock; 0.0 when there is none."""
+    reopen: Reopen
+    """Opens the container once more; `hwaccel=` what its decoders may use of a device."""
 
     @property
     def time_base_s(self) -> float:
@@ -73,7 +77,7 @@ class VideoFile:
 
 def demux(
     opened: InputContainer,
-    reopen: Callable[[], AbstractContextManager[InputContainer]],
+    reopen: Reopen,
     data: NDArray[np.uint8],
     task: VideoTask,
     threads: int,
@@ -101,7 +105,7 @@ def demux(
     if not len(packets):
         raise BadMedia("the file holds no video frames", param=task.label)
     first_shown_s = float((packets.first_pts or 0) * stream.time_base)
-    return VideoFile(data, stream, packets, _table(packets, stream, opened), sound, first_shown_s)
+    return VideoFile(data, stream, packets, _table(packets, stream, opened), sound, first_shown_s, reopen)
 
 
 def ready_stream(opened: InputContainer, data: NDArray[np.uint8], label: str, threads: int, limits: Limits) -> Any:

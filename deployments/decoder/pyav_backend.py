@@ -1,16 +1,19 @@
 """Decoding with FFmpeg through PyAV: only the packets that the wanted frames lean on."""
 
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, suppress
+from typing import Any
 
 import numpy as np
 from av import VideoFrame
+from av.error import FFmpegError
 from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from deployments.core.deadline import Deadline
 from deployments.decoder.backend import FrameIndex
+from deployments.decoder.card import Card, planar
 from deployments.decoder.codec import decode_run
 from deployments.decoder.demux import VideoFile
 from deployments.decoder.limits import Limits
@@ -29,10 +32,11 @@ _HD_LINES = 720
 
 
 class PyavBackend:
-    name = "pyav"
-
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, card: Card | None = None) -> None:
+        """`card`: whose decoder is asked first."""
+        self.name = "pyav" if card is None else "cuda"
         self._threads = threads
+        self._card = card
 
     def decode(
         self,
@@ -54,18 +58,46 @@ class PyavBackend:
         limits.accept_work(sum(map(len, runs)), *video.coded_size)
         video.packets.expect(runs)
         if helpers is None:
-            return _keep_by_time(video, runs, targets, writer, deadline)
+            return self._keep(video, runs, targets, writer, deadline)
         with closing(SharedRuns(helpers, runs, targets, stack, limits, video.coded_size, deadline)) as here:
-            return _keep_by_time(video, here, targets, writer, deadline)
+            return self._keep(video, here, targets, writer, deadline)
 
     def decode_part(self, video: VideoFile, part: PartTask, stack: FrameStack, deadline: Deadline) -> int:
         """Put the frames of `part` into its slots of `stack`; returns how many the codec decoded."""
         runs, targets = [Run(*run) for run in part.runs], np.array(part.packets)
-        return _keep_by_time(video, runs, targets, _FrameWriter(stack, self._threads), deadline)
+        return self._keep(video, runs, targets, _FrameWriter(stack, self._threads), deadline)
+
+    def _keep(
+        self,
+        video: VideoFile,
+        runs: Iterable[Run],
+        targets: NDArray[np.int64],
+        writer: "_FrameWriter",
+        deadline: Deadline,
+    ) -> int:
+        """As `_keep_by_time`, on the card as far as it goes."""
+        if self._card is None:
+            return _keep_by_time(video, runs, targets, writer, deadline)
+        assert video.table is not None
+        decoded = 0
+        with self._card.decoder_of(video) as decoder:
+            if decoder is not None:
+                with suppress(FFmpegError):  # it has no memory left
+                    decoded = _keep_by_time(video, runs, targets, writer, deadline, decoder)
+                if writer.stack.complete:
+                    return decoded
+                runs = plan_runs(video.table, targets[writer.stack.missing])
+                video.packets.expect(runs)
+        return decoded + _keep_by_time(video, runs, targets, writer, deadline)
 
 
 def _keep_by_time(
-    video: VideoFile, runs: Iterable[Run], targets: NDArray[np.int64], writer: "_FrameWriter", deadline: Deadline
+    video: VideoFile,
+    runs: Iterable[Run],
+    targets: NDArray[np.int64],
+    writer: "_FrameWriter",
+    deadline: Deadline,
+    decoder: Any = None,
 ) -> int:
     """Decode `runs` and keep the frames of the packets `targets` that are still missing; returns how many came out."""
     assert video.table is not None
@@ -73,7 +105,7 @@ def _keep_by_time(
     needed = {int(target) for target in targets}
     decoded = 0
     for run in runs:
-        for frame in decode_run(video, run, needed, deadline):
+        for frame in decode_run(video, run, needed, deadline, decoder):
             decoded += 1
             if (slot := slot_of_pts.pop(frame.pts, None)) is not None:
                 writer.write(slot, frame)
@@ -99,10 +131,11 @@ class _FrameWriter:
     def __init__(self, stack: FrameStack, threads: int) -> None:
         self.stack = stack
         self._threads = threads
-        self._reformatter = VideoReformatter()
+        self._reformatter, self._layouts = VideoReformatter(), VideoReformatter()
 
     def write(self, slot: int, frame: VideoFrame) -> None:
         upright = Orientation.of(frame)
+        frame = planar(frame, self._layouts)
         displayed = (frame.width, frame.height) if upright.sideways else (frame.height, frame.width)
         size = self.stack.begin(*displayed, upright.turns * 90)
         height, width = size[::-1] if upright.sideways else size

@@ -15,6 +15,7 @@ from deployments.config import DecoderConfig
 from deployments.core.deadline import Deadline
 from deployments.decoder.backend import Backend, FrameIndex
 from deployments.decoder.backlog import VideoWork
+from deployments.decoder.card import find_card
 from deployments.decoder.codec import packet_index, scan_index
 from deployments.decoder.demux import VideoFile, demux
 from deployments.decoder.limits import Limits
@@ -58,15 +59,16 @@ def backend_of(config: DecoderConfig) -> Backend:
         from deployments.decoder.opencv_backend import OpencvBackend
 
         return OpencvBackend(config.threads)
-    return PyavBackend(config.threads)
+    return PyavBackend(config.threads, find_card() if config.backend == "cuda" else None)
 
 
 class VideoReader:
     """Keeps nothing of what it reads: `read` may run on several threads at once."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, backend: Backend | None = None) -> None:
+        """`backend`: in place of the one that `config` names."""
         self._config = config
-        self._backend = backend_of(config)
+        self._backend = backend or backend_of(config)
 
     def read(
         self,
@@ -100,7 +102,8 @@ class VideoReader:
         with self._opened(task, data, limits, deadline) as video:
             stack = self._stack(len(part.packets), task, limits, part.clip_frames)
             limits.accept_work(sum(stop - start for start, stop in part.runs), *video.coded_size)
-            decoded = PyavBackend(self._config.threads).decode_part(video, part, stack, deadline)
+            backend = self._backend if isinstance(self._backend, PyavBackend) else PyavBackend(self._config.threads)
+            decoded = backend.decode_part(video, part, stack, deadline)
             video.packets.close()
         stacked = stack.finish()
         meta = DecodedPart(tuple(int(slot) for slot in stacked.kept), *stack.source_size, stack.rotation_deg)

@@ -3,6 +3,7 @@
 The same frames, bit for bit, as of the whole file, or the answer that the whole file is needed.
 """
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ class SparseReader:
     ) -> VideoRead | WholeNeeded:
         """As `VideoReader.read`; `head`: the file's first bytes. Raises also what the fetcher raises."""
         work.began = time.monotonic()
-        if self._config.backend != "pyav" or task.audio_rate_hz is not None:
+        if self._config.backend == "opencv" or task.audio_rate_hz is not None:
             return WholeNeeded("its sound is wanted, or its frames from a backend that reads whole files")
         remote = open_remote(deadline)
         try:
@@ -72,7 +73,8 @@ class SparseReader:
         deadline: Deadline,
     ) -> VideoRead:
         limits = Limits(self._config, task.label, work)
-        with open_container(index_file, "mp4", task.label, limits.max_source_pixels, deadline) as opened:
+        reopen = functools.partial(open_container, index_file, "mp4", task.label, limits.max_source_pixels, deadline)
+        with reopen() as opened:
             stream = ready_stream(opened, index_file, task.label, self._config.threads, limits)
             if stream.codec_context.name not in _CODECS:
                 raise NoIndex("its codec is read from whole files only")
@@ -83,7 +85,7 @@ class SparseReader:
             first_shown_s = float(index.table.pts[~index.table.is_hidden].min() * stream.time_base)
             packets = RemotePackets(remote, index, stream)
             sound = Sound(opened, index_file, task, limits)
-            video = VideoFile(index_file, stream, packets, index.table, sound, first_shown_s)
+            video = VideoFile(index_file, stream, packets, index.table, sound, first_shown_s, reopen)
             return self._videos.take(video, task, limits, deadline, may_scan=False)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Discard
 from numpy.typing import NDArray
@@ -58,9 +59,15 @@ _TOLERANT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__
 
 @contextmanager
 def open_container(
-    data: NDArray[np.uint8], container: str, label: str, max_pixels: int, deadline: Deadline
+    data: NDArray[np.uint8],
+    container: str,
+    label: str,
+    max_pixels: int,
+    deadline: Deadline,
+    hwaccel: HWAccel | None = None,
 ) -> Iterator[InputContainer]:
     """`data`, uint8 of shape (size,), opened for demuxing as `container`, a key of `DEMUXERS`; closed at the end.
+    `hwaccel`: what its decoders may use of a device.
 
     No decoder runs before the sizes of all video tracks are known; one above `max_pixels` (height x width) raises
     `TooLarge`. At `deadline` the file seems to end: check it after the last packet. Raises as `ffmpeg_errors` does,
@@ -70,13 +77,13 @@ def open_container(
     if container == "mp4":
         check_sample_counts(data, label)
     with ffmpeg_errors(label):
-        with _open(data, container, deadline, {"codec_whitelist": "none"}, max_pixels) as opened:
+        with _open(data, container, deadline, {"codec_whitelist": "none"}, max_pixels, hwaccel) as opened:
             deadline.check()
             _refuse_large(opened, max_pixels, label)
             if _tells_enough(opened, container):
                 yield opened
                 return
-        with _open(data, container, deadline, {}, max_pixels) as opened:
+        with _open(data, container, deadline, {}, max_pixels, hwaccel) as opened:
             deadline.check()
             yield opened
 
@@ -106,7 +113,12 @@ def _tells_enough(opened: InputContainer, container: str) -> bool:
 
 
 def _open(
-    data: NDArray[np.uint8], container: str, deadline: Deadline, options: dict[str, str], max_pixels: int
+    data: NDArray[np.uint8],
+    container: str,
+    deadline: Deadline,
+    options: dict[str, str],
+    max_pixels: int,
+    hwaccel: HWAccel | None,
 ) -> InputContainer:
     try:
         opened: InputContainer = av.open(
@@ -115,6 +127,7 @@ def _open(
             buffer_size=_READ_BYTES,
             options={"max_pixels": str(max_pixels)},
             container_options={"protocol_whitelist": "", "format_whitelist": _WHITELIST, **options},
+            hwaccel=hwaccel,
             **_TOLERANT,
         )
         return opened
@@ -196,10 +209,10 @@ def packets_of(opened: InputContainer, *streams: Any) -> Iterator[Any]:
         return
 
 
-def frames_of(packet: Any) -> list[Any]:
-    """What a packet decodes to; nothing when it is damaged."""
+def frames_of(packet: Any, context: Any = None) -> list[Any]:
+    """What a packet decodes to; nothing when it is damaged. `context`: another decoder than its stream's own."""
     try:
-        return list(packet.decode())
+        return list(packet.decode() if context is None else context.decode(packet))
     except _FATAL:
         raise
     except _DAMAGE:
