@@ -3,19 +3,24 @@
     python -m benchmarks siege [--minutes 10] [--load 0.3] [--kinds ids,grammars,...] [--quick]
 
 Each kind (see `attacks`) keeps at it from a few addresses, which the server tells from the users' by `x-forwarded-for`.
+Attackers are here on the server's own cores, which in the world they are not. Other machines' work is not the server's:
+their bodies are made before the clock runs, they run only where nobody else wants a core (niceness 19), and the table
+tells what share of the machine they took all the same. Users before, in and after the siege are the same, in one run.
+
 What must hold: users get at least 90 % of the goodput that they have alone, none of their requests fails, `/health`
 answers within 100 ms at the 99th percentile, memory stays within bounds.
 """
 
 import argparse
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from benchmarks.hostile.attacks import KINDS, run_attacks
+from benchmarks.hostile.attacks import KINDS, Attacked, run_attacks
 from benchmarks.kit.harness import Benchmark
 from benchmarks.kit.load.arrivals import ClosedLoop, OpenLoop
 from benchmarks.kit.load.drive import LoadPlan, run_load
@@ -64,13 +69,21 @@ def _besiege(bench: Benchmark, server: Server, kinds: tuple[str, ...], seconds: 
         with watch or contextlib.nullcontext(), ThreadPoolExecutor(1) as thread:
             attack = thread.submit(run_attacks, server.url, kinds, seconds)
             beside = users.run("besieged", rate, seconds)
-            answers = attack.result()
+            attacked = attack.result()
         after = users.run("afterwards", rate, seconds * ALONE_SHARE)
         left = _own_bytes(server)
-    _show(bench, {"alone": alone, "besieged": beside, "afterwards": after}, answers)
+    _show(bench, {"alone": alone, "besieged": beside, "afterwards": after}, attacked, seconds)
     grown = max(0, watch.peak_bytes - all_before) if watch else 0
     sizes = {"before_bytes": before, "grown_bytes": grown, "left_bytes": left}
-    results = {"rate": rate, "alone": alone, "besieged": beside, "afterwards": after, "answers": answers, **sizes}
+    results = {
+        "rate": rate,
+        "alone": alone,
+        "besieged": beside,
+        "afterwards": after,
+        "answers": attacked.answers,
+        **sizes,
+    }
+    results["attackers_cpu_s"] = attacked.cpu_s
     promises = _promises(results)
     rows = [[promise, bound, found, "kept" if kept else "MISSED"] for promise, bound, found, kept in promises]
     bench.table("The promises", ["", "bound", "found", ""], rows)
@@ -106,7 +119,7 @@ def _own_bytes(server: Server) -> int:
     return 0 if server.pid is None else sum(own_memory_by_name(server.pid).values())
 
 
-def _show(bench: Benchmark, runs: dict[str, Figures], answers: dict[str, int]) -> None:
+def _show(bench: Benchmark, runs: dict[str, Figures], attacked: Attacked, seconds: float) -> None:
     rows = []
     for name, run in runs.items():
         verdicts, ttft, health = run["verdicts"], run["ttft_s"], run["health_s"]
@@ -116,8 +129,19 @@ def _show(bench: Benchmark, runs: dict[str, Figures], answers: dict[str, int]) -
     columns = ["", "offered /s", "goodput /s", "failed", "too late", "refused"]
     columns += ["TTFT p50, s", "p99", "/health p99, s", "max"]
     bench.table("The users", columns, rows, "Goodput: answered within 2 s to the first token and 0.2 s a token.")
-    told = [[*name.split(": "), count] for name, count in sorted(answers.items())]
-    bench.table("The attackers", ["kind", "answer", "times"], told, "One of each kind, half a second between attempts.")
+    told = [[*name.split(": "), count] for name, count in sorted(attacked.answers.items())]
+    note = f"One of each kind, half a second between attempts. {_shares(runs['besieged'], attacked, seconds)}"
+    bench.table("The attackers", ["kind", "answer", "times"], told, note)
+
+
+def _shares(besieged: Figures, attacked: Attacked, seconds: float) -> str:
+    """What of the machine was not the server's."""
+    cores = len(os.sched_getaffinity(0))
+    users = besieged["client_cpu_s"] / besieged["span_s"] / cores
+    if attacked.cpu_s is None:
+        return f"Of the machine's {cores} cores the users' clients took {users:.1%}."
+    own = attacked.cpu_s / seconds / cores
+    return f"Of the machine's {cores} cores the attackers themselves took {own:.1%}, the users' clients {users:.1%}."
 
 
 def _promises(results: Figures) -> list[tuple[str, str, str, bool]]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 
 PROMISED_BYTES = 512 * 2**20 - 1
+_HELD = bytes(40 * 2**20)
 _OK = b"HTTP/1.1 200 OK\r\n"
 
 Behaviour = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -25,7 +26,8 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
 
 async def _hold(writer: asyncio.StreamWriter) -> None:
     """Forty megabytes at once, and then nothing."""
-    writer.write(_OK + b"Content-Length: %d\r\n\r\n" % PROMISED_BYTES + bytes(40 * 2**20))
+    writer.write(_OK + b"Content-Length: %d\r\n\r\n" % PROMISED_BYTES)
+    writer.write(_HELD)
     await writer.drain()
     await asyncio.sleep(3600)
 
@@ -41,7 +43,7 @@ async def _headers(writer: asyncio.StreamWriter) -> None:
 
 async def _bomb(writer: asyncio.StreamWriter) -> None:
     """A gigabyte of zeros in a megabyte."""
-    body = await asyncio.to_thread(_packed)
+    body = _packed()
     writer.write(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     await writer.drain()
 
@@ -59,6 +61,7 @@ class SlowHost:
     """Listens on a loopback address of its own while the `with` block lasts."""
 
     def __enter__(self) -> "SlowHost":
+        _packed()  # which takes seconds
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -70,7 +73,7 @@ class SlowHost:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
-    def url(self, behaviour: str, number: int) -> str:
+    def url(self, behaviour: str, number: str) -> str:
         return f"http://127.0.0.5:{self._port}/{behaviour}?{number}"
 
     def _run(self, ready: threading.Event) -> None:

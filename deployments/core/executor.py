@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, overload
 
 from deployments.core.deadline import Deadline
-from deployments.core.priority import yield_to_event_loops
+from deployments.core.priority import YIELD_MORE, yield_to_event_loops
 from deployments.errors import InternalError, StageTimeout
 
 T = TypeVar("T")
@@ -29,9 +29,10 @@ def is_awaited(function: Callable[..., object]) -> bool:
 class StageExecutor:
     """At most `workers` blocking functions at once, and as many coroutines; knows when one of them is stuck."""
 
-    def __init__(self, stage: str, workers: int) -> None:
+    def __init__(self, stage: str, workers: int, *, yields: int = YIELD_MORE) -> None:
+        """`yields`: by how many steps of niceness its threads rank below the event loops."""
         self._stage = stage
-        self._pool = ThreadPoolExecutor(workers, stage, yield_to_event_loops)
+        self._pool = ThreadPoolExecutor(workers, stage, yield_to_event_loops, (yields,))
         self._places = asyncio.Semaphore(workers)
         self._coroutines: set[asyncio.Future[Any]] = set()
         self._is_closed = False

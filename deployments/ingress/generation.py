@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from deployments.core.deadline import Deadline
 from deployments.core.shared_budget import Share
 from deployments.errors import SluiceError, StageTimeout
 from deployments.ingress.admission.admission import Admission
+from deployments.ingress.admission.lease import Lease
 from deployments.ingress.endpoint import CountingEndpoint, Endpoint, Writer
 from deployments.ingress.http import form
 from deployments.ingress.http.body import Body, BodyScanner, check_type, read_body
@@ -24,6 +25,7 @@ from deployments.ingress.http.clients import Clients
 from deployments.ingress.http.exchange import STAGE, ClientGone, Exchange, exchange_of, request_deadline, wants_reuse
 from deployments.ingress.http.readiness import Readiness
 from deployments.ingress.http.small_body import check_length
+from deployments.ingress.http.timing import Timings
 from deployments.ingress.http.upload import next_message
 from deployments.ingress.openai import sse
 from deployments.ingress.output.answer import Answer
@@ -135,7 +137,10 @@ class Generation:
         profile = await pipeline.profile(asked.deadline)
         request = settled(request, profile)
         plan = await pipeline.plan(request, asked.deadline)
-        with await self._admission.admit(request.model, asked.client, plan.media_bytes, asked.deadline) as lease:
+        with (
+            await self._admission.admit(request.model, asked.client, plan.media_bytes, asked.deadline) as lease,
+            _accounting(lease, asked.exchange.timings),
+        ):
             prompt = await pipeline.prepare(
                 request, plan, Progress(asked.deadline, asked.exchange.timings, lease, request.reuse)
             )
@@ -152,9 +157,12 @@ class Generation:
             request = settled(request, await pipeline.profile(deadline))
         plan = await pipeline.plan(request, deadline)
         asked_at = time.monotonic()
-        with await self._admission.admit(
-            request.model, asked.client, plan.media_bytes, deadline, background=exchange.background
-        ) as lease:
+        with (
+            await self._admission.admit(
+                request.model, asked.client, plan.media_bytes, deadline, background=exchange.background
+            ) as lease,
+            _accounting(lease, exchange.timings, request.params.n),
+        ):
             waited_s = time.monotonic() - asked_at
             exchange.timings.note(StageName.ADMISSION, waited_s, worked_s=0.0)
             exchange.span.phase("admission", waited_s)
@@ -199,6 +207,16 @@ class _EndpointApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._generation.serve(self._endpoint, scope, receive, send)
+
+
+@contextmanager
+def _accounting(lease: Lease, timings: Timings, answers: int = 1) -> Iterator[None]:
+    """What a request takes, as it will be charged to its client."""
+    lease.answers = answers
+    try:
+        yield
+    finally:
+        lease.waited_s = timings.waited_inside_s
 
 
 async def _gather(exchange: Exchange, answer: Answer, chunks: AsyncIterator[GenerateChunk]) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
+from deployments.core.priority import YIELD
 from deployments.core.shared_budget import Share, SharedBudget
 from deployments.errors import StageTimeout
 from deployments.media.pictures import MAX_DECODE_BYTES
@@ -39,7 +40,7 @@ class PreprocessStage:
         self._timeout_s = config.preprocessor.timeout_s
         self._preparation = Preparation(checkpoint, config)
         self._executor = StageExecutor(STAGE, config.preprocessor.workers)
-        self._text_executor = StageExecutor(STAGE, config.preprocessor.text_workers)
+        self._text_executor = StageExecutor(STAGE, config.preprocessor.text_workers, yields=YIELD)
         self._memory = SharedBudget(config.preprocessor.max_decode_bytes, reserve=MAX_DECODE_BYTES)
         self._metrics = metrics
 

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
-from deployments.core.priority import LOWEST, YIELD, yield_to_event_loops
+from deployments.core.priority import LOWEST, YIELD, YIELD_MORE, yield_to_event_loops
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own here")
 
@@ -19,10 +19,12 @@ def niceness() -> int:
 
 async def test_a_stages_workers_yield_and_its_event_loop_does_not() -> None:
     before = niceness()
-    pool = StageExecutor("decode", 1)
-    assert await pool.run(Deadline(5, "decode"), niceness) == min(before + YIELD, LOWEST)
+    media, text = StageExecutor("decode", 1), StageExecutor("preprocess", 1, yields=YIELD)
+    assert await media.run(Deadline(5, "decode"), niceness) == min(before + YIELD_MORE, LOWEST)
+    assert await text.run(Deadline(5, "preprocess"), niceness) == min(before + YIELD, LOWEST)
     assert niceness() == before
-    pool.close()
+    media.close()
+    text.close()
 
 
 def test_what_a_worker_starts_yields_as_well() -> None:

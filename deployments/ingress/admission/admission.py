@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
+from deployments.ingress.admission.client_usage import ClientUsage
 from deployments.ingress.admission.lane import AdmissionQueue
 from deployments.ingress.admission.lease import Lease
 from deployments.ingress.admission.media_budget import MediaBudget
@@ -37,7 +38,8 @@ class Admission:
         self._metrics = metrics
         self.media = media
         self.bodies = IncomingBodies(config)
-        self.lanes = {model: ModelLanes(config, media, clock, self._running) for model in models}
+        usage = ClientUsage(clock)
+        self.lanes = {model: ModelLanes(config, media, clock, self._running, usage) for model in models}
 
     def check(self, client: str, declared_bytes: int | None, deadline: Deadline) -> None:
         """Raise `Overloaded` when a request would be refused whatever it asks for: its body need not be read."""

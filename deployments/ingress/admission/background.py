@@ -3,6 +3,9 @@
 One of them is let in only while nobody else waits, and takes no place from those who come later.
 """
 
+from collections.abc import Callable
+
+from deployments.ingress.admission.client_usage import ClientUsage
 from deployments.ingress.admission.fair_queue import FairQueue
 from deployments.ingress.admission.lease import Lease, QueuedRequest
 
@@ -13,8 +16,10 @@ BACKGROUND_SHARE = 0.5
 class BackgroundQueue:
     """Those who wait, those who run, and those who have not ended."""
 
-    def __init__(self) -> None:
-        self.queue: FairQueue[QueuedRequest] = FairQueue()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.usage = ClientUsage(clock)
+        """Of the background alone: what nobody waits for puts nobody behind others where somebody does."""
+        self.queue: FairQueue[QueuedRequest] = FairQueue(self.usage)
         self.admitted = 0
         """Requests that have not ended."""
         self._running: set[Lease] = set()

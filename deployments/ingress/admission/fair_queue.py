@@ -1,9 +1,19 @@
-"""Clients take turns: a queue of queues in which the length of one client's queue costs the others nothing."""
+"""Who is next: of several clients the one that has taken least of late, and of one client's requests the first.
 
-import itertools
-from collections import OrderedDict, deque
-from collections.abc import Callable
+A queue of queues in which neither the number of one client's requests nor what they cost makes the others wait. Where
+it gets too long, the last one goes: the youngest request of the client that has taken most.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
+
+from deployments.ingress.admission.client_usage import ClientUsage
+
+AGEING = 0.1
+"""Seconds of work that a second of waiting is worth: so those who have taken most are served in the end, however many
+come that have taken nothing."""
 
 
 class Waiter(Protocol):
@@ -12,15 +22,19 @@ class Waiter(Protocol):
     @property
     def client(self) -> str: ...
 
+    @property
+    def joined_at(self) -> float: ...
+
 
 W = TypeVar("W", bound=Waiter)
 
 
 class FairQueue(Generic[W]):
-    """Each client's own are served in the order in which they came; of several clients each one's turn is one."""
+    """Each one's rank is what its client will have taken once it has been served, and when it came."""
 
-    def __init__(self) -> None:
-        self._queues: OrderedDict[str, deque[W]] = OrderedDict()  # the client whose turn is next stands first
+    def __init__(self, usage: ClientUsage) -> None:
+        self._usage = usage
+        self._queues: dict[str, deque[W]] = {}  # in the order in which the clients came
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -28,44 +42,53 @@ class FairQueue(Generic[W]):
     def __contains__(self, waiter: W) -> bool:
         return waiter in self._queues.get(waiter.client, ())
 
+    def any(self, of: Callable[[str], bool]) -> bool:
+        """Whether a client waits that is one `of` those."""
+        return any(of(client) for client in self._queues)
+
     def join(self, waiter: W) -> None:
         self._queues.setdefault(waiter.client, deque()).append(waiter)
 
     def leave(self, waiter: W) -> None:
-        """Out of the queue, wherever it stands; its client keeps its turn."""
-        self._queues[waiter.client].remove(waiter)
-        self._forget_if_empty(waiter.client)
+        """Out of the queue, wherever it stands."""
+        queue = self._queues[waiter.client]
+        queue.remove(waiter)
+        if not queue:
+            del self._queues[waiter.client]
 
     def next(self, may_run: Callable[[str], bool]) -> W | None:
-        """The first of the first client that may run; it stays in the queue."""
-        return next((queue[0] for client, queue in self._queues.items() if may_run(client)), None)
+        """The first of those whose clients may run; it stays in the queue."""
+        heads = ((self._rank(client, 0, queue[0].joined_at), queue[0]) for client, queue in self._queues.items())
+        allowed = (ranked for ranked in heads if may_run(ranked[1].client))
+        return min(allowed, key=itemgetter(0), default=(0.0, None))[1]
 
-    def serve(self, waiter: W) -> None:
-        """`waiter`, which `next` has named, leaves, and its client's next turn comes after everyone else's."""
-        self._queues[waiter.client].popleft()
-        self._queues.move_to_end(waiter.client)
-        self._forget_if_empty(waiter.client)
-
-    def before(self, client: str, may_run: Callable[[str], bool]) -> int:
+    def before(self, client: str, now: float, may_run: Callable[[str], bool]) -> int:
         """How many will be served before one of `client` that joins now; who may not run at present holds up nobody."""
-        place = len(self._queues.get(client, ())) + 1
-        others = (queue for name, queue in self._queues.items() if name != client and may_run(name))
-        return place - 1 + sum(min(len(queue), place) for queue in others)
-
-    def has_shorter_queue(self, client: str) -> bool:
-        """Whether another client has more in the queue than `client`."""
         own = len(self._queues.get(client, ()))
-        return any(len(queue) > own for queue in self._queues.values())
+        rank = self._rank(client, own, now)
+        others = (ranked for name in self._queues if name != client and may_run(name) for ranked in self._ranked(name))
+        return own + sum(other <= rank for other, _ in others)
 
-    def last_of_the_longest(self) -> W:
+    def is_last(self, client: str, now: float) -> bool:
+        """Whether one of `client` that joins now will stand behind all others."""
+        rank = self._rank(client, len(self._queues.get(client, ())), now)
+        return all(other <= rank for name in self._queues for other, _ in self._ranked(name))
+
+    def last(self) -> W:
         """Who goes when the queue is too long. There must be one."""
-        return max(self._queues.values(), key=len)[-1]
+        return self.in_order()[-1]
 
     def in_order(self) -> list[W]:
         """All of them as they will be served."""
-        rounds = itertools.zip_longest(*self._queues.values())
-        return [waiter for in_round in rounds for waiter in in_round if waiter is not None]
+        ranked = (ranked for client in self._queues for ranked in self._ranked(client))
+        return [waiter for _, waiter in sorted(ranked, key=itemgetter(0))]
 
-    def _forget_if_empty(self, client: str) -> None:
-        if not self._queues[client]:
-            del self._queues[client]
+    def _ranked(self, client: str) -> Iterator[tuple[float, W]]:
+        first, each = self._rank(client, 0, 0.0), self._usage.expected_s(client)
+        return (
+            (first + place * each + AGEING * waiter.joined_at, waiter)
+            for place, waiter in enumerate(self._queues[client])
+        )
+
+    def _rank(self, client: str, place: int, joined_at: float) -> float:
+        return self._usage.after_next_s(client) + place * self._usage.expected_s(client) + AGEING * joined_at

@@ -1,8 +1,9 @@
 """A lane: a bounded number of requests and bytes on their way to a first token, and a short, fair queue before it.
 
 Knows nothing of HTTP. A request gets all it needs at once or waits; so no two requests can hold half of what the other
-lacks. Clients take turns, whatever the length of their queues. The head of the queue is never passed by a smaller
-request, so a large one is not starved. Must be used from one event loop.
+lacks. Who has taken little of late goes before who has taken much, in the queue and among those who are refused, and
+finds places that the others may not fill. The head of the queue is never passed by a smaller request, so a large one is
+not starved. Must be used from one event loop.
 """
 
 import asyncio
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded, StageTimeout
 from deployments.ingress.admission.background import BackgroundQueue
+from deployments.ingress.admission.client_usage import ClientUsage
 from deployments.ingress.admission.concurrency_limit import PATIENCE, AdaptiveConcurrencyLimit
 from deployments.ingress.admission.drain_rate import DrainRate
 from deployments.ingress.admission.fair_queue import FairQueue
+from deployments.ingress.admission.heavy_places import HeavyPlaces
 from deployments.ingress.admission.lease import LONE, Lease, QueuedRequest
 from deployments.ingress.admission.media_budget import MediaBudget
 from deployments.ingress.admission.queue_timeout import QueueTimeout
@@ -59,8 +62,10 @@ class AdmissionQueue:
         budget: MediaBudget,
         clock: Callable[[], float] = time.monotonic,
         crowd: Callable[[], int] | None = None,
+        usage: ClientUsage | None = None,
     ) -> None:
-        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane."""
+        """`crowd()`: how many run in this lane and in those that share its stages; default: in this lane. `usage`: what
+        clients have taken of these stages; default: of this lane."""
         self.name = name
         self.clock = clock
         self.crowd = crowd or (lambda: self.running + self.background_running)
@@ -68,10 +73,13 @@ class AdmissionQueue:
         self.budget = budget
         self._running: set[Lease] = set()
         self._clients: Counter[str] = Counter()
-        self._queue: FairQueue[QueuedRequest] = FairQueue()
-        self._background = BackgroundQueue()
+        self._usage = usage or ClientUsage(clock)
+        self._queue: FairQueue[QueuedRequest] = FairQueue(self._usage)
+        self._places = HeavyPlaces(self._usage, clock)
+        self._background = BackgroundQueue(clock)
         self._pace = DrainRate()
         self._patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
+        self._heavy_patience = QueueTimeout(limits.max_wait_s, limits.max_burst_wait_s)
         self._comebacks = RetryAfterSlots()
         self._limit = None if limits.target_s is None else AdaptiveConcurrencyLimit(limits.max_running, limits.target_s)
         budget.add_lane(self._admit)
@@ -109,11 +117,12 @@ class AdmissionQueue:
     def objection(self, client: str, size_bytes: int, deadline: Deadline) -> str | None:
         """Why `check` would raise."""
         self._look()
+        self._usage.asks(client)
         wait_s = self.expected_wait_s(client, size_bytes)
         stay_s = 0.0 if self._limit is None or wait_s == 0 else self._limit.stay_s
-        if wait_s > min(self._longest_wait_s, self._useful_wait_s) or wait_s + stay_s > deadline.remaining_s():
+        if wait_s > min(self._longest_wait_s(client), self._useful_wait_s) or wait_s + stay_s > deadline.remaining_s():
             return f"would reach this request in about {wait_s:.2g} s only"
-        if self.waiting >= self._limits.max_waiting and not self._queue.has_shorter_queue(client):
+        if self.waiting >= self._limits.max_waiting and self._queue.is_last(client, self.clock()):
             return "is full"
         return None
 
@@ -125,14 +134,14 @@ class AdmissionQueue:
         """
         size_bytes = min(size_bytes, self.budget.max_bytes)
         self.check(client, size_bytes, deadline)
-        longest_s = min(self._longest_wait_s + SLACK * self._steady_wait_s, self._useful_wait_s)
+        longest_s = min(self._longest_wait_s(client) + SLACK * self._steady_wait_s, self._useful_wait_s)
         patience_s = min(deadline.remaining_s(), longest_s)
-        waiter = QueuedRequest(client, size_bytes, self.clock() + patience_s)
+        waiter = QueuedRequest(client, size_bytes, self.clock(), self.clock() + patience_s)
         self._queue.join(waiter)
         self._admit()
         self._look()
         if self.waiting > self._limits.max_waiting:
-            self._refuse(self._queue.last_of_the_longest(), "is full")
+            self._refuse(self._queue.last(), "is full")
             self._admit()
         lease = await self._granted(waiter, patience_s)
         if lease is None and deadline.remaining_s() <= 0:
@@ -147,7 +156,7 @@ class AdmissionQueue:
         Raises `Overloaded` when `deadline` ends meanwhile.
         """
         size_bytes = min(size_bytes, self.budget.max_bytes)
-        waiter = QueuedRequest(client, size_bytes, math.inf, background=True)
+        waiter = QueuedRequest(client, size_bytes, self.clock(), math.inf, background=True)
         self._background.queue.join(waiter)
         self._admit()
         lease = await self._granted(waiter, deadline.remaining_s())
@@ -157,7 +166,7 @@ class AdmissionQueue:
 
     def expected_wait_s(self, client: str, size_bytes: int = 0) -> float:
         """How long a request of `client` that joins now would wait, at the pace of late; 0 when it need not wait."""
-        before = self._queue.before(client, self._may_run)
+        before = self._queue.before(client, self.clock(), self._may_run)
         if before == 0 and self._may_run(client) and self._fits(size_bytes):
             return 0.0
         return (before + 1) * self._seconds_per_departure()
@@ -177,6 +186,7 @@ class AdmissionQueue:
             self._background.leave_place(lease)
         else:
             self._running.remove(lease)
+            self._places.leave(lease)
             self._pace.left(now - lease.granted_at, now, full=full)
         self.budget.recount(-lease.size_bytes, background=lease.background)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
@@ -190,8 +200,10 @@ class AdmissionQueue:
     def leave_client(self, lease: Lease) -> None:
         """`lease` no longer counts as its client's."""
         if lease.background:
+            self._background.usage.end(lease)
             self._background.admitted -= 1
         else:
+            self._usage.end(lease)
             self._clients[lease.client] -= 1
             if not self._clients[lease.client]:
                 del self._clients[lease.client]
@@ -208,9 +220,9 @@ class AdmissionQueue:
         """As configured, or once more what the work itself takes."""
         return max(self._limits.max_wait_s, 0.0 if self._limit is None else self._limit.least_s)
 
-    @property
-    def _longest_wait_s(self) -> float:
-        return max(self._patience.longest_s, self._steady_wait_s)
+    def _longest_wait_s(self, client: str) -> float:
+        patience = self._heavy_patience if self._usage.is_heavy(client) else self._patience
+        return max(patience.longest_s, self._steady_wait_s)
 
     @property
     def _useful_wait_s(self) -> float:
@@ -220,7 +232,10 @@ class AdmissionQueue:
         return max(0.0, max(self._limits.max_ttft_s, PATIENCE * self._limit.least_s) - self._limit.stay_s)
 
     def _look(self) -> None:
-        self._patience.see(self.clock(), queued=bool(self._queue))
+        """A queue of those alone who have taken much is none for the others."""
+        self._usage.look(self._running)
+        self._patience.see(self.clock(), queued=self._queue.any(lambda client: not self._usage.is_heavy(client)))
+        self._heavy_patience.see(self.clock(), queued=bool(self._queue))
 
     def _seconds_per_departure(self) -> float:
         now = self.clock()
@@ -264,7 +279,7 @@ class AdmissionQueue:
             gone = waiter.lease.done()
             if not gone and not fits(waiter.size_bytes):
                 return
-            queue.serve(waiter)
+            queue.leave(waiter)
             if not gone:
                 self._grant(waiter)
 
@@ -276,11 +291,15 @@ class AdmissionQueue:
         else:
             self._running.add(lease)
             self._clients[waiter.client] += 1
+            self._places.begin(lease)
+        usage = self._background.usage if waiter.background else self._usage
+        usage.begin(lease)
         waiter.lease.set_result(lease)
 
     def _may_run(self, client: str) -> bool:
         limit = self._limits.max_running_per_client
-        return limit is None or self._clients[client] < limit
+        allowed = limit is None or self._clients[client] < limit
+        return allowed and self._places.may_begin(client, self.max_running)
 
     def _fits(self, size_bytes: int) -> bool:
         return self.running < self.max_running and self.budget.fits(self._admit, size_bytes)

@@ -43,26 +43,41 @@ class Lease:
         self.came_alone = lane.crowd() < LONE
         self.outside_s = 0.0
         """Time of media hosts: no measure of how fast this application is."""
-        self._answering = self._released = False
+        self.waited_s = 0.0
+        """Time in which its work waited for others' inside the stages."""
+        self.answers = 1
+        """That are generated side by side."""
+        self.charged_s = 0.0
+        """What it counts at present of what its client has taken."""
+        self._answering_since: float | None = None
+        self._released = False
+
+    @property
+    def took_s(self) -> float:
+        """What it has taken until now: the time of a place, a media host's included, and then that of its answers."""
+        now = self._lane.clock()
+        answering_since = now if self._answering_since is None else self._answering_since
+        alone_s = max(0.0, answering_since - self.granted_at - self.waited_s)
+        return alone_s + self.answers * (now - answering_since)
 
     def resize(self, size_bytes: int) -> None:
         """What was estimated is now counted. Growing never waits: the bytes are there already."""
-        if not (self._answering or self._released):
+        if self._answering_since is None and not self._released:
             size_bytes = max(size_bytes, 0)
             more_bytes, self.size_bytes = size_bytes - self.size_bytes, size_bytes
             self._lane.recount(self, more_bytes)
 
     def first_token(self) -> None:
         """The place and the bytes are the next one's from now on; the client's share is kept until `release()`."""
-        if not (self._answering or self._released):
-            self._answering = True
+        if self._answering_since is None and not self._released:
+            self._answering_since = self._lane.clock()
             self._lane.leave_place(self, served=True)
 
     def release(self) -> None:
         if not self._released:
             self._released = True
             self._lane.leave_client(self)
-            if not self._answering:
+            if self._answering_since is None:
                 self._lane.leave_place(self, served=False)
 
     def __enter__(self) -> "Lease":
@@ -78,6 +93,7 @@ class QueuedRequest:
 
     client: str
     size_bytes: int
+    joined_at: float
     gives_up_at: float
     background: bool = False
     lease: "asyncio.Future[Lease]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from deployments.config import IngressConfig
 from deployments.core.deadline import Deadline
+from deployments.ingress.admission.client_usage import ClientUsage
 from deployments.ingress.admission.lane import AdmissionQueue, QueueLimits
 from deployments.ingress.admission.media_budget import MediaBudget
 
@@ -17,13 +18,18 @@ NO_BYTES = 1
 
 class ModelLanes:
     def __init__(
-        self, config: IngressConfig, budget: MediaBudget, clock: Callable[[], float], crowd: Callable[[], int]
+        self,
+        config: IngressConfig,
+        budget: MediaBudget,
+        clock: Callable[[], float],
+        crowd: Callable[[], int],
+        usage: ClientUsage,
     ) -> None:
-        """`crowd()`: how many run in all lanes that share stages with these."""
+        """`crowd()`: how many run in all lanes that share stages with these; `usage`: what clients took of them."""
         self._config = config
         text, media = _limits(config, config.max_running_text), _limits(config, config.max_running_media)
-        self.text = AdmissionQueue("text", text, MediaBudget(NO_BYTES), clock, crowd)
-        self.media = AdmissionQueue("media", media, budget, clock, crowd)
+        self.text = AdmissionQueue("text", text, MediaBudget(NO_BYTES), clock, crowd, usage)
+        self.media = AdmissionQueue("media", media, budget, clock, crowd, usage)
 
     @property
     def both(self) -> tuple[AdmissionQueue, AdmissionQueue]:

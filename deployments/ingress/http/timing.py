@@ -24,6 +24,11 @@ class Timings:
         if worked_s is not None:
             self.waits[name] = max(0.0, seconds - worked_s, self.waits.get(name, 0.0))
 
+    @property
+    def waited_inside_s(self) -> float:
+        """Of the time since admission, what was spent waiting for others' work."""
+        return sum(seconds for stage, seconds in self.waits.items() if stage != StageName.ADMISSION.value)
+
     def note_cache(self, stage: StageName, use: CacheUse) -> None:
         """An item's, at a stage."""
         name = stage.value

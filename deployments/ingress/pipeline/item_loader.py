@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
+from deployments.core.priority import YIELD
 from deployments.errors import SluiceError
 from deployments.ingress.http.media_text import MediaText
 from deployments.ingress.pipeline.content_keys import content_of, source_name
@@ -46,7 +47,7 @@ class ItemLoader:
         self._decoder = decoder
         self._put = put
         self._decoded = decoded
-        self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS)
+        self._copies = StageExecutor(StageName.INGRESS, COPY_WORKERS, yields=YIELD)
 
     async def load(self, task: ItemTask, progress: Progress) -> LoadedItem:
         """The item as the preprocessor takes it, and what it holds; nothing but its size of one that is only counted.

@@ -77,7 +77,7 @@ class Grammars:
             self._trials.close()
 
     async def _compiled(self, grammar: Grammar, deadline: Deadline) -> LLMatcher:
-        source = _source(grammar)
+        source = await asyncio.to_thread(_source, grammar)  # of two megabytes that is more than a loop should wait for
         tokenizer, trials = await self._ready()
         await trials.check(source, deadline)
         matcher = await asyncio.to_thread(LLMatcher, tokenizer, source, log_level=0, limits=parser_limits())

@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 
 from deployments.core.deadline import Deadline
+from deployments.core.priority import YIELD, YIELD_MORE
 from deployments.errors import BadRequest, InternalError, StageTimeout, shown
 
 MIB = 2**20
 QUICK_S = 0.1
 """CPU time of a first try. Nearly every grammar needs less; those that need more wait for each other, not for them."""
 QUICK_PLACES, SLOW_PLACES = 2, 1
-_WALL = 4.0
+_WALL = 8.0
 """How many times as long as its CPU time a trial may take, beside others."""
 _LATE_S = 10.0
 _LINE_BYTES = 2**20
@@ -33,7 +34,10 @@ class GrammarTrials:
         self._first_line = {"tokenizer": tokenizer_json, "n_vocab": n_vocab, "eos": eos_ids}
         self._bytes = mib * MIB
         self._cpu_s = cpu_s
-        self._tiers = ((asyncio.Semaphore(QUICK_PLACES), min(QUICK_S, cpu_s)), (asyncio.Semaphore(SLOW_PLACES), cpu_s))
+        self._tiers = (
+            (asyncio.Semaphore(QUICK_PLACES), min(QUICK_S, cpu_s), YIELD),
+            (asyncio.Semaphore(SLOW_PLACES), cpu_s, YIELD_MORE),
+        )
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Told]] = {}
         self._began: dict[int, float] = {}
@@ -48,9 +52,9 @@ class GrammarTrials:
         """
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                for places, cpu_s in self._tiers:
+                for places, cpu_s, yields in self._tiers:
                     async with places:
-                        told = await self._tried(grammar, cpu_s, deadline)
+                        told = await self._tried(grammar, cpu_s, yields, deadline)
                     if told["outcome"] != "time":
                         break
         except TimeoutError:
@@ -77,13 +81,13 @@ class GrammarTrials:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def _tried(self, grammar: str, cpu_s: float, deadline: Deadline) -> Told:
+    async def _tried(self, grammar: str, cpu_s: float, yields: int, deadline: Deadline) -> Told:
         process = await self._running_process()
         number = next(self._numbers)
         answer: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self._answers[number], self._began[number] = answer, time.monotonic()
         alarm_s = max(0.01, min(deadline.remaining_s(), _WALL * cpu_s))
-        limits = {"bytes": self._bytes, "cpu_s": cpu_s, "alarm_s": alarm_s}
+        limits = {"bytes": self._bytes, "cpu_s": cpu_s, "alarm_s": alarm_s, "yields": yields}
         try:
             _tell(process, {"id": number, "grammar": grammar, **limits})
             return await answer

@@ -1,11 +1,12 @@
 """Run as a program of its own: compiles grammars of strangers where nothing is lost if that takes all memory or time.
 
 For each grammar a child is forked, with limits that the kernel keeps whatever native code does: address space, CPU
-seconds, and an alarm at the request's deadline. The tokenizer is made once, before, and shared with the children.
+seconds, and an alarm at the request's deadline. It ranks below what answers. The tokenizer is made once, before, and
+shared with the children.
 
 Lines of JSON on standard input: first `tokenizer`, `n_vocab`, `eos`; then a grammar each (`id`, `grammar`, `bytes`,
-`cpu_s`, `alarm_s`), or `id` alone to give one up. On standard output: `id`, `outcome`, `said`. Imports nothing of the
-application, so that it is there at once and small.
+`cpu_s`, `alarm_s`, `yields`), or `id` alone to give one up. On standard output: `id`, `outcome`, `said`. Imports
+nothing of the application, so that it is there at once and small.
 """
 
 import contextlib
@@ -98,6 +99,7 @@ class _Server:
 
 def _try(tokenizer: LLTokenizer, order: dict[str, Any], speak: int) -> None:
     """In the child: compile and take a first step; never returns."""
+    os.nice(order["yields"])
     with contextlib.suppress(ValueError):  # a limit that is lower already stays
         limit = _address_space_bytes() + order["bytes"]
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
