@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -155,22 +156,23 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
 }
 
 
-def run_attacks(url: str, kinds: tuple[str, ...], seconds: float) -> Attacked:
-    """One attacker of each kind for so long, in a process of its own.
+def run_attacks(url: str, kinds: tuple[str, ...], seconds: float, niceness: int = LOWEST) -> Attacked:
+    """One attacker of each kind for so long, in a process of its own, which has `niceness` once its bodies are made.
 
     A process that does not end by itself is ended, and has nothing to tell then.
     """
     try:
-        told, _ = in_subprocess(_run, url, kinds, seconds, most_s=_MAKING_S + seconds + _ENDING_S)
+        told, _ = in_subprocess(_run, url, kinds, seconds, niceness, most_s=_MAKING_S + seconds + _ENDING_S)
     except BrokenProcessPool:
         return Attacked({"attackers: ended by force": 1}, None)
     return told
 
 
-def _run(url: str, kinds: tuple[str, ...], seconds: float) -> Attacked:
-    os.nice(LOWEST)
+def _run(url: str, kinds: tuple[str, ...], seconds: float, niceness: int) -> Attacked:
     with SlowHost() as host:
         bodies = made(kinds, host, _half_character)
+        for thread in threading.enumerate():  # of which each has a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, thread.native_id or 0, niceness)
         began_s = time.process_time()
         answers = asyncio.run(_attack(url, kinds, bodies, seconds))
         return Attacked(answers, time.process_time() - began_s)

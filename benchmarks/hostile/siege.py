@@ -29,6 +29,7 @@ from benchmarks.kit.processes import MemoryWatch, footprint, own_memory_by_name
 from benchmarks.kit.servers import Server, sluice
 from benchmarks.serving.overload import BEST_ENV, apart
 from deployments.config import AppConfig
+from deployments.core.priority import LOWEST
 
 QUESTION = "Does one client's malice hurt the others?"
 MIB = 2**20
@@ -67,7 +68,7 @@ def _besiege(bench: Benchmark, server: Server, kinds: tuple[str, ...], seconds: 
         before, all_before = _own_bytes(server), footprint(server.pid).memory_bytes if server.pid else 0
         watch = None if server.pid is None else MemoryWatch(server.pid)
         with watch or contextlib.nullcontext(), ThreadPoolExecutor(1) as thread:
-            attack = thread.submit(run_attacks, server.url, kinds, seconds)
+            attack = thread.submit(run_attacks, server.url, kinds, seconds, args.niceness)
             beside = users.run("besieged", rate, seconds)
             attacked = attack.result()
         after = users.run("afterwards", rate, seconds * ALONE_SHARE)
@@ -196,6 +197,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, help="requests a second, in place of --load")
     parser.add_argument("--mix", default="mixed")
     parser.add_argument("--kinds", help=f"of {', '.join(KINDS)}; default: all")
+    parser.add_argument("--niceness", type=int, default=LOWEST, help="of the attackers")
     parser.add_argument("--url", help="a server that runs already, with ingress.client_address_header set")
     parser.add_argument("--env", nargs="*", default=list(BEST_ENV), help="of the server that is started")
 

@@ -17,6 +17,8 @@ def test_a_siege_tells_what_users_and_attackers_got(serve_fake):
         "20",
         "--kinds",
         "ids,nesting,answers,bombs,heads",
+        "--niceness",
+        "0",  # on a busy machine they would never have their turn
     ]
     line = siege.main(argv)
     users, attackers, promises = line["tables"]

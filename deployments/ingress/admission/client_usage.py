@@ -43,7 +43,7 @@ class _Taken:
     """When it was so many."""
 
     def now(self, now: float) -> float:
-        return self.seconds * 0.5 ** ((now - self.at) / HALF_LIFE_S)
+        return self.seconds * math.pow(0.5, (now - self.at) / HALF_LIFE_S)
 
 
 @dataclass(slots=True)

@@ -44,4 +44,4 @@ class HeavyPlaces:
 
     def _most_of_late(self) -> float:
         """Places that those who have taken little held at once; halves as what clients took does."""
-        return self._most_light * 0.5 ** ((self._clock() - self._most_at) / HALF_LIFE_S)
+        return self._most_light * math.pow(0.5, (self._clock() - self._most_at) / HALF_LIFE_S)
