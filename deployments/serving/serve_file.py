@@ -23,7 +23,7 @@ from ray.serve.schema import (
 )
 
 from deployments.config import AppConfig
-from deployments.served_model import deployment_names, served_models
+from deployments.served_model import DECODER, deployment_names, served_models
 from deployments.startup.settings import WrongSetting, read_settings, said_of, unknown
 
 Tree = dict[str, Any]
@@ -81,7 +81,13 @@ def check_tree(tree: Tree) -> ServeFile:
         raise WrongSetting(said_of(error, ServeDeploySchema, "")) from None
     for model in served_models(args):
         _check_ranks(ours[0], model.model, model.config.engine.tensor_parallel)
-    return ServeFile(tree, str(ours[0].get("name", "default")), args)
+    file = ServeFile(tree, str(ours[0].get("name", "default")), args)
+    if args.decoder.backend == "cuda" and not num_gpus(file).get(DECODER):
+        raise WrongSetting(
+            f"deployments.{DECODER}: args.decoder.backend is 'cuda', and its replicas see no card without"
+            " ray_actor_options.num_gpus, a share like 0.1"
+        )
+    return file
 
 
 def num_gpus(file: ServeFile) -> dict[str, float]:

@@ -66,6 +66,16 @@ def test_replicas_that_contradict_each_other_are_refused() -> None:
         check_tree(tree)
 
 
+def test_a_decoder_that_is_to_use_a_card_has_a_share_of_one() -> None:
+    tree = shipped()
+    tree["applications"][0]["args"]["decoder"] = {"backend": "cuda"}
+    with pytest.raises(WrongSetting, match=r"deployments.VideoDecoder: .* see no card without .*num_gpus"):
+        check_tree(tree)
+    entry = next(each for each in tree["applications"][0]["deployments"] if each["name"] == "VideoDecoder")
+    entry["ray_actor_options"]["num_gpus"] = 0.1
+    assert check_tree(tree).args.decoder.backend == "cuda"
+
+
 def test_what_is_no_file_and_no_yaml_is_said(tmp_path: Path) -> None:
     with pytest.raises(WrongSetting, match="can't be read"):
         read_serve_file(tmp_path / "none.yaml")
