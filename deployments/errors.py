@@ -17,6 +17,7 @@
     │   └── Overloaded             429  no room now; `retry_after_s` says when to come back
     ├── ServerError              5xx: the client can only retry
     │   ├── InternalError          500  a defect or a lack of memory, descriptors
+    │   │   └── ReplicaLost          500  found by a health check: this replica can answer nobody any more
     │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
     │   ├── StageUnavailable       503  no replica of a stage is alive
     │   │   ├── StageStarting        503  none is there yet; `retry_after_s` says when to come back
@@ -135,6 +136,10 @@ class ServerError(SluiceError):
 
 class InternalError(ServerError):
     """A defect of ours, or a resource of the machine that ran out."""
+
+
+class ReplicaLost(InternalError):
+    """This replica can answer nobody any more, whatever it is asked: another one must take its place."""
 
 
 class MediaHostError(ServerError):

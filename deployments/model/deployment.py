@@ -1,6 +1,7 @@
 """The model stage as a Ray Serve deployment: builds the stage, awaits it, yields. A replica has one device, or
 one for each rank of tensor parallelism."""
 
+import secrets
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -11,14 +12,18 @@ from ray import serve
 
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
+from deployments.errors import ReplicaLost
 from deployments.serving.rank_actors import RankActors
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import hide_gpus, replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, leave, replica_tracer, stage_method
 from deployments.stages import ModelReplica
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 if TYPE_CHECKING:
     from deployments.model.parallel.leader import Leader
+    from deployments.model.rank import RankStage
+
+_KEY_BYTES = 32
 
 
 @serve.deployment
@@ -27,12 +32,13 @@ class Model(ModelReplica):
 
     def __init__(self, config: AppConfig) -> None:
         self._open = ExitStack()  # what is still to be closed: less than everything where loading fails
+        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
+        key = secrets.token_bytes(_KEY_BYTES)
+        self._ranks = self._begin_ranks(config, key) if config.engine.tensor_parallel > 1 else None
         # Not above: whoever builds the application's graph would wait for torch and transformers too.
         from deployments.model.stage import ModelStage
 
-        self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
-        self._ranks: RankActors | None = None
-        leader = self._leader(config) if config.engine.tensor_parallel > 1 else None
+        leader = None if self._ranks is None else self._leader(self._ranks, key)
         self._stage = self._open.enter_context(closing(ModelStage(config, ServeMetricSink(), leader)))
 
     @stage_method
@@ -58,22 +64,33 @@ class Model(ModelReplica):
         return stats_of(self._stage.load)
 
     async def check_health(self) -> None:
-        """Raises when the engine's thread is dead or stuck, or a rank is, so that Ray replaces the replica as one."""
-        self._stage.check_health()
-        if self._ranks is not None:
-            await self._ranks.check()
+        """Raises when the engine's thread or a rank is stuck, and ends the process when one is dead: Ray replaces the
+        replica as one."""
+        try:
+            self._stage.check_health()
+            if self._ranks is not None:
+                await self._ranks.check()
+        except ReplicaLost as lost:
+            await leave(lost)
 
-    def _leader(self, config: AppConfig) -> "Leader":
-        """Of the further ranks, which are started."""
-        from deployments.model.parallel.leader import Leader
-        from deployments.model.rank import RankStage, connected, new_key
-
+    def _begin_ranks(self, config: AppConfig, key: bytes) -> RankActors:
+        """Before all else: they import what they need while this process does."""
         hide_gpus()
-        key = new_key()
-        actors = RankActors(partial(RankStage, config, key), config.engine.tensor_parallel)
-        self._ranks = self._open.enter_context(closing(actors))
-        return self._open.enter_context(closing(Leader(connected(actors.addresses, key), actors.host)))
+        return self._open.enter_context(closing(RankActors(partial(_rank, config, key), config.engine.tensor_parallel)))
+
+    def _leader(self, ranks: RankActors, key: bytes) -> "Leader":
+        from deployments.model.parallel.leader import Leader
+        from deployments.model.rank import connected
+
+        return self._open.enter_context(closing(Leader(connected(ranks.addresses(), key), ranks.host)))
 
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""
         self._open.close()
+
+
+def _rank(config: AppConfig, key: bytes, host: str) -> "RankStage":
+    """A further rank's work, in its own process, which alone waits for torch and transformers."""
+    from deployments.model.rank import RankStage
+
+    return RankStage(config, key, host)

@@ -1,6 +1,5 @@
 """A further rank of tensor parallelism without Ray: its part of the model, following the replica that is rank 0."""
 
-import secrets
 from collections.abc import Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
@@ -13,16 +12,10 @@ from deployments.model.parallel.follower import Follower
 from deployments.model.parallel.ranks import TIMEOUT_S, Ranks
 
 Address = tuple[str, int]
-_KEY_BYTES = 32
-
-
-def new_key() -> bytes:
-    """What both ends of a connection prove to each other that they know."""
-    return secrets.token_bytes(_KEY_BYTES)
 
 
 def connected(addresses: Sequence[Address], key: bytes) -> list[Connection]:
-    """Rank 0's ends."""
+    """Rank 0's ends. `key`: what both ends of a connection prove to each other that they know."""
     return [Client(address, authkey=key) for address in addresses]
 
 

@@ -14,7 +14,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments.config import AppConfig
-from deployments.errors import InternalError
+from deployments.errors import InternalError, ReplicaLost
 from deployments.serving.replica import hide_gpus
 
 CHECK_S = 5.0
@@ -68,7 +68,7 @@ class RankActors:
     """Of one replica, whose end is theirs too."""
 
     def __init__(self, make: Callable[[str], RankWork], ranks: int) -> None:
-        """`make`: a rank's work, given its process's address; shipped to the actors. Waits until all listen.
+        """`make`: a rank's work, given its process's address; shipped to the actors, which start side by side.
 
         Raises `InternalError` where the replica has not a bundle for each of its `ranks`.
         """
@@ -89,18 +89,23 @@ class RankActors:
             for number in range(1, ranks)
         ]
         self.host = get_node_ip_address()
-        # Not `ray.get`, which warns where an event loop waits for it; here nothing else is to be done yet.
-        self.addresses: list[Address] = [each.address.remote().future().result() for each in self._actors]
+        self._addresses = [each.address.remote() for each in self._actors]
         self._runs = [each.run.remote() for each in self._actors]
 
+    def addresses(self) -> list[Address]:
+        """Wait until all ranks listen: where each of them does."""
+        # Not `ray.get`, which warns where an event loop waits for it; here nothing else is to be done.
+        return [each.future().result() for each in self._addresses]
+
     async def check(self) -> None:
-        """Raise `InternalError` naming the first rank that is dead, has ended, or does not answer."""
+        """Raise naming the first rank at fault: `ReplicaLost` when it is dead or has ended, `InternalError` when it
+        does not answer."""
         checks = [asyncio.wait_for(_answer(each.check_health.remote()), CHECK_S) for each in self._actors]
         for rank, found in enumerate(await asyncio.gather(*checks, return_exceptions=True), start=1):
             if isinstance(found, RayTaskError):
-                raise InternalError(f"rank {rank} is lost: {found.cause}") from found
+                raise ReplicaLost(f"rank {rank} is lost: {found.cause}") from found
             if isinstance(found, RayActorError):
-                raise InternalError(f"rank {rank} is lost: its process has ended") from found
+                raise ReplicaLost(f"rank {rank} is lost: its process has ended") from found
             if isinstance(found, RayError | TimeoutError):
                 raise InternalError(f"rank {rank} does not answer") from found
             if isinstance(found, BaseException):

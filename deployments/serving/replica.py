@@ -5,11 +5,12 @@ Errors raised on purpose travel as values, so that a client's mistake does not f
 
 import asyncio
 import functools
+import logging
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import ray
 from ray import serve
@@ -17,7 +18,7 @@ from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.config import TracingConfig
-from deployments.errors import SluiceError, WorkCancelled
+from deployments.errors import ReplicaLost, SluiceError, WorkCancelled
 from deployments.observability.spans import NO_SPAN, Tracer
 from deployments.observability.tracing import open_tracer
 from deployments.serving.caller_watch import CallerWatch
@@ -33,8 +34,14 @@ CALLER = "caller_name"
 REPLY_TO = "reply_to"
 """Keyword under which a caller says where it takes a stream's values, if not from Ray alone."""
 
+LAST_WORDS_S = 0.5
+"""For errors that are on their way to callers when a replica ends itself."""
+
 P = ParamSpec("P")
 V = TypeVar("V")
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,14 @@ def own_deployment() -> "DeploymentHandle[Any]":
     """A handle to the deployment of which this process is a replica."""
     replica = serve.get_replica_context()
     return DeploymentHandle(replica.deployment, replica.app_name)
+
+
+async def leave(why: ReplicaLost) -> NoReturn:
+    """End this process, from a health check: Serve replaces a replica that has died when it next looks, and one that
+    only says that it is ill after three checks, in which it could have answered nobody."""
+    logger.error("this replica ends, to be replaced: %s", why)
+    await asyncio.sleep(LAST_WORDS_S)
+    os._exit(1)
 
 
 def hide_gpus() -> None:

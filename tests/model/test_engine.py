@@ -12,6 +12,7 @@ from deployments.errors import (
     ContextTooLong,
     InternalError,
     Overloaded,
+    ReplicaLost,
     StageTimeout,
     TooLarge,
     WorkCancelled,
@@ -325,7 +326,7 @@ def test_lost_device_is_unhealthy_at_once_and_tells_its_requests(qwen3_vl):
             stepped.engine.submit(request, {}, Waiting())
             stepped.engine.start()
             assert failed.wait(30)
-        with pytest.raises(InternalError):
+        with pytest.raises(ReplicaLost):
             stepped.engine.check_health()
     finally:
         threading.excepthook = hook

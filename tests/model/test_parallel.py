@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.errors import InternalError
+from deployments.errors import InternalError, ReplicaLost, StageUnavailable
 from deployments.model.engine.failures import is_fatal
 from deployments.model.parallel.leader import Leader
 from deployments.model.parallel.ranks import RankLost
@@ -152,9 +152,12 @@ def test_dead_rank_ends_the_replica(second_rank):
         stepped.engine._thread.join()
         with pytest.raises(RankLost, match="rank 1 is lost: its process has ended"):
             leader.check_health()
-        with pytest.raises(InternalError, match="the engine has failed"):
+        with pytest.raises(ReplicaLost, match="the engine has failed"):
             stepped.engine.check_health()
-        assert isinstance(listener.error, InternalError)
+        assert isinstance(listener.error, StageUnavailable)
+        assert listener.error.retry_after_s
+        with pytest.raises(StageUnavailable, match="is being replaced"):
+            stepped.submit(prompt, greedy())
 
 
 @pytest.mark.parametrize(

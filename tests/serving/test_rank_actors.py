@@ -9,7 +9,9 @@ from typing import Any
 from ray import serve
 
 from deployments.config import AppConfig, EngineConfig
+from deployments.errors import ReplicaLost
 from deployments.serving.rank_actors import RankActors, with_ranks
+from deployments.serving.replica import leave
 from tests.support.application import Cluster
 
 GIVE_UP_S = 60.0
@@ -37,13 +39,17 @@ class Waiting:
 class Divided:
     def __init__(self) -> None:
         self.ranks = RankActors(Waiting, 2)
+        self.addresses = self.ranks.addresses()
 
     async def check_health(self) -> None:
-        await self.ranks.check()
+        try:
+            await self.ranks.check()
+        except ReplicaLost as lost:
+            await leave(lost)
 
     async def processes(self) -> tuple[int, int, str]:
         """Of rank 0 and of rank 1, and the GPUs that the latter may see."""
-        ((gpus, rank),) = self.ranks.addresses
+        ((gpus, rank),) = self.addresses
         return os.getpid(), rank, gpus
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
-from deployments.errors import InternalError, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.errors import InternalError, ReplicaLost, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
 from deployments.model.engine.admission import check_queue, check_room
-from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
+from deployments.model.engine.failures import engine_error, is_fatal, is_out_of_memory, request_error
 from deployments.model.engine.load import EngineLoad
 from deployments.model.engine.metrics import EngineMetrics, Snapshot
 from deployments.model.engine.prefill import Prefill
@@ -121,6 +121,8 @@ class Engine:
         need = self.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
         self._memory.check(need)
         with self._wake:
+            if self._failure is not None:
+                raise engine_error()
             if self._closing:
                 raise StageUnavailable("the model replica is shutting down")
             check_queue(len(self._inbox) + len(self._scheduler.waiting), self._max_waiting)
@@ -135,11 +137,11 @@ class Engine:
             self._wake.notify()
 
     def check_health(self) -> None:
-        """Raise `InternalError` when the thread is dead or one step goes on and on."""
+        """Raise `ReplicaLost` when the thread is dead, `InternalError` when one step goes on and on."""
         if self._failure is not None:
-            raise InternalError("the engine has failed") from self._failure
+            raise ReplicaLost("the engine has failed") from self._failure
         if not self._thread.is_alive() and not self._closing:
-            raise InternalError("the engine's thread is dead")
+            raise ReplicaLost("the engine's thread is dead")
         began = self._step_began
         if began is not None and time.monotonic() - began > WEDGED_AFTER_S:
             raise InternalError("the engine's step does not end")
@@ -184,7 +186,7 @@ class Engine:
                 self._step_began = None
         except Exception as error:
             self._failure = error
-            self._fail_all(InternalError("the engine has failed"))
+            self._fail_all(engine_error())
             raise
 
     def _wait_for_work(self) -> bool:

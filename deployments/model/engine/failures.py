@@ -2,8 +2,11 @@
 
 import torch
 
-from deployments.errors import InternalError, SluiceError
+from deployments.errors import InternalError, SluiceError, StageUnavailable
 from deployments.model.parallel.ranks import RankLost
+
+REPLACED_AFTER_S = 10.0
+"""When to come back after a failure of the whole replica: hardly any model starts sooner."""
 
 
 def request_error(error: Exception) -> SluiceError:
@@ -15,6 +18,11 @@ def request_error(error: Exception) -> SluiceError:
     failure = InternalError(f"the model failed on this request ({type(error).__name__})")
     failure.__cause__ = error
     return failure
+
+
+def engine_error() -> StageUnavailable:
+    """What all are told whose requests are with an engine that can't go on, and who come to it until it is replaced."""
+    return StageUnavailable("the model's replica has failed and is being replaced", retry_after_s=REPLACED_AFTER_S)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,13 +11,13 @@ import torch
 from torch import distributed
 from torch._C._distributed_c10d import TCPStore
 
-from deployments.errors import InternalError
+from deployments.errors import ReplicaLost
 
 TIMEOUT_S = 60.0
 """Of one collective. All begin theirs within milliseconds of each other, but for kernels that are compiled first."""
 
 
-class RankLost(InternalError):
+class RankLost(ReplicaLost):
     """The ranks can not go on together: one has died, hangs, or has failed where others have not."""
 
 
