@@ -204,7 +204,7 @@ def joined_content(first: Content, second: Content) -> Content:
 
 def _row_bytes(content: Content) -> int:
     """Of one token."""
-    return content.shape[1] * content.itemsize
+    return int(content.shape[1] * content.itemsize)
 
 
 def _key(piece: Content) -> bytes:
