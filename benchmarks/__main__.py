@@ -16,7 +16,7 @@ from benchmarks.kit.report import write_report
 from benchmarks.kit.servers import monolith, sluice
 
 SUBJECTS = {
-    "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst"),
+    "serving": ("serve", "waterfall", "turns", "costs", "rates", "frame_rates", "overload", "burst", "laptop"),
     "cluster": ("soak", "autoscaling", "to_zero", "scaling", "parts", "routing", "sizing", "faults", "batch"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse", "card"),
@@ -25,7 +25,7 @@ SUBJECTS = {
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)
 """In the order of the page."""
-LONG = frozenset({*SUBJECTS["cluster"], "sparse", "burst", "siege", "gpu", "card"})
+LONG = frozenset({*SUBJECTS["cluster"], "sparse", "burst", "laptop", "siege", "gpu", "card"})
 """Not part of `--quick` unless named: they watch something happen over minutes, or need a card."""
 SHARING = {"serve": ("url", "against"), "rates": ("url", "against"), "frame_rates": ("url",)}
 """Those that measure servers by their URLs, and by which options they are told."""

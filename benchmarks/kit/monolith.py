@@ -36,10 +36,10 @@ FPS = 2.0
 class Monolith:
     """The checkpoint, its processor, and the lock that one request at a time holds."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, dtype: str) -> None:
         folder = resolve_model(AppConfig(model=model))
         self._processor = AutoProcessor.from_pretrained(folder)
-        self._model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._model = AutoModelForMultimodalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
         self._lock = threading.Lock()
 
     def answer(self, body: dict[str, Any]) -> Iterator[str]:
@@ -129,8 +129,8 @@ def _event(event: dict[str, Any]) -> str:
     return f"data: {json.dumps({'object': 'chat.completion.chunk', 'created': int(time.time())} | event)}\n\n"
 
 
-def build_app(model: str) -> FastAPI:
-    monolith = Monolith(model)
+def build_app(model: str, dtype: str = "float32") -> FastAPI:
+    monolith = Monolith(model, dtype)
     app = FastAPI()
 
     @app.get("/health")
@@ -151,9 +151,10 @@ def build_app(model: str) -> FastAPI:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks monolith", description=__doc__)
     parser.add_argument("--model", default="demo", help="`demo` or a local checkpoint")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--port", type=int, default=8100)
     args = parser.parse_args()
-    uvicorn.run(build_app(args.model), host="127.0.0.1", port=args.port, log_level="warning")
+    uvicorn.run(build_app(args.model, args.dtype), host="127.0.0.1", port=args.port, log_level="warning")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from benchmarks.kit.load.workload import WorkloadSpec
 from benchmarks.kit.servers import OwnServer, Server, monolith, sluice
 
 _VLLM_OPTIONS = (
-    "--dtype float32 --max-model-len 4096 --max-num-seqs 32 --enforce-eager --mm-processor-cache-gb 0"
+    "--max-model-len 4096 --max-num-seqs 32 --enforce-eager --mm-processor-cache-gb 0"
     """ --limit-mm-per-prompt '{"video": 1, "image": 4}'"""
 )
 """Eager, since nothing compiles for a few minutes; no cache of processed media, since every file is a new one."""
@@ -44,20 +44,20 @@ def chosen(args: argparse.Namespace) -> list[Server]:
     return [first, *(peer(other, args.model) for other in args.against)]
 
 
-def peer(text: str, model: str) -> Server:
-    """What `text` names. `model`: `demo` or a local checkpoint."""
+def peer(text: str, model: str, dtype: str = "float32") -> Server:
+    """What `text` names. `model`: `demo` or a local checkpoint. `dtype`: what the monolith and vLLM compute in."""
     name, _, rest = text.partition("=")
     if re.match(r"https?://", text):
         return Server(urlsplit(text).netloc, text.rstrip("/"))
     if re.match(r"https?://", rest):
         return Server(name, rest.rstrip("/"))
     if text == "monolith":
-        return monolith(model)
+        return monolith(model, dtype)
     if name == "transformers":
         return _transformers(rest or name, model)
     if name == "vllm" and " " not in rest:
         command = f"VLLM_CPU_KVCACHE_SPACE=2 VLLM_NO_USAGE_STATS=1 {shlex.quote(rest or name)}"
-        rest = f"{command} serve {{model}} --port {{port}} {_VLLM_OPTIONS}"
+        rest = f"{command} serve {{model}} --port {{port}} --dtype {dtype} {_VLLM_OPTIONS}"
     return _command(name, rest, model)
 
 

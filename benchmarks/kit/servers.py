@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.kit.load.workload import WorkloadSpec
 from benchmarks.kit.processes import end
+from deployments.served_model import FETCHER, PREPROCESSOR
 from tests.support.free_port import free_port
 from tests.support.overlay import merged
 from tests.support.serve_files import with_models
@@ -27,6 +28,8 @@ from tests.support.serve_files import with_models
 ROOT = Path(__file__).parent.parent.parent
 SERVE_CONFIG = ROOT / "serve_config.yaml"
 START_TIMEOUT_S = 600.0
+HOSTED = (FETCHER, PREPROCESSOR)
+"""Stages without deployments where the placement is `together`."""
 
 
 @dataclass
@@ -180,14 +183,28 @@ def settings_of(
     file["http_options"]["port"] = port
     application = file["applications"][0]
     application["args"] = merged(merged(application["args"], changes), args)
+    if application["args"].get("placement") == "together":
+        application["deployments"] = [
+            entry for entry in application["deployments"] if entry["name"].partition(":")[0] not in HOSTED
+        ]
     return file
 
 
-def monolith(model: str = "demo") -> OwnServer:
+def monolith(model: str = "demo", dtype: str = "float32") -> OwnServer:
     """`benchmarks.kit.monolith` on a free port."""
 
     def command(port: int, folder: Path) -> Sequence[str]:
-        return [sys.executable, "-m", "benchmarks.kit.monolith", "--model", model, "--port", str(port)]
+        return [
+            sys.executable,
+            "-m",
+            "benchmarks.kit.monolith",
+            "--model",
+            model,
+            "--dtype",
+            dtype,
+            "--port",
+            str(port),
+        ]
 
     return OwnServer("monolith", command, "/health", {})
 

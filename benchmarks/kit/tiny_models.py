@@ -23,7 +23,7 @@ from transformers import (
 from deployments.config import AppConfig
 from deployments.core.checkpoint import resolve_model
 
-_CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message.role }}
 {% if message.content is string -%}
@@ -45,7 +45,7 @@ _CHAT_TEMPLATE = """\
 <|im_start|>assistant
 {% endif -%}
 """
-_SPECIAL_TOKENS = {
+QWEN_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
     "vision_start_token": "<|vision_start|>",
@@ -61,9 +61,9 @@ def save_qwen3_vl(folder: Path) -> None:
         tokenizer_object=demo.backend_tokenizer,
         eos_token=demo.eos_token,
         pad_token=demo.pad_token,
-        extra_special_tokens=_SPECIAL_TOKENS,
+        extra_special_tokens=QWEN_TOKENS,
     )
-    image, video, start, end = tokenizer.convert_tokens_to_ids(list(_SPECIAL_TOKENS.values()))
+    image, video, start, end = tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS.values()))
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 256,
@@ -104,7 +104,7 @@ def save_qwen3_vl(folder: Path) -> None:
         image_processor=Qwen2VLImageProcessor(patch_size=16, merge_size=2, temporal_patch_size=2, size=_PIXELS),
         tokenizer=tokenizer,
         video_processor=Qwen3VLVideoProcessor(patch_size=16, merge_size=2, temporal_patch_size=2),
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     )
     processor.save_pretrained(folder)
 

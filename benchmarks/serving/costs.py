@@ -2,23 +2,26 @@
 
     python -m benchmarks costs                                            the working tree, as `sluice serve` starts it
     python -m benchmarks costs --step before=REVISION --step "no HAProxy,RAY_SERVE_ENABLE_HA_PROXY=0" [--users 16]
+    python -m benchmarks costs --step apart --step together,placement=together
     python -m benchmarks costs --serve-run                                as `serve run` does
 
 CPU time of every process of the application's tree, less what the tree uses when nobody asks: unlike a latency it
 hardly moves when the machine has other things to do. Steps take turns within one run; each is a revision of this
-repository (default: the working tree) with settings of its own, so one command shows what each change was worth.
+repository (default: the working tree) with variables, which begin with a capital, and settings of its own, so one
+command shows what each change was worth.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import statistics
 import subprocess
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from typing import Any
 import aiohttp
 import psutil
 import uvloop
+import yaml
 
 from benchmarks.kit.harness import Benchmark, in_subprocess
 from benchmarks.kit.load.drive import served_model
@@ -69,14 +73,22 @@ class Step:
     name: str
     revision: str | None
     env: tuple[tuple[str, str], ...]
+    args: dict[str, Any] = field(default_factory=dict)
+    """Laid over the file's own."""
 
     @classmethod
     def parse(cls, text: str) -> "Step":
-        """`NAME[=REVISION][,VARIABLE=VALUE...]`."""
+        """`NAME[=REVISION][,VARIABLE=VALUE...][,section.setting=VALUE...]`."""
         head, *settings = text.split(",")
         name, _, revision = head.partition("=")
-        pairs = (setting.partition("=") for setting in settings)
-        return cls(name, revision or None, tuple((variable, value) for variable, _, value in pairs))
+        pairs = [(variable, value) for variable, _, value in (setting.partition("=") for setting in settings)]
+        args: dict[str, Any] = {}
+        for path, value in pairs:
+            if path[0].islower():
+                *sections, setting = path.split(".")
+                level = functools.reduce(lambda level, name: level.setdefault(name, {}), sections, args)
+                level[setting] = yaml.safe_load(value)
+        return cls(name, revision or None, tuple(pair for pair in pairs if not pair[0][0].islower()), args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         launcher = not bench.args.serve_run
         with (
             _source(step.revision) as root,
-            sluice(bench.args.model, env=dict(step.env), root=root, launcher=launcher) as server,
+            sluice(bench.args.model, env=dict(step.env), args=step.args, root=root, launcher=launcher) as server,
         ):
             results[step.name] = measure(bench, server, cases)
         print(_costs(step.name, cases, results), flush=True)

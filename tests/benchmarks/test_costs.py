@@ -10,6 +10,8 @@ def test_a_step_names_a_revision_and_settings():
     assert Step.parse("as it stands") == Step("as it stands", None, ())
     assert Step.parse("before=1a2b3c") == Step("before", "1a2b3c", ())
     assert Step.parse("HAProxy=1a2b3c,A=1,B=x=y") == Step("HAProxy", "1a2b3c", (("A", "1"), ("B", "x=y")))
+    laid_over = {"placement": "together", "decoder": {"workers": 3}}
+    assert Step.parse("two,placement=together,decoder.workers=3") == Step("two", None, (), laid_over)
 
 
 def test_the_same_request_is_sent_streamed_and_whole():
