@@ -21,7 +21,8 @@
     │   ├── MediaHostError         502  the media host could not be resolved, connected to, or answered 5xx
     │   ├── StageUnavailable       503  no replica of a stage is alive
     │   │   ├── StageStarting        503  none is there yet; `retry_after_s` says when to come back
-    │   │   └── PixelsWanted         503  a model does not know media that were not sent along: the ingress sends them
+    │   │   ├── PixelsWanted         503  a model does not know media that were not sent along: the ingress sends them
+    │   │   └── MediaLost            503  frames of a clip that were to follow did not come
     │   └── StageTimeout           504  the request's time ran out; names the stage
     └── WorkCancelled            499  the client has gone or another item failed: never shown to anyone
 
@@ -158,6 +159,10 @@ class StageStarting(StageUnavailable):
 
 class PixelsWanted(StageUnavailable):
     """Media that were seen before were named instead of sent, and the model replica does not know them any more."""
+
+
+class MediaLost(StageUnavailable):
+    """Of a clip that was decoded in groups; the same clip may well be had whole."""
 
 
 class StageTimeout(ServerError):

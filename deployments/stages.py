@@ -7,7 +7,7 @@ error. What a call is named and in which order its arguments go stands in the do
 method's `key` names what the replica will have seen when it is asked again (`ingress.pipeline.content_keys`).
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NewType, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from deployments.types import (
     DecodedVideo,
     Fetched,
     GenerateChunk,
+    GroupTask,
     MediaInput,
     MediaItem,
     MediaProfile,
@@ -54,6 +55,26 @@ class StageResult(Generic[M]):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Begun(Generic[M]):
+    """A call that has told its metadata and goes on."""
+
+    meta: M
+    payload: Callable[[], Coroutine[Any, Any, TensorRef]]
+    """Waits for it; to be called once. Where the stage fails after its metadata, that is a promise that is not kept."""
+    cancel: Callable[[], None]
+    given: tuple[TensorRef, ...] = ()
+    """The payloads that it was given, in shared memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A payload that a stage is about to make; whoever takes it finds out whether it came."""
+
+    payload: TensorRef
+    cancel: Callable[[], None]
+
+
 class StageClient(Protocol):
     """How calls travel: `serving.client.Stage` in the application, a fake in tests."""
 
@@ -82,8 +103,34 @@ class StageClient(Protocol):
         *args: object,
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
+        promises: Sequence[TensorRef] | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """The values that the method yields. Closing it cancels the work; raises as `call` does."""
+        """The values that the method yields. Closing it cancels the work; raises as `call` does.
+
+        `promises`: references that nothing waits for, given as a list before the payloads.
+        """
+        ...
+
+
+class PromisingClient(StageClient, Protocol):
+    """Of a stage whose answers are handed on before they are there. Before the payloads themselves goes a tuple of the
+    references to them."""
+
+    async def begin(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
+    ) -> Begun[Any]:
+        """As soon as its metadata are there. Raises as `call` does."""
+        ...
+
+    async def promise(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> Promise:
+        """What a method will return that yields nothing; once it has a place at a replica. Raises as `call` does."""
         ...
 
 
@@ -128,6 +175,14 @@ class VideoDecoderReplica(Protocol):
         self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: Bytes
     ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
 
+    def decode_early(
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]: ...
+
+    def decode_group(
+        self, remaining_s: float, task: VideoTask, group: GroupTask, file: tuple[TensorRef], data: Bytes
+    ) -> Coroutine[Any, Any, Payload]: ...
+
     def decode_part(
         self, remaining_s: float, task: VideoTask, part: PartTask, data: Bytes
     ) -> AsyncGenerator[PartReply | DecodedPart | Payload, None]: ...
@@ -142,12 +197,26 @@ class VideoDecoderReplica(Protocol):
 
 
 class VideoDecoding(_Door):
+    def __init__(self, client: PromisingClient) -> None:
+        super().__init__(client)
+        self._promising = client
+
     async def decode(
         self, deadline: Deadline, task: VideoTask, data: TensorRef, *, key: str
     ) -> StageResult[DecodedVideo]:
         """Frames of a video file; its payload is told at `DecodedVideo`. The file goes as its bytes, and inside a tuple
         as the reference that it is, for other decoders which may take a part of it."""
         return await self._client.call("decode", deadline, task, key=key, payloads=(data,), also_as_refs=True)
+
+    async def decode_early(
+        self, deadline: Deadline, task: VideoTask, data: TensorRef, *, key: str
+    ) -> Begun[DecodedVideo]:
+        """The same; of a long video its first group alone (`DecodedVideo.later`), and all that it will be before."""
+        return await self._promising.begin("decode_early", deadline, task, key=key, payloads=(data,))
+
+    async def decode_group(self, deadline: Deadline, task: VideoTask, group: GroupTask, data: TensorRef) -> Promise:
+        """A later group of it. Any decoder will do."""
+        return await self._promising.promise("decode_group", deadline, task, group, payloads=(data,))
 
     def decode_part(
         self, deadline: Deadline, task: VideoTask, part: PartTask, data: TensorRef
@@ -214,6 +283,7 @@ class ModelReplica(Protocol):
         prepared: Prepared,
         params: SamplingParams,
         stream: bool,
+        later: list[TensorRef],
         *tensors: Tensors,
     ) -> AsyncGenerator[GenerateChunk, None]: ...
 
@@ -226,12 +296,15 @@ class TextGeneration(_Door):
         params: SamplingParams,
         stream: bool,
         tensors: Sequence[TensorRef],
+        later: Sequence[TensorRef] = (),
         *,
         key: str,
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer's chunks. `tensors`: the preprocessor's unless `prepared` holds them, then those of clips that
-        went past it."""
-        return self._client.stream("generate", deadline, prepared, params, stream, key=key, payloads=tensors)
+        went past it; `later`: in their place the groups of one, promised. Raises `MediaLost` where one is lost."""
+        return self._client.stream(
+            "generate", deadline, prepared, params, stream, key=key, payloads=tensors, promises=later
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +326,7 @@ class Stages:
 
     @classmethod
     def over(
-        cls, fetcher: StageClient, decoder: StageClient, models: Mapping[str, tuple[StageClient, StageClient]]
+        cls, fetcher: StageClient, decoder: PromisingClient, models: Mapping[str, tuple[StageClient, StageClient]]
     ) -> "Stages":
         """The doors over the clients that carry their calls; of each model its preprocessor's and its own."""
         doors = {

@@ -231,6 +231,9 @@ class DecodedVideo:
     patch_grid: tuple[int, int, int] | None = None
     """Rows of patches over time, height and width, when the payload is cut into them; the last frame then stands twice
     or more where there are too few for the last rows."""
+    later: "tuple[GroupTask, ...]" = ()
+    """Not empty where the payload is the first group of patches alone, and these are the others, each to be had of
+    `VideoDecoder.decode_group`. What is told here is then of all of them, and a promise: it was told before."""
 
     @property
     def patches_shape(self) -> tuple[int, int]:
@@ -250,6 +253,19 @@ class PartTask:
     """First and last (exclusive) packet of each run that is decoded for them, in decode order."""
     clip_frames: int
     """Of the whole video: the size of each may depend on their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTask:
+    """Some frames of a video that make whole rows of patches; the answer is {"patches"} of these, or `MediaLost`."""
+
+    part: PartTask
+    clip: str
+    """Names the video: groups of one are decoded one after the other by a replica."""
+    source_height: int
+    source_width: int
+    rotation_deg: int
+    """As the first group has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +411,8 @@ class MediaInput:
     """Its payload is a safetensors file of encoder outputs."""
     digest: str = ""
     """SHA-256 of its file, or of all files of a list of pictures, hexadecimal; empty where nothing is kept by it."""
+    payloads: int = 1
+    """How many it has in place of one: groups of its patches."""
 
     @property
     def has_payload(self) -> bool:
@@ -607,6 +625,8 @@ class GenerateTimes:
     encode_s: float
     prefill_s: float
     decode_s: float
+    media_s: float | None = None
+    """Until the last of the media had come that were to follow the call; None where none were, or not all came."""
 
 
 @dataclass(frozen=True, slots=True)

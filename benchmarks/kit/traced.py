@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from deployments.ingress.app import Api
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.client import Stage, put
-from deployments.stages import StageResult, TensorRef
+from deployments.stages import Begun, StageResult, TensorRef
 from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared
 
 TRACE_VARIABLE = "SLUICE_TRACE"
@@ -38,7 +38,7 @@ TRACE_VARIABLE = "SLUICE_TRACE"
 def build(args: AppConfig) -> Application:
     """What `graph.build` makes of the same stages with clocks."""
     graph.MediaFetcher = _clocked(MediaFetcher, "fetcher", ("fetch",))  # type: ignore[misc]
-    graph.VideoDecoder = _clocked(VideoDecoder, "decoder", ("decode", "decode_pictures"))  # type: ignore[misc]
+    graph.VideoDecoder = _clocked(VideoDecoder, "decoder", ("decode", "decode_early", "decode_pictures"))  # type: ignore[misc]
     graph.Preprocessor = _clocked(Preprocessor, "preprocessor", ("prepare",))  # type: ignore[misc]
     graph.Model = _clocked(Model, "model", ("generate",))  # type: ignore[misc]
     # The ingress is made in its replica, of what these names mean when its class is pickled here.
@@ -106,6 +106,18 @@ class _Stage(Stage):
         result = await super().call(*args, **options)
         note(f"{self._name}.received")
         return result
+
+    async def begin(self, *args: Any, **options: Any) -> Begun[Any]:
+        """Of a clip that is delivered whole; what comes in groups has no one waterfall."""
+        note(f"{self._name}.sent")
+        begun = await super().begin(*args, **options)
+
+        async def payload() -> TensorRef:
+            ref = await begun.payload()
+            note(f"{self._name}.received")
+            return ref
+
+        return replace(begun, payload=payload)
 
     async def stream(self, *args: Any, **options: Any) -> AsyncGenerator[Any, None]:
         note(f"{self._name}.sent")

@@ -1,10 +1,12 @@
 """Where does the time of one request go, from the client's first byte to its last?
 
-    python -m benchmarks waterfall [--quick] [--mix text 1080p] [--users 1 4] [--config FILE] [--env NAME=VALUE]
+    python -m benchmarks waterfall [--quick] [--mix text 1080p] [--users 1 4] [--long] [--config FILE]
+        [--env NAME=VALUE]
 
 Starts the application with a clock at every door (`traced.py`). Every instant between sending and the last byte
 belongs to exactly one of: a stage's own work, its waiting for one of its threads, the hand-off to a stage (queueing for
 its slot included) and back, the ingress, and HTTP with Serve's proxy. So the parts of a request add up to its latency.
+`--long`: of a minute of 1080p besides, whose stages work side by side (`overlap.py`).
 """
 
 import argparse
@@ -25,6 +27,7 @@ from benchmarks.kit.load.workload import Workload, WorkloadSpec
 from benchmarks.kit.processes import cpu_s_by_name
 from benchmarks.kit.servers import Server, sluice
 from benchmarks.kit.timeline import PARTS, Parts, model_phases, parts_of, read_trace
+from benchmarks.serving.overlap import said_of, side_by_side
 
 QUESTION = "Where does the time of a request go: each stage's own work, waiting, hand-offs, HTTP?"
 STAGES = ("HTTP", "Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
@@ -72,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 case.title: measure(bench, server, trace, case, number) for number, case in enumerate(cases, start=1)
             }
     _show_overview(bench, cases, results)
-    return bench.finish(_answer(cases, results), {"cases": results})
+    answer, figures = _answer(cases, results), {"cases": results}
+    if args.long:
+        figures["overlap"] = side_by_side(bench, args.model, args.config)
+        answer += " " + said_of(figures["overlap"])
+    return bench.finish(answer, figures)
 
 
 def measure(bench: Benchmark, server: Server, trace: Path, case: Case, number: int) -> dict[str, Any]:
@@ -213,6 +220,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, help="of each case")
     parser.add_argument("--max-tokens", type=int, default=16)
     parser.add_argument("--config", type=Path, help="of the application, instead of serve_config.yaml")
+    parser.add_argument("--long", action="store_true", help="a minute of 1080p too, in groups and whole")
     parser.add_argument("--env", nargs="*", default=[], metavar="NAME=VALUE", help="for the application")
 
 

@@ -16,11 +16,12 @@ from deployments.decoder.stage import STAGE, DecodeStage
 from deployments.serving.client import Stage, taken
 from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import hide_gpus, own_deployment, replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, own_deployment, replica_tracer, stage_method, stage_value
 from deployments.stages import Bytes, MediaFetching, TensorRef, VideoDecoderReplica, VideoDecoding
 from deployments.types import (
     DecodedPart,
     DecodedVideo,
+    GroupTask,
     PartReply,
     PartTask,
     Payload,
@@ -88,6 +89,24 @@ class VideoDecoder(VideoDecoderReplica):
         read = await self._stage.decode(remaining_s, task, data, _Others(self._own_door, task, *file))
         yield read.meta
         yield read.payload
+
+    @stage_method
+    async def decode_early(
+        self, remaining_s: float, task: VideoTask, file: tuple[TensorRef], data: Bytes
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
+        """The same, its metadata as soon as they are known; see `DecodeStage.decode_early`."""
+        others = _Others(self._own_door, task, *file)
+        async with aclosing(self._stage.decode_early(remaining_s, task, data, others)) as values:
+            async for value in values:
+                yield value
+
+    @stage_value
+    async def decode_group(
+        self, remaining_s: float, task: VideoTask, group: GroupTask, file: tuple[TensorRef], data: Bytes
+    ) -> Payload:
+        """Returns {"patches"} of a later group of what `decode_early` has begun."""
+        others = _Others(self._own_door, task, *file)
+        return await self._stage.decode_group(remaining_s, task, group, data, others)
 
     @stage_method
     async def decode_part(

@@ -98,10 +98,13 @@ class SharedRuns:
         limits: Limits,
         size: tuple[int, int],
         deadline: Deadline,
+        clip_frames: int,
     ) -> None:
-        """`targets`: packet numbers of the frames in the slots of `stack`. `size`: height and width of coded frames."""
+        """`targets`: packet numbers of the frames in the slots of `stack`. `size`: height and width of coded frames.
+        `clip_frames`: see `PartTask`."""
         self._helpers = helpers
         self._targets = targets
+        self._clip_frames = clip_frames
         self._stack = stack
         self._deadline = deadline
         self._packet_megapixels = size[0] * size[1] / 1e6
@@ -160,7 +163,7 @@ class SharedRuns:
             given.taken = True
 
         packets = tuple(int(number) for number in self._targets[given.slots])
-        part = PartTask(packets, tuple((run.start, run.stop) for run in given.runs), len(self._targets))
+        part = PartTask(packets, tuple((run.start, run.stop) for run in given.runs), self._clip_frames)
         try:
             return await self._helpers.source.decode(part, self._deadline, taken)
         except SluiceError:

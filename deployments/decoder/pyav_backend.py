@@ -1,6 +1,6 @@
 """Decoding with FFmpeg through PyAV: only the packets that the wanted frames lean on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -59,13 +59,39 @@ class PyavBackend:
         video.packets.expect(runs)
         if helpers is None:
             return self._keep(video, runs, targets, writer, deadline)
-        with closing(SharedRuns(helpers, runs, targets, stack, limits, video.coded_size, deadline)) as here:
-            return self._keep(video, here, targets, writer, deadline)
+        return self._keep_shared(video, runs, targets, writer, limits, deadline, helpers, len(targets))
 
-    def decode_part(self, video: VideoFile, part: PartTask, stack: FrameStack, deadline: Deadline) -> int:
-        """Put the frames of `part` into its slots of `stack`; returns how many the codec decoded."""
+    def decode_part(
+        self,
+        video: VideoFile,
+        part: PartTask,
+        stack: FrameStack,
+        limits: Limits,
+        deadline: Deadline,
+        helpers: Helpers | None = None,
+    ) -> int:
+        """Put the frames of `part` into its slots of `stack`; returns how many the codec decoded here."""
         runs, targets = [Run(*run) for run in part.runs], np.array(part.packets)
-        return self._keep(video, runs, targets, _FrameWriter(stack, self._threads), deadline)
+        limits.accept_work(sum(map(len, runs)), *video.coded_size)
+        writer = _FrameWriter(stack, self._threads)
+        if helpers is None:
+            return self._keep(video, runs, targets, writer, deadline)
+        return self._keep_shared(video, runs, targets, writer, limits, deadline, helpers, part.clip_frames)
+
+    def _keep_shared(
+        self,
+        video: VideoFile,
+        runs: Sequence[Run],
+        targets: NDArray[np.int64],
+        writer: "_FrameWriter",
+        limits: Limits,
+        deadline: Deadline,
+        helpers: Helpers,
+        clip_frames: int,
+    ) -> int:
+        shared = SharedRuns(helpers, runs, targets, writer.stack, limits, video.coded_size, deadline, clip_frames)
+        with closing(shared) as here:
+            return self._keep(video, here, targets, writer, deadline)
 
     def _keep(
         self,

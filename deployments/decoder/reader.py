@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +18,17 @@ from deployments.decoder.backlog import VideoWork
 from deployments.decoder.card import find_card
 from deployments.decoder.codec import packet_index, scan_index
 from deployments.decoder.demux import VideoFile, demux
+from deployments.decoder.groups import GroupRule, NotInGroups, plan_groups
 from deployments.decoder.limits import Limits
 from deployments.decoder.parts import Helpers
+from deployments.decoder.plan import plan_runs
 from deployments.decoder.pyav_backend import PyavBackend
 from deployments.decoder.sampling import sample
 from deployments.decoder.stack import FrameStack, Stacked
-from deployments.errors import BadMedia, TooLarge
+from deployments.errors import BadMedia, MediaLost, TooLarge
 from deployments.media.container import VIDEO_CONTAINERS, open_container
 from deployments.media.sniff import HEAD_BYTES, sniff
-from deployments.types import DecodedPart, DecodedVideo, FrameSampling, PartTask, VideoTask
+from deployments.types import DecodedPart, DecodedVideo, FrameSampling, GroupTask, PartTask, VideoTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,17 @@ class PartRead:
     meta: DecodedPart
     payload: dict[str, NDArray[np.uint8]]
     frames_decoded: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How a video may be delivered in groups."""
+
+    clip: str
+    """See `GroupTask`."""
+    planned: Callable[[DecodedVideo], None]
+    """Told what the video will be, as soon as its first frame is there, where it is delivered so."""
+    rule: GroupRule
 
 
 class FramesMissing(Exception):
@@ -77,9 +90,10 @@ class VideoReader:
         deadline: Deadline,
         work: VideoWork | None = None,
         helpers: Helpers | None = None,
+        grouping: Grouping | None = None,
     ) -> VideoRead:
         """Decode what `task` wants of the file `data`, uint8 of shape (size,); `work` is told what it takes here.
-        `helpers`: who may decode parts of it.
+        `helpers`: who may decode parts of it. `grouping`: its first group is enough, where it has several.
 
         Raises `BadMedia` for bytes that are no video or of which no wanted frame decodes, `BadRequest` for a span
         without frames, `TooLarge` beyond a limit and before its cost is paid, `UnsupportedCodec` without a
@@ -90,7 +104,8 @@ class VideoReader:
         work.began = time.monotonic()
         limits = Limits(self._config, task.label, work)
         with self._opened(task, data, limits, deadline) as video:
-            return self.take(video, task, limits, deadline, helpers=helpers)
+            first = None if grouping is None else self._first_group(video, task, limits, deadline, grouping, helpers)
+            return first or self.take(video, task, limits, deadline, helpers=helpers)
 
     def read_part(
         self, task: VideoTask, data: NDArray[np.uint8], deadline: Deadline, part: PartTask, work: VideoWork
@@ -101,13 +116,102 @@ class VideoReader:
         limits = Limits(self._config, task.label, work)
         with self._opened(task, data, limits, deadline) as video:
             stack = self._stack(len(part.packets), task, limits, part.clip_frames)
-            limits.accept_work(sum(stop - start for start, stop in part.runs), *video.coded_size)
-            backend = self._backend if isinstance(self._backend, PyavBackend) else PyavBackend(self._config.threads)
-            decoded = backend.decode_part(video, part, stack, deadline)
+            decoded = self._part_backend().decode_part(video, part, stack, limits, deadline)
             video.packets.close()
         stacked = stack.finish()
         meta = DecodedPart(tuple(int(slot) for slot in stacked.kept), *stack.source_size, stack.rotation_deg)
         return PartRead(meta, stacked.payload, decoded)
+
+    def read_group(
+        self,
+        task: VideoTask,
+        data: NDArray[np.uint8],
+        deadline: Deadline,
+        group: GroupTask,
+        work: VideoWork,
+        helpers: Helpers | None = None,
+    ) -> PartRead:
+        """The patches of `group`. `helpers`: as of `read`. Raises as that does, and `MediaLost` where they are not what
+        was promised."""
+        work.began = time.monotonic()
+        limits = Limits(self._config, task.label, work)
+        with self._opened(task, data, limits, deadline) as video:
+            read = self._read_group(video, task, limits, deadline, group.part, helpers)
+        promised = (group.source_height, group.source_width, group.rotation_deg)
+        if (read.meta.source_height, read.meta.source_width, read.meta.rotation_deg) != promised:
+            raise MediaLost("the size of a clip's frames changes", param=task.label)
+        return read
+
+    def _read_group(
+        self,
+        video: VideoFile,
+        task: VideoTask,
+        limits: Limits,
+        deadline: Deadline,
+        part: PartTask,
+        helpers: Helpers | None,
+        begun: Callable[[FrameStack], None] = lambda stack: None,
+    ) -> PartRead:
+        stack = self._stack(len(part.packets), task, limits, part.clip_frames, whole_rows=True)
+        stack.begun = lambda: begun(stack)
+        decoded = self._part_backend().decode_part(video, part, stack, limits, deadline, helpers)
+        video.packets.close()
+        if not stack.complete or stack.row_grid is None:
+            raise MediaLost("frames of a clip that were to follow could not be decoded", param=task.label)
+        meta = DecodedPart(tuple(range(len(part.packets))), *stack.source_size, stack.rotation_deg)
+        return PartRead(meta, stack.finish().payload, decoded)
+
+    def _part_backend(self) -> PyavBackend:
+        return self._backend if isinstance(self._backend, PyavBackend) else PyavBackend(self._config.threads)
+
+    def _first_group(
+        self,
+        video: VideoFile,
+        task: VideoTask,
+        limits: Limits,
+        deadline: Deadline,
+        grouping: Grouping,
+        helpers: Helpers | None,
+    ) -> VideoRead | None:
+        """None where `video` is to be delivered whole."""
+        rule, megapixels = task.patches, video.coded_size[0] * video.coded_size[1] / 1e6
+        of_use = rule is not None and self._config.resize and isinstance(self._backend, PyavBackend)
+        if not of_use or len(video.packets) * megapixels < 2 * grouping.rule.least_megapixels:
+            return None
+        assert rule is not None
+        index = packet_index(video)
+        if index is None or index.packets is None or video.table is None:
+            return None
+        wanted = self._choose(index, task, limits)
+        targets = index.packets[wanted]
+        runs = plan_runs(video.table, targets)
+        parts = plan_groups(runs, targets, megapixels, rule.temporal, grouping.rule)
+        if len(parts) < 2:
+            return None
+        limits.accept_work(sum(map(len, runs)), *video.coded_size)
+        promised: list[DecodedVideo] = []
+
+        def begun(stack: FrameStack) -> None:
+            if stack.row_grid is None:
+                raise NotInGroups
+            taken = _Taken(index, wanted, stack, 0)
+            grid = (-(-len(wanted) // rule.temporal), *stack.row_grid)
+            everything = Stacked({}, np.arange(len(wanted)), grid)
+            values = grid[0] * grid[1] * grid[2] * 3 * rule.temporal * rule.patch**2
+            later = tuple(GroupTask(part, grouping.clip, *stack.source_size, stack.rotation_deg) for part in parts[1:])
+            said = _describe(taken, everything, self._backend.name, _seconds(limits))
+            promised.append(dataclasses.replace(said, payload_bytes=values, later=later))
+            grouping.planned(promised[0])
+
+        try:
+            read = self._read_group(video, task, limits, deadline, parts[0], helpers, begun)
+        except NotInGroups:
+            return None
+        except MediaLost:
+            if promised:
+                raise
+            return None
+        return VideoRead(promised[0], read.payload, read.frames_decoded)
 
     @contextmanager
     def _opened(
@@ -148,8 +252,7 @@ class VideoReader:
         stacked = taken.stack.finish()
         if not len(stacked.kept):
             raise BadMedia("no frame of the video could be decoded", param=task.label)
-        seconds = 0.0 if limits.work.began is None else time.monotonic() - limits.work.began
-        meta = _describe(taken, stacked, self._backend.name, seconds)
+        meta = _describe(taken, stacked, self._backend.name, _seconds(limits))
         payload: dict[str, NDArray[Any]] = {**stacked.payload}
         if audio is not None:
             payload["audio"] = audio
@@ -169,10 +272,12 @@ class VideoReader:
         decoded = self._backend.decode(video, index, wanted, stack, limits, deadline, helpers)
         return _Taken(index, wanted, stack, decoded)
 
-    def _stack(self, slots: int, task: VideoTask, limits: Limits, clip_frames: int | None = None) -> FrameStack:
+    def _stack(
+        self, slots: int, task: VideoTask, limits: Limits, clip_frames: int | None = None, *, whole_rows: bool = False
+    ) -> FrameStack:
         """For so many frames; `clip_frames`: of the clip, where these are a part of it."""
         resize = task.resize if self._config.resize else None
-        stack = FrameStack(slots, resize, limits, task.label, task.patches, clip_frames)
+        stack = FrameStack(slots, resize, limits, task.label, task.patches, clip_frames, whole_rows=whole_rows)
         limits.work.share_left = stack.share_missing()
         return stack
 
@@ -211,6 +316,11 @@ class _Taken:
     stack: FrameStack
     decoded: int
     """Frames that the codec decoded for them."""
+
+
+def _seconds(limits: Limits) -> float:
+    """Since the work on it began."""
+    return 0.0 if limits.work.began is None else time.monotonic() - limits.work.began
 
 
 def _describe(read: _Taken, stacked: Stacked, backend: str, decode_s: float) -> DecodedVideo:

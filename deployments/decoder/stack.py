@@ -42,12 +42,17 @@ class FrameStack:
         label: str,
         patches: PatchRule | None = None,
         clip_frames: int | None = None,
+        *,
+        whole_rows: bool = False,
     ) -> None:
         """`clip_frames`: of the video of which these are a part; patches, which may need frames of another part, then
-        stay planes."""
+        stay planes, unless these have `whole_rows`."""
         self._resize = resize
         self._rule = patches
         self._clip_frames = clip_frames
+        self._stays_planes = clip_frames is not None and not whole_rows
+        self.begun: Callable[[], None] = lambda: None
+        """Called once the first frame has decided the size."""
         self._limits = limits
         self.label = label
         self._filled = np.zeros(slots, np.bool_)
@@ -69,6 +74,11 @@ class FrameStack:
         return lambda: 1.0 - float(filled.mean())
 
     @property
+    def row_grid(self) -> tuple[int, int] | None:
+        """Patches over height and width, where frames become patches."""
+        return None if self._patches is None else self._patches.grid[1:]
+
+    @property
     def missing(self) -> NDArray[np.int64]:
         """Slots without a frame, ascending."""
         return np.flatnonzero(~self._filled)
@@ -81,6 +91,7 @@ class FrameStack:
         if self._size is None:
             self.source_size, self.rotation_deg = (height, width), rotation_deg
             self._size = self._allocate(height, width)
+            self.begun()
         return self._size
 
     def put(self, slot: int, frame_HWC: NDArray[np.uint8]) -> None:
@@ -138,7 +149,7 @@ class FrameStack:
             if target[0] <= height and target[1] <= width:
                 size, fits = target, True
         self._limits.check_output(clip_frames, *size)
-        if fits and self._rule is not None and self._clip_frames is not None:
+        if fits and self._rule is not None and self._stays_planes:
             self._planes_TCHW = np.empty((slots, 3, *size), np.uint8)
         elif fits and self._rule is not None:
             self._patches = PatchStack(self._rule, slots, *size)

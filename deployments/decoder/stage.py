@@ -1,10 +1,12 @@
 """The decode stage without Ray: readers behind an owned thread pool, and what is measured of them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +16,23 @@ from deployments.config import DecoderConfig
 from deployments.core.deadline import Deadline
 from deployments.core.executor import StageExecutor
 from deployments.decoder.backlog import Backlog, VideoWork
+from deployments.decoder.groups import GroupRule
 from deployments.decoder.parts import PART_MEGAPIXELS, Helpers, PartSource
 from deployments.decoder.picture_list import PictureListReader
-from deployments.decoder.reader import PartRead, VideoRead, VideoReader
+from deployments.decoder.reader import Grouping, PartRead, VideoRead, VideoReader
 from deployments.decoder.remote import RangeSource, RemoteBytes
 from deployments.decoder.sparse import SparseReader
 from deployments.observability.metrics import MetricSink
-from deployments.types import PartTask, RemoteFile, StageName, VideoTask, WholeNeeded
+from deployments.types import (
+    DecodedVideo,
+    GroupTask,
+    PartTask,
+    Payload,
+    RemoteFile,
+    StageName,
+    VideoTask,
+    WholeNeeded,
+)
 
 R = TypeVar("R")
 
@@ -36,8 +48,10 @@ class DecodeStage:
         metrics: MetricSink,
         ranges: RangeSource | None = None,
         part_megapixels: float = PART_MEGAPIXELS,
+        groups: GroupRule | None = None,
     ) -> None:
-        """`ranges`: where `decode_remote` reads from. `part_megapixels`: the least of a video that others may get."""
+        """`ranges`: where `decode_remote` reads from. `part_megapixels`: the least of a video that others may get.
+        `groups`: which videos are delivered so."""
         self._timeout_s = config.timeout_s
         self._workers = config.workers
         self._most_parts, self._part_megapixels = config.max_parts, part_megapixels
@@ -48,6 +62,9 @@ class DecodeStage:
         self._executor = StageExecutor(STAGE, config.workers)
         self._backlog = Backlog(config.target_backlog_s, config.workers)
         self._metrics = metrics
+        self._groups = groups or GroupRule()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By clip: one that comes in groups takes one thread, as any other."""
 
     @property
     def running(self) -> int:
@@ -55,21 +72,78 @@ class DecodeStage:
         return self._executor.running
 
     async def decode(
-        self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8], others: PartSource | None = None
+        self,
+        remaining_s: float,
+        task: VideoTask,
+        data: NDArray[np.uint8],
+        others: PartSource | None = None,
+        grouping: Grouping | None = None,
     ) -> VideoRead:
         """A video file's bytes, uint8 of shape (size,). Raises as `VideoReader.read` does, within `remaining_s`.
-        `others`: who may decode parts of it."""
-        helpers = None
-        if others is not None and self._most_parts > 1:
-            loop = asyncio.get_running_loop()
-            helpers = Helpers(others, loop, self._most_parts - 1, self._part_megapixels)
-        with self._backlog.video() as work:
+        `others`: who may decode parts of it. `grouping`: its first group is enough, where it has several."""
+        with self._backlog.video() as work, self._helped(others) as helpers:
+            return self._counted(await self._run(remaining_s, self._videos.read, task, data, work, helpers, grouping))
+
+    async def decode_early(
+        self, remaining_s: float, task: VideoTask, data: NDArray[np.uint8], others: PartSource | None = None
+    ) -> AsyncGenerator[DecodedVideo | Payload, None]:
+        """The same: what it is as soon as that is known, and its payload, or its first group's."""
+        loop, clip = asyncio.get_running_loop(), uuid.uuid4().hex
+        told: asyncio.Future[DecodedVideo] = loop.create_future()
+
+        def planned(video: DecodedVideo) -> None:
+            loop.call_soon_threadsafe(told.set_result, video)
+
+        async with self._turn(clip):
+            grouping = Grouping(clip, planned, self._groups)
+            reading = loop.create_task(self.decode(remaining_s, task, data, others, grouping))
             try:
-                return self._counted(await self._run(remaining_s, self._videos.read, task, data, work, helpers))
+                await asyncio.wait({told, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if told.done():
+                    yield told.result()
+                read = await reading
             finally:
-                if helpers is not None:
-                    self._metrics.count("sluice_video_parts", helpers.decoded, outcome="decoded")
-                    self._metrics.count("sluice_video_parts", helpers.returned, outcome="returned")
+                reading.cancel()
+        if not told.done():
+            yield read.meta
+        yield read.payload
+
+    async def decode_group(
+        self,
+        remaining_s: float,
+        task: VideoTask,
+        group: GroupTask,
+        data: NDArray[np.uint8],
+        others: PartSource | None = None,
+    ) -> dict[str, NDArray[np.uint8]]:
+        """{"patches"} of a later group. Raises as `VideoReader.read_group` does."""
+        deadline, read_group = Deadline(remaining_s, STAGE), self._videos.read_group
+        with self._backlog.video() as work, self._helped(others) as helpers:
+            async with self._turn(group.clip):
+                read = await self._run(deadline.remaining_s(), read_group, task, data, group, work, helpers)
+        self._metrics.count("sluice_frames_delivered", len(read.meta.kept))
+        self._count_work(read.frames_decoded, read.meta.source_height, read.meta.source_width)
+        return read.payload
+
+    @contextmanager
+    def _helped(self, others: PartSource | None) -> Iterator[Helpers | None]:
+        """What a thread needs to give parts away; what came of it is counted."""
+        if others is None or self._most_parts <= 1:
+            yield None
+            return
+        helpers = Helpers(others, asyncio.get_running_loop(), self._most_parts - 1, self._part_megapixels)
+        try:
+            yield helpers
+        finally:
+            self._metrics.count("sluice_video_parts", helpers.decoded, outcome="decoded")
+            self._metrics.count("sluice_video_parts", helpers.returned, outcome="returned")
+
+    def _turn(self, clip: str) -> asyncio.Lock:
+        """To be held while a group of it is decoded."""
+        turn = self._turns.get(clip)
+        if turn is None:
+            turn = self._turns[clip] = asyncio.Lock()
+        return turn
 
     @contextmanager
     def place_for_part(self) -> Iterator[VideoWork | None]:
@@ -134,10 +208,12 @@ class DecodeStage:
             self._metrics.gauge("sluice_threads_busy", self._executor.running, stage=STAGE)
 
     def _counted(self, done: VideoRead) -> VideoRead:
-        payload_bytes = sum(array.nbytes for array in done.payload.values())
-        done = replace(done, meta=replace(done.meta, payload_bytes=payload_bytes))
         meta = done.meta
-        self._metrics.count("sluice_frames_delivered", len(meta.indices))
+        if not meta.later:
+            payload_bytes = sum(array.nbytes for array in done.payload.values())
+            done = replace(done, meta=replace(meta, payload_bytes=payload_bytes))
+        later = sum(len(group.part.packets) for group in meta.later)
+        self._metrics.count("sluice_frames_delivered", len(meta.indices) - later)
         self._count_work(done.frames_decoded, meta.source_height, meta.source_width)
         return done
 

@@ -173,6 +173,7 @@ class Generation:
             answer = Answer(request, prompt, tool_format)
             async with aclosing(rest) as chunks:
                 prompt.tensors.clear()
+                prompt.later = ()
                 lease.first_token()
                 writer = endpoint.writer([request], [answer], exchange.id) if send is not None else None
                 if send is not None and writer is not None and request.stream:
@@ -181,6 +182,7 @@ class Generation:
                     await _gather(exchange, answer, _chain(first, chunks))
                     if send is not None and writer is not None:
                         await _complete(exchange, [request], writer, send)
+            progress.overlap.settle(came=answer.times is not None and answer.times.media_s is not None)
             self._count(exchange, request.model, prompt, answer)
         return answer
 

@@ -13,10 +13,11 @@ from ray import serve
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
 from deployments.errors import ReplicaLost
+from deployments.serving.client import promised
 from deployments.serving.rank_actors import RankActors
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import hide_gpus, leave, replica_tracer, stage_method
-from deployments.stages import ModelReplica
+from deployments.stages import ModelReplica, TensorRef
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 if TYPE_CHECKING:
@@ -48,12 +49,16 @@ class Model(ModelReplica):
         prepared: Prepared,
         params: SamplingParams,
         stream: bool,
+        later: list[TensorRef],
         *tensors: dict[str, NDArray[Any]],
     ) -> AsyncGenerator[GenerateChunk, None]:
-        """See `ModelStage.generate`. `tensors`: the processor's unless `prepared` holds them, then those of clips."""
+        """See `ModelStage.generate`. `tensors`: the processor's unless `prepared` holds them, then those of clips.
+        `later`: promises of more of these."""
+        coming = promised(later) if later else None
         if prepared.sizes is not None:
-            return self._stage.generate(remaining_s, prepared, params, stream, dict(prepared.sizes), tensors)
-        return self._stage.generate(remaining_s, prepared, params, stream, tensors[0] if tensors else {}, tensors[1:])
+            return self._stage.generate(remaining_s, prepared, params, stream, dict(prepared.sizes), tensors, coming)
+        own = tensors[0] if tensors else {}
+        return self._stage.generate(remaining_s, prepared, params, stream, own, tensors[1:], coming)
 
     async def describe(self) -> str:
         """What this replica computes on and how much it holds, for whoever started it."""

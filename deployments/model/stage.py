@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from deployments.autoscaling import StageLoad
 from deployments.config import AppConfig
 from deployments.core.checkpoint import resolve_model
 from deployments.core.deadline import Deadline
-from deployments.errors import BadRequest, InternalError
+from deployments.errors import BadRequest, InternalError, SluiceError
+from deployments.model.arriving import Arriving
 from deployments.model.loading import load_engine
 from deployments.model.multimodal.pixels import add_clips, name_clips
 from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
@@ -23,7 +24,7 @@ from deployments.model.output.vocabulary import Vocabulary
 from deployments.model.parallel.leader import Leader
 from deployments.model.sampling.constraints import AfterThoughts, Free, Given, NewConstraint, WithoutWords
 from deployments.model.sampling.grammar import Grammars
-from deployments.model.sequence import EngineRequest, Token, TokenConstraint
+from deployments.model.sequence import EngineRequest, Sequence, Token, TokenConstraint
 from deployments.observability.metrics import MetricSink
 from deployments.types import GenerateChunk, Prepared, SamplingParams, StageName, Thinking, TokenDelta
 
@@ -57,13 +58,16 @@ class ModelStage:
         stream: bool,
         tensors: dict[str, NDArray[Any]],
         clips: tuple[dict[str, NDArray[Any]], ...],
+        later: AsyncIterator[dict[str, NDArray[Any]]] | None = None,
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer in chunks: with `stream` or log-probabilities the first token at once and later ones gathered,
         else one chunk in all.
 
-        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order.
+        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order; `later`: in their
+        place the groups of one, as they come.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
-        `BadRequest`, `InternalError`, and `PixelsWanted` where clips that are only named are not known.
+        `BadRequest`, `InternalError`, what `later` raises, and `PixelsWanted` where clips that are only named are not
+        known.
         """
         _check_ids(prepared, params, self._vocab_size)
         deadline = Deadline(remaining_s, STAGE)
@@ -86,11 +90,16 @@ class ModelStage:
             clips_absent=bool(prepared.named_clips),
         )
         mailbox = Mailbox(asyncio.get_running_loop())
-        if clips:
+        arriving: Arriving | None = None
+        if later is not None:
+            arriving = await Arriving.begin(tensors, later, deadline)
+            if not self.engine.has_spare:
+                await arriving.all(deadline)
+        elif clips:
             await asyncio.to_thread(add_clips, tensors, clips)
         elif prepared.named_clips:
             name_clips(tensors, prepared.named_clips)
-        sequence = self.engine.submit(request, tensors, mailbox)
+        sequence = self._submit(request, tensors, mailbox, arriving)
         decode = self._vocabulary.decoder(
             skip_special_tokens=params.skip_special_tokens, visible=(*params.visible_tokens, *_marks(prepared))
         )
@@ -109,9 +118,27 @@ class ModelStage:
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
             timing = mailbox.timing or sequence.timing(time.monotonic())
-            yield GenerateChunk(deltas, times(timing), timing.cached_tokens, timing.encoded)
+            media_s = None if arriving is None else arriving.took_s
+            yield GenerateChunk(deltas, times(timing, media_s), timing.cached_tokens, timing.encoded)
         finally:
             self.engine.abort(sequence)
+            if arriving is not None:
+                arriving.close()
+
+    def _submit(
+        self, request: EngineRequest, tensors: dict[str, NDArray[Any]], mailbox: Mailbox, arriving: Arriving | None
+    ) -> Sequence:
+        if arriving is None:
+            return self.engine.submit(request, tensors, mailbox)
+        sequence = self.engine.submit(request, tensors, mailbox, arriving.arrivals)
+
+        def failed(error: SluiceError) -> None:
+            if not sequence.stamps.first_token:  # else it turned out that they are not needed
+                mailbox.on_error(error)
+
+        if arriving.took_s is None:
+            arriving.start(self.engine.wake, failed)
+        return sequence
 
     async def _constraint(self, prepared: Prepared, params: SamplingParams, deadline: Deadline) -> NewConstraint | None:
         """What binds the answer's tokens, if anything. Raises `BadRequest` for a grammar that can't be followed."""

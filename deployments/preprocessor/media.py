@@ -4,7 +4,7 @@ Shape legend: T frames, C channels, H height, W width.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,16 +79,15 @@ class MediaReader:
         sizes: Sizes,
         deadline: Deadline,
     ) -> Media:
-        """`payloads`: one for each of `inputs`, in their order, but for those whose pixels are at the model.
+        """`payloads`: those of each of `inputs`, in their order, but for those whose pixels are at the model.
 
         Raises `BadRequest` for a kind that the model does not take, `BadMedia` and `TooLarge` naming the item.
         """
         self._check_kinds(chat, inputs)
         given = any(item.embeds for item in inputs if item.kind is MediaKind.IMAGE)
         media = Media(pictures_at_target=self.cutter is not None and not given)
-        left = iter(payloads)
-        for item in inputs:
-            payload = next(left) if item.has_payload else {}
+        for item, own in _by_item(inputs, payloads):
+            payload = _whole(own)
             if item.embeds or item.declared is not None:
                 self._add_stand_in(media, item, payload, sizes)
             elif item.kind is MediaKind.IMAGE:
@@ -106,7 +105,7 @@ class MediaReader:
 
         Raises `BadMedia` and `TooLarge` naming the item.
         """
-        files = zip((item for item in inputs if item.has_payload), payloads, strict=True)
+        files = ((item, own[0]) for item, own in _by_item(inputs, payloads) if own)
         pictures = ((item, payload) for item, payload in files if item.kind is MediaKind.IMAGE and not item.embeds)
         limit = self.config.max_image_pixels
         return max((most_decode_bytes(_bytes(payload), item.label, limit) for item, payload in pictures), default=0)
@@ -224,6 +223,25 @@ def with_size(rule: ResizeRule | None, size: dict[str, int] | None) -> ResizeRul
     if rule is None or rule.kind == "exact" or size is None:
         return rule
     return replace(rule, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
+
+
+def _by_item(
+    inputs: Sequence[MediaInput], payloads: Sequence[Payload]
+) -> Iterator[tuple[MediaInput, Sequence[Payload]]]:
+    first = 0
+    for item in inputs:
+        stop = first + (item.payloads if item.has_payload else 0)
+        yield item, payloads[first:stop]
+        first = stop
+
+
+def _whole(payloads: Sequence[Payload]) -> Payload:
+    """An item's, put together where it came in groups; empty where it has none."""
+    groups = [payload["patches"] for payload in payloads[1:] if isinstance(payload, dict)]
+    if not groups:
+        return payloads[0] if payloads else {}
+    assert isinstance(payloads[0], dict)
+    return {"patches": np.concatenate([payloads[0]["patches"], *groups])}
 
 
 def _bytes(payload: Payload) -> NDArray[np.uint8]:

@@ -149,7 +149,7 @@ class Preparation:
     ) -> tuple[Prepared, Tensors | None]:
         """What `Model.generate` takes, but for patches that are there already. No tensors for text alone.
 
-        `payloads`: one for each of `inputs`, in their order, but for those whose pixels are at the model.
+        `payloads`: those of each of `inputs`, in their order, but for those whose pixels are at the model.
 
         Raises `BadRequest` and its kin for what the client asked, each naming the item, `ContextTooLong` when prompt
         and answer do not fit, `StageTimeout` or `WorkCancelled` between steps.

@@ -16,6 +16,7 @@ Leaving a call early (time over, request cancelled) always cancels the work that
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -31,11 +32,19 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from deployments.core.deadline import Deadline
-from deployments.errors import InternalError, Overloaded, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.errors import (
+    InternalError,
+    MediaLost,
+    Overloaded,
+    SluiceError,
+    StageTimeout,
+    StageUnavailable,
+    WorkCancelled,
+)
 from deployments.observability.spans import current_carrier
 from deployments.serving.replica import CALLER, CARRIER, REPLY_TO, StageFailure, own_node
 from deployments.serving.side_channel import Inboxes, ReplyTo
-from deployments.stages import StageResult, TensorRef
+from deployments.stages import Begun, Promise, StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -62,6 +71,21 @@ async def taken(ref: TensorRef) -> Any:
         raise StageUnavailable("what a stage answered was lost") from lost
 
 
+async def promised(refs: list[TensorRef]) -> AsyncGenerator[Any, None]:
+    """What was promised (`PromisingClient.promise`), one after the other; `refs` is emptied.
+
+    Raises `MediaLost` for what does not come, `StageTimeout` where there was no time for it.
+    """
+    while refs:
+        try:
+            value = unfailed(await taken(refs.pop(0)))
+        except StageTimeout:
+            raise
+        except (SluiceError, RayError) as error:
+            raise MediaLost("a part of a clip did not come") from error
+        yield value
+
+
 class Stage:
     """A stage as the ingress calls it: `stages.StageClient` over a Ray Serve handle."""
 
@@ -71,6 +95,7 @@ class Stage:
         self._by_value = handle.options(
             stream=True, _by_reference=False, request_serialization="pickle", response_serialization="pickle"
         )
+        self._one_value = handle.options(stream=False)
         self._name = name
         self._retries = retries
         self._caller = _own_name()
@@ -113,6 +138,56 @@ class Stage:
                 self._raise_ours(error)
         raise AssertionError("the loop returns or raises")
 
+    async def begin(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
+    ) -> Begun[Any]:
+        """Metadata by value as soon as they are there; see `stages.PromisingClient.begin`. A replica's death until then is
+        made up for as `call` does; afterwards it is `StageUnavailable`."""
+        shared = tuple([await _shared(payload) for payload in payloads])
+        for attempt in range(self._retries + 1):
+            response = self._send(method, deadline, (*args, shared), shared, key, by_value=False)
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    refs = await response._to_object_ref_gen()
+                    meta = unfailed(await (await anext(refs)))
+                waiting = partial(self._payload, response, refs, deadline)
+                return Begun(meta, waiting, partial(_cancel, response), shared)
+            except _REPLICA_LOST as lost:
+                if attempt == self._retries:
+                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
+            except BaseException as error:
+                _cancel(response)
+                self._raise_ours(error)
+        raise AssertionError("the loop returns or raises")
+
+    async def _payload(self, response: Any, refs: Any, deadline: Deadline) -> TensorRef:
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                return TensorRef(await anext(refs))
+        except BaseException as error:
+            _cancel(response)
+            self._raise_ours(error)
+        raise AssertionError("it is raised")
+
+    async def promise(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> Promise:
+        """See `stages.PromisingClient.promise`."""
+        shared = tuple([await _shared(payload) for payload in payloads])
+        response = self._send(method, deadline, (*args, shared), shared, None, by_value=False, one_value=True)
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                return Promise(TensorRef(await response._to_object_ref()), partial(_cancel, response))
+        except BaseException as error:
+            _cancel(response)
+            self._raise_ours(error)
+        raise AssertionError("it is raised")
+
     async def stream(
         self,
         method: str,
@@ -120,10 +195,12 @@ class Stage:
         *args: object,
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
+        promises: Sequence[TensorRef] | None = None,
     ) -> AsyncGenerator[Any, None]:
         """The values that the method yields; see `StageClient.stream`. Closing the generator cancels the work."""
         self._inboxes = self._inboxes or Inboxes(own_node())
-        by_value = _is_small(payloads)
+        by_value = not promises and _is_small(payloads)
+        args = args if promises is None else (*args, list(promises))
         payloads = payloads if by_value else [await _shared(payload) for payload in payloads]
         for attempt in range(self._retries + 1):
             inbox = self._inboxes.open()
@@ -161,13 +238,15 @@ class Stage:
         reply_to: ReplyTo | None = None,
         *,
         by_value: bool,
+        one_value: bool = False,
     ) -> Any:
         deadline.check()
         carrier = current_carrier()
         told: dict[str, object] = {} if carrier is None else {CARRIER: carrier}
         if reply_to is not None:
             told[REPLY_TO] = reply_to
-        handle = (self._by_value if by_value else self._by_reference).options(method_name=method, session_id=key or "")
+        by_reference = self._one_value if one_value else self._by_reference
+        handle = (self._by_value if by_value else by_reference).options(method_name=method, session_id=key or "")
         if by_value:  # its connection breaks when this process dies
             return handle.remote(deadline.remaining_s(), *args, *payloads, **told)
         caller = {} if self._caller is None else {CALLER: self._caller}

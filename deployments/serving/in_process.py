@@ -74,8 +74,10 @@ class InProcess:
         *args: object,
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
+        promises: Sequence[TensorRef] | None = None,
     ) -> AsyncGenerator[Any, None]:
         """See `stages.StageClient.stream`."""
+        assert promises is None, "nothing is promised to a stage of this process"
         deadline.check()
         with self._place():
             given = [await taken(payload) for payload in payloads]

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -103,6 +103,23 @@ def hide_gpus() -> None:
     node's, and a library that takes one would take a model's."""
     if ray.is_initialized() and ray.get_runtime_context().get_actor_id() and not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def stage_value(method: Callable[P, Coroutine[Any, Any, V]]) -> Callable[P, Coroutine[Any, Any, V]]:
+    """The same for a method that returns one value, of which a caller makes a promise."""
+
+    @functools.wraps(method)
+    async def yielding(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[V, None]:
+        yield await method(*args, **kwargs)
+
+    answering = stage_method(yielding)
+
+    @functools.wraps(method)
+    async def returning(*args: P.args, **kwargs: P.kwargs) -> V:
+        [value] = [value async for value in answering(*args, **kwargs)]
+        return value
+
+    return returning
 
 
 def stage_method(method: Callable[P, AsyncGenerator[V, None]]) -> Callable[P, AsyncGenerator[V, None]]:

@@ -365,7 +365,7 @@ OTHERS = [
 
 def clip(name: str, size: int = SIZE) -> Decoded:
     file = Fetched(MediaKind.VIDEO, "mp4", 10, None, 0.0, name)
-    return Decoded((file,), replace(VIDEO, payload_bytes=size), TensorRef(name))
+    return Decoded((file,), replace(VIDEO, payload_bytes=size), (TensorRef(name),))
 
 
 def test_all_that_was_asked_of_the_decoder_is_part_of_a_clips_key_and_its_label_is_not():

@@ -15,6 +15,7 @@ from deployments.model.engine.engine import Engine
 from deployments.model.engine.metrics import Snapshot
 from deployments.model.engine.step_budget import Allowance, Portion, StepBudget, StepCost
 from deployments.model.loading import build_engine
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.parallel.leader import Leader
 from deployments.model.sequence import EngineRequest, Sequence, Timing, Token
 from deployments.observability.metrics import RecordingSink
@@ -84,11 +85,13 @@ class SteppedEngine:
     def state(self) -> Snapshot:
         return self.engine.snapshot()
 
-    def submit(self, prompt: Prompt, params: SamplingParams, **kwargs: Any) -> tuple[Sequence, RecordingListener]:
+    def submit(
+        self, prompt: Prompt, params: SamplingParams, *, arrivals: Arrivals | None = None, **kwargs: Any
+    ) -> tuple[Sequence, RecordingListener]:
         listener = RecordingListener()
         settings = {"deadline": Deadline(120.0, "model"), "use_audio_in_video": prompt.use_audio_in_video, **kwargs}
         request = EngineRequest(prompt.token_ids, params, **settings)
-        return self.engine.submit(request, dict(prompt.tensors), listener), listener
+        return self.engine.submit(request, dict(prompt.tensors), listener, arrivals), listener
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):

@@ -26,7 +26,7 @@ def model():
 
 
 async def _chunks(model, params, *, stream=False, remaining_s=60.0):
-    async with aclosing(model.generate(remaining_s, PROMPT, params, stream)) as chunks:
+    async with aclosing(model.generate(remaining_s, PROMPT, params, stream, [])) as chunks:
         return [chunk async for chunk in chunks]
 
 
@@ -60,7 +60,7 @@ async def test_stop_string_ends_the_answer_before_it(model):
 
 async def test_closing_a_stream_frees_the_slot(model):
     params = SamplingParams(max_tokens=900, ignore_eos=True)
-    stream = model.generate(60.0, PROMPT, params, True)
+    stream = model.generate(60.0, PROMPT, params, True, [])
     await anext(stream)
     assert model._stage.engine.busy
     await stream.aclose()

@@ -18,7 +18,7 @@ from deployments.observability.exposition import Page
 from deployments.observability.metrics import RecordingSink
 from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
 from deployments.served_model import served_models
-from deployments.stages import StageResult, Stages, TensorRef
+from deployments.stages import Begun, Promise, StageResult, Stages, TensorRef
 from deployments.types import (
     Chat,
     DecodedVideo,
@@ -100,6 +100,35 @@ class FakeStage:
         finally:
             self.inside -= 1
 
+    async def begin(
+        self,
+        method: str,
+        deadline: Deadline,
+        *args: object,
+        key: str | None = None,
+        payloads: Sequence[TensorRef] = (),
+    ) -> Begun[Any]:
+        """The payload is made once it is waited for; answers that are errors are its own then."""
+        result = await self.call(method, deadline, *args, key=key, payloads=payloads, also_as_refs=True)
+
+        async def payload() -> Any:
+            await asyncio.sleep(0)
+            if isinstance(result.payload, Exception):
+                raise result.payload
+            return result.payload
+
+        return Begun(result.meta, payload, self._cancel, tuple(payloads))
+
+    async def promise(
+        self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
+    ) -> Promise:
+        result = await self.call(method, deadline, *args, payloads=payloads, also_as_refs=True)
+        assert result.payload is not None
+        return Promise(result.payload, self._cancel)
+
+    def _cancel(self) -> None:
+        self.cancelled += 1
+
     async def _wait(self, deadline: Deadline) -> None:
         await asyncio.sleep(0)
         if self.gate is not None:
@@ -122,7 +151,9 @@ class FakeModel(FakeStage):
         *args: object,
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
+        promises: Sequence[TensorRef] | None = None,
     ) -> AsyncGenerator[Any, None]:
+        args = args if promises is None else (*args, list(promises))
         self.calls.append(Call(method, args, list(payloads), deadline.remaining_s(), key=key))
         self.inside += 1
         try:
@@ -197,7 +228,11 @@ class FakeApplication:
         self.fetcher = FakeStage({"fetch": fetched})
         self.fetcher.answers["confirm"] = lambda item: (self.fetcher.answers["fetch"](item)[0], None)
         self.decoder = FakeStage(
-            {"decode": lambda task, file: (VIDEO, f"frames of {task.label}"), "decode_pictures": self._pictures}
+            {
+                "decode": lambda task, file: (VIDEO, f"frames of {task.label}"),
+                "decode_early": lambda task, file: self.decoder.answers["decode"](task, file),
+                "decode_pictures": self._pictures,
+            }
         )
         self.models = {model.name: FakeModelStages() for model in served_models(self.config)}
         first = next(iter(self.models.values()))

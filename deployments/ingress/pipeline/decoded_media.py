@@ -31,7 +31,8 @@ class Decoded:
 
     files: tuple[Fetched, ...]
     video: DecodedVideo
-    payload: TensorRef
+    payloads: tuple[TensorRef, ...]
+    """Its groups, where it came in such."""
 
 
 class DecodedMedia:

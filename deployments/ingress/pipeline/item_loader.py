@@ -19,6 +19,7 @@ from deployments.ingress.pipeline.content_keys import content_of, source_name
 from deployments.ingress.pipeline.costs import decoded_bytes, picture_bytes, source_bytes
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia, joined_digest
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
+from deployments.ingress.pipeline.overlap import Coming
 from deployments.ingress.pipeline.side_by_side import together
 from deployments.ingress.request import ItemPlan, Source
 from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
@@ -55,7 +56,7 @@ class ItemLoader:
         Raises `SluiceError`s whose `param` is the item.
         """
         if not task.item.sources:
-            return LoadedItem(_media_input(task.item, [], None), None, content_of([], []))
+            return LoadedItem(_media_input(task.item, [], None), (), content_of([], []))
         try:
             if task.video is not None:
                 return await self._load_video(task, task.video, progress)
@@ -67,7 +68,7 @@ class ItemLoader:
                 held_bytes = progress.lease.size_bytes - task.pixel_bytes
                 progress.lease.resize(held_bytes + picture_bytes(fetched.meta.pixels, task.picture))
             media = _media_input(task.item, [fetched.meta], None)
-            return LoadedItem(media, _payload(fetched), content_of([name], [fetched.meta]))
+            return LoadedItem(media, (_payload(fetched),), content_of([name], [fetched.meta]))
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
@@ -156,13 +157,18 @@ class ItemLoader:
             return self._found(task, video, found, metas, names, progress)
         refs = [_payload(result) for result in fetched]
         fetched.clear()
-        decoded = await self._decode(task, video, refs, content.key, progress)
+        decoded, payloads, coming = await self._decode(task, video, refs, content.key, progress)
+
+        def keep() -> None:
+            groups = payloads if coming is None else coming.groups
+            self._decoded.keep(names, Decoded(tuple(metas), decoded, groups), video, client)
+
         use.decode = CacheUse.MISS if reuse else CacheUse.OFF
         progress.timings.note_cache(StageName.VIDEO_DECODE, use.decode)
         if reuse:
             self._decoded.record(misses=1)
-            self._decoded.keep(names, Decoded(tuple(metas), decoded.meta, _payload(decoded)), video, client)
-        return LoadedItem(_media_input(task.item, metas, decoded.meta), _payload(decoded), content)
+            keep() if coming is None else progress.overlap.keep(keep)
+        return LoadedItem(_media_input(task.item, metas, decoded), payloads, content, coming)
 
     def _found(
         self,
@@ -178,8 +184,8 @@ class ItemLoader:
         progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.HIT)
         progress.timings.note(StageName.VIDEO_DECODE, 0.0, worked_s=0.0)
         self._count_decoded(task, video, found.video, progress)
-        media = _media_input(task.item, files, found.video)
-        return LoadedItem(media, found.payload, content_of(names, files), is_kept=True)
+        media = replace(_media_input(task.item, files, found.video), payloads=len(found.payloads))
+        return LoadedItem(media, found.payloads, content_of(names, files), is_kept=True)
 
     async def _load_remote(
         self, task: ItemTask, video: VideoTask, begun: StageResult[Fetched], key: str, progress: Progress
@@ -201,7 +207,7 @@ class ItemLoader:
         progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.OFF)
         progress.timings.note(StageName.VIDEO_DECODE, answer.seconds, worked_s=answer.meta.decode_s)
         self._count_decoded(task, video, answer.meta, progress)
-        return LoadedItem(_media_input(task.item, files, answer.meta), _payload(answer), content)
+        return LoadedItem(_media_input(task.item, files, answer.meta), (_payload(answer),), content)
 
     async def _fetch_whole(self, source: Source, begun: Fetched, key: str, progress: Progress) -> StageResult[Fetched]:
         """A file of which only the beginning was fetched."""
@@ -211,12 +217,15 @@ class ItemLoader:
     async def _names(self, sources: Sequence[Source], progress: Progress) -> list[str]:
         """Of each `source_name`; long texts are hashed on a thread where they were not as they came."""
         limited = progress.deadline.capped(self._config.media.total_timeout_s, StageName.FETCH)
-        names = []
+        known = progress.overlap.names
         for source in sources:
+            if source.item.label in known:
+                continue  # its text may be gone by now
             text = source.data if source.data is not None else source.item.url or ""
             in_thread = len(text) > _SHORT_TEXT and not isinstance(text, MediaText)
-            names.append(await self._copies.run(limited, source_name, text) if in_thread else source_name(text))
-        return names
+            name = await self._copies.run(limited, source_name, text) if in_thread else source_name(text)
+            known[source.item.label] = name
+        return [known[source.item.label] for source in sources]
 
     def _note(self, item: ItemPlan, files: list[Fetched], progress: Progress) -> ItemCacheUse:
         uses = {file.cache for file in files}
@@ -243,8 +252,11 @@ class ItemLoader:
             return StageResult(replace(known, fetch_s=0.0, cache=CacheUse.HIT), None, 0.0)
         if key in progress.brought:
             result = progress.brought.pop(key)
+        elif progress.overlap.again and key in progress.overlap.files:
+            result = progress.overlap.files[key]
         else:
             result = await self._fetch_anew(source, known, key, progress, in_parts=in_parts)
+        progress.overlap.fetched(key, result)
         progress.timings.note(StageName.FETCH, result.seconds, worked_s=result.meta.fetch_s)
         size_bytes = 0 if result.payload is None else result.meta.size_bytes
         progress.lease.resize(progress.lease.size_bytes - assumed_bytes + size_bytes)
@@ -280,15 +292,32 @@ class ItemLoader:
 
     async def _decode(
         self, task: ItemTask, video: VideoTask, refs: list[TensorRef], key: str, progress: Progress
-    ) -> StageResult[DecodedVideo]:
+    ) -> tuple[DecodedVideo, tuple[TensorRef, ...], Coming | None]:
         limited = progress.deadline.capped(self._config.decoder.timeout_s, StageName.VIDEO_DECODE)
+        if progress.overlap.is_allowed and video.patches is not None and not task.item.is_list:
+            return await self._decode_early(limited, task, video, refs[0], key, progress)
         if task.item.is_list:
             result = await self._decoder.decode_pictures(limited, video, refs, key=key)
         else:
             result = await self._decoder.decode(limited, video, refs[0], key=key)
         progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
         self._count_decoded(task, video, result.meta, progress)
-        return result
+        return result.meta, (_payload(result),), None
+
+    async def _decode_early(
+        self, limited: Deadline, task: ItemTask, video: VideoTask, ref: TensorRef, key: str, progress: Progress
+    ) -> tuple[DecodedVideo, tuple[TensorRef, ...], Coming | None]:
+        """A long clip in groups, of which nothing need be there yet; others as they are."""
+        started = time.monotonic()
+        begun = await self._decoder.decode_early(limited, video, ref, key=key)
+        self._count_decoded(task, video, begun.meta, progress)
+        meta, later = replace(begun.meta, later=()), begun.meta.later
+        if later:
+            others = [self._decoder.decode_group(limited, video, group, *begun.given) for group in later]
+            return meta, (), await progress.overlap.begin(started, begun, others)
+        payload = await begun.payload()
+        progress.timings.note(StageName.VIDEO_DECODE, time.monotonic() - started, worked_s=meta.decode_s)
+        return meta, (payload,), None
 
     @staticmethod
     def _count_decoded(task: ItemTask, video: VideoTask, decoded: DecodedVideo, progress: Progress) -> None:

@@ -9,6 +9,7 @@ from deployments.ingress.admission.lease import Lease
 from deployments.ingress.http.timing import Timings
 from deployments.ingress.pipeline.content_keys import Content
 from deployments.ingress.pipeline.decoded_media import Decoded
+from deployments.ingress.pipeline.overlap import Coming, Overlap
 from deployments.ingress.request import ItemPlan
 from deployments.stages import StageResult, TensorRef
 from deployments.types import CacheUse, Fetched, MediaInput, ResizeRule, VideoTask
@@ -40,11 +41,13 @@ class LoadedItem:
     """An item on its way to the preprocessor."""
 
     media: MediaInput
-    payload: TensorRef | None
-    """None of one that is only counted."""
+    payloads: tuple[TensorRef, ...]
+    """None of one that is only counted; several of a clip that came in groups."""
     content: Content
     is_kept: bool = False
     """Whether it is a clip that was made for an earlier request."""
+    coming: Coming | None = None
+    """In place of payloads that are not there yet."""
     confirm: Callable[[], Coroutine[Any, Any, None]] | None = None
     """To be awaited before anything is said of it: whether its sources are still what they were. Raises `SourceChanged`
     and what fetching raises."""
@@ -71,3 +74,4 @@ class Progress:
     """By name of their source: files that were fetched to see whether they have changed, and have."""
     changed: dict[str, str] = field(default_factory=dict)
     """Likewise: digests of what is at the others now."""
+    overlap: Overlap = field(default_factory=Overlap)

@@ -7,6 +7,7 @@ Holds metadata and references only. A reference is let go as soon as the stage t
 
 import contextlib
 import hashlib
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -62,6 +63,8 @@ class ReadyPrompt:
     """By label."""
     named_clips: tuple[tuple[int, int], ...] = ()
     """See `Prepared.named_clips`: of media that were all there already."""
+    later: tuple[TensorRef, ...] = ()
+    """In place of clips: groups of one, promised."""
 
 
 Chunks = AsyncGenerator[GenerateChunk, None]
@@ -111,19 +114,24 @@ class Pipeline:
 
     async def _prepare(self, request: GenerationRequest, loaded: list[LoadedItem], progress: Progress) -> ReadyPrompt:
         """`loaded` is emptied."""
+        if progress.overlap.began is None:
+            progress.overlap.release_files()
         at_model = _straight_to_model([item.media for item in loaded])
         inputs = tuple(replace(item.media, pixels_at_model=item.media.label in at_model) for item in loaded)
-        sent = [(item.media.label in at_model, item.payload) for item in loaded if item.payload is not None]
+        sent = [(item.media.label in at_model, ref) for item in loaded for ref in item.payloads]
         payloads = [ref for to_model, ref in sent if not to_model]
         clips = [ref for to_model, ref in sent if to_model]
         contents = tuple(item.content for item in loaded)
         all_kept = all(item.is_kept for item in loaded)
+        coming = [item.coming for item in loaded if item.coming is not None]
         loaded.clear()
         sent.clear()
-        result = await self._prompt(request, inputs, payloads, progress)
+        async with beside(clip.arrive() for clip in coming):
+            result = await self._prompt(request, inputs, payloads, progress)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
         ready = ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+        ready.later = tuple(ref for clip in coming for ref in clip.groups)
         if all_kept and clips and self._model_remembers and _all_named(result.meta):
             ready.named_clips = tuple(video.patches_shape for video in videos.values())
         return ready
@@ -145,19 +153,24 @@ class Pipeline:
         """The prompt, the answer's first chunk, and its others. `prepared()`: the body is not needed any more.
 
         Where what was kept of an earlier request turns out to be lost, all of it is made again, once; unless some of
-        the body has been handed on meanwhile: then it is the client who has to ask again.
+        the body has been handed on meanwhile: then it is the client who has to ask again. Where a group of a clip is
+        lost, it is decoded whole, once.
         """
+        overlap = progress.overlap
+        overlap.is_allowed = self._config.decoder.overlap and sum(task.video is not None for task in plan.tasks) == 1
         admitted_bytes = progress.lease.size_bytes
         while True:
             try:
                 begun = await _unchanged(progress, partial(self._begin, request, plan, progress, prepared))
-            except StageUnavailable:
-                if not self._loader.forget(progress):
+            except BaseException as error:
+                came_apart, lost = overlap.take_back(), isinstance(error, StageUnavailable)
+                if not lost or not (self._loader.forget(progress) or came_apart):
                     raise
-                if any(source.is_gone for task in plan.tasks for source in task.item.sources):
+                if not came_apart and any(source.is_gone for task in plan.tasks for source in task.item.sources):
                     raise
                 progress.lease.resize(admitted_bytes)
                 continue
+            overlap.release_files()
             for task in plan.tasks:
                 for source in task.item.sources:
                     source.take()
@@ -173,6 +186,8 @@ class Pipeline:
             prompt = await self._prepare(request, loaded, progress)
             if not progress.reused:
                 prepared()
+            if progress.overlap.began is not None:
+                progress.timings.note_promised(StageName.VIDEO_DECODE, time.monotonic() - progress.overlap.began)
             first, chunks = await self._answer(request, prompt, progress)
             try:
                 await confirmed()
@@ -194,7 +209,7 @@ class Pipeline:
         if prompt.named_clips:
             with contextlib.suppress(PixelsWanted):
                 return await _begun(generate(prepared=replace(prepared, named_clips=prompt.named_clips), tensors=[]))
-        return await _begun(generate(prepared=prepared, tensors=prompt.tensors))
+        return await _begun(generate(prepared=prepared, tensors=prompt.tensors, later=prompt.later))
 
     async def detokenize(self, token_ids: tuple[int, ...], deadline: Deadline) -> str:
         """The text of tokens. Raises `BadRequest` for a number that is none."""

@@ -21,11 +21,12 @@ from deployments.model.engine.failures import engine_error, is_fatal, is_out_of_
 from deployments.model.engine.load import EngineLoad
 from deployments.model.engine.metrics import EngineMetrics, Snapshot
 from deployments.model.engine.prefill import Prefill
+from deployments.model.engine.rows import chunk_of, row_of
 from deployments.model.engine.scheduler import Chunks, Owners, ScheduledRequest, Scheduler
 from deployments.model.engine.step_budget import StepBudget
 from deployments.model.engine.token_step import TokenStep
-from deployments.model.forward.batch import Chunk, Row
 from deployments.model.forward.runner import ModelRunner
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
@@ -37,6 +38,8 @@ WEDGED_AFTER_S = 60.0
 """A step that takes longer than this makes the replica unhealthy."""
 IDLE_REPORT_S = 1.0
 """Gauges that are not set again and again go missing from the metrics page."""
+_STALLED_S = 0.05
+"""Between two looks at deadlines while media are on their way."""
 
 
 class Engine:
@@ -98,6 +101,13 @@ class Engine:
         return self._scheduler.prompts + len(self._scheduler.waiting) + len(self._inbox)
 
     @property
+    def has_spare(self) -> bool:
+        """Whether a request may take its place before its media have come: nobody waits for one; about, likewise."""
+        running, promised = 2 * self._scheduler.num_sequences, 2 * self._memory.reserved_bytes
+        crowded = running > self._scheduler.max_running or promised > self._memory.budget_bytes
+        return not (crowded or self._inbox or self._scheduler.waiting)
+
+    @property
     def busy(self) -> bool:
         """Whether any request is waiting or running."""
         return bool(self._inbox or self._scheduler.waiting or self._scheduler.running)
@@ -109,8 +119,15 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, request: EngineRequest, tensors: dict[str, NDArray[Any]], listener: Listener) -> Sequence:
-        """Queue a request with the processor's tensors by name; read-only views are fine.
+    def submit(
+        self,
+        request: EngineRequest,
+        tensors: dict[str, NDArray[Any]],
+        listener: Listener,
+        arrivals: Arrivals | None = None,
+    ) -> Sequence:
+        """Queue a request with the processor's tensors by name; read-only views are fine. `arrivals`: of which one is
+        the array; for each group that comes, call `wake`.
 
         The engine owns `tensors` and empties it as soon as they are encoded, so that whoever else holds the dict holds
         no media. Raises `BadRequest`, `ContextTooLong`, `TooLarge`, `Overloaded`, `StageUnavailable`; the message says
@@ -126,15 +143,19 @@ class Engine:
             if self._closing:
                 raise StageUnavailable("the model replica is shutting down")
             check_queue(len(self._inbox) + len(self._scheduler.waiting), self._max_waiting)
-            self._inbox.append(ScheduledRequest(sequence, Media(tensors, self._memory), need))
+            self._inbox.append(ScheduledRequest(sequence, Media(tensors, self._memory, arrivals), need))
             self._wake.notify()
         return sequence
+
+    def wake(self) -> None:
+        """More of a request's media have come."""
+        with self._wake:
+            self._wake.notify()
 
     def abort(self, sequence: Sequence) -> None:
         """Stop a request: what it holds is free before the next step; its listener hears `WorkCancelled`."""
         sequence.abort()
-        with self._wake:
-            self._wake.notify()
+        self.wake()
 
     def check_health(self) -> None:
         """Raise `ReplicaLost` when the thread is dead, `InternalError` when one step goes on and on."""
@@ -165,7 +186,7 @@ class Engine:
         self._reap()
         self._scheduler.admit()
         self._scheduler.reserve_decoding()
-        pressure, prompts = self._scheduler.pressure, self._scheduler.prompts
+        pressure, prompts = self._scheduler.pressure, self._scheduler.moving_prompts
         allowance, amount, chunks = self._prefill.advance()
         owners = self._scheduler.decoding
         if owners or chunks:
@@ -195,6 +216,8 @@ class Engine:
             while not self.busy and not self._closing:
                 self._metrics.report(now=True)
                 self._wake.wait(IDLE_REPORT_S)
+            if self._scheduler.is_stalled and not self._inbox:
+                self._wake.wait(_STALLED_S)
         return self.busy
 
     def _take_in(self) -> None:
@@ -281,8 +304,8 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _pass(self, owners: Owners, chunks: Chunks) -> torch.Tensor:
-        rows = [_row(request.sequence, choice) for request, choice in owners]
-        return self._runner.run(rows, [(_chunk(request, end), request.media) for request, end in chunks])
+        rows = [row_of(request.sequence, choice) for request, choice in owners]
+        return self._runner.run(rows, [(chunk_of(request, end), request.media) for request, end in chunks])
 
     def _computed(self, owners: Owners, chunks: Chunks, logits: torch.Tensor) -> None:
         """Choose tokens after a pass: next ones of answers, first ones of prompts that are complete."""
@@ -324,20 +347,3 @@ def _tell(request: ScheduledRequest, error: SluiceError) -> None:
         request.sequence.listener.on_error(error)
     except Exception:
         logger.warning("a listener failed while it was told of an error", exc_info=True)
-
-
-def _row(sequence: Sequence, choice: Choice) -> Row:
-    assert choice.table is not None
-    return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, choice.table)
-
-
-def _chunk(request: ScheduledRequest, end: int) -> Chunk:
-    sequence, media = request.sequence, request.media
-    start, positions = sequence.num_prefilled, sequence.positions
-    return Chunk(
-        sequence.prompt_T[start:end],
-        start,
-        None if positions is None else positions[:, start:end],
-        request.first_table,
-        None if media.blocks_T is None else media.blocks_T[:end],
-    )

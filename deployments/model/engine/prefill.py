@@ -77,13 +77,14 @@ class Prefill:
             items, values = request.media.take(allowance.size - amount, cost, at_least_one=not amount)
             amount += values
             parts.append((request, items))
-            if request.media.items:
+            if request.media.items and not request.media.is_awaited:
                 break
         self._run([(request, items) for request, items in parts if items])
         for request, _ in parts:
             if request.sequence.phase is Phase.ENCODE and not request.media.items:
                 self._attempt(request, partial(self._finish, request))
             else:
+                self._attempt(request, partial(self._begin_prefill, request))
                 ahead = request.media.ahead(allowance.size, partial(self._encoder.cost, wait=False))
                 self._encoder.upload(ahead)
         return allowance, amount
@@ -103,8 +104,12 @@ class Prefill:
     def _start(self, request: ScheduledRequest) -> None:
         request.sequence.stamps.encoding = time.monotonic()
         unpack(self._family, request.sequence, request.media)
-        if request.sequence.request.reuse:
+        if not request.sequence.request.reuse:
+            return
+        if all(item.is_here or item.name for item in request.media.items):
             self._encoder.expect(request.media.items)
+        else:
+            request.matched = True  # what has no name is known by its bytes alone, which are to come
 
     def _match(self, request: ScheduledRequest) -> None:
         request.matched = True
@@ -137,10 +142,19 @@ class Prefill:
         request.media.count()
 
     @staticmethod
+    def _begin_prefill(request: ScheduledRequest) -> None:
+        """Of a prompt some of whose media are still to come: up to these."""
+        if request.media.is_awaited:
+            request.media.join()
+            request.known_end = request.media.known_end() or 0
+            request.media.count()
+
+    @staticmethod
     def _finish(request: ScheduledRequest) -> None:
         if not request.media.hand_over():
             request.content = None  # whose its places are is not known after all
         request.media.count()
+        request.known_end = request.sequence.num_prompt
         stamps = request.sequence.stamps
         stamps.encoded = time.monotonic() if request.media.encoded else stamps.encoding
         request.sequence.phase = Phase.PREFILL

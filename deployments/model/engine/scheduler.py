@@ -34,6 +34,16 @@ class ScheduledRequest:
     moved_choices: list[Choice] = field(default_factory=list)
     resumes: Phase = Phase.ENCODE
     """Where it stands once it runs (again)."""
+    known_end: int | None = None
+    """Up to which token its prompt may be prefilled; None until its media have been looked at."""
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether it can only go on once more of its media have come."""
+        sequence = self.sequence
+        if sequence.phase is not Phase.ENCODE or self.known_end is None:
+            return False
+        return sequence.num_prefilled >= self.known_end and self.media.is_awaited
 
     @property
     def first_table(self) -> PageTable:
@@ -97,15 +107,26 @@ class Scheduler:
         )
 
     @property
+    def moving_prompts(self) -> int:
+        """Those of them that can go on."""
+        return self.prompts - sum(request.is_stalled for request in self.running)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether all that run wait for media to come."""
+        return bool(self.running) and all(request.is_stalled for request in self.running)
+
+    @property
     def pressure(self) -> float | None:
         """Requests on their way to a first token for each one that decodes; None when none does."""
         decoding = len(self.running) - self.prompts
-        return self.prompts / decoding if decoding else None
+        return self.moving_prompts / decoding if decoding else None
 
     @property
     def next_prompt(self) -> ScheduledRequest | None:
-        """The first of those whose prompt is not in the cache yet."""
-        return next((request for request in self.running if request.sequence.phase is not Phase.DECODE), None)
+        """The first of those whose prompt is not in the cache yet and that can go on."""
+        prompts = (request for request in self.running if request.sequence.phase is not Phase.DECODE)
+        return next((request for request in prompts if not request.is_stalled), None)
 
     @property
     def encoding(self) -> list[ScheduledRequest]:
@@ -138,10 +159,10 @@ class Scheduler:
         """Prefilling requests and up to which prompt token each goes in this step, within `budget` tokens in all."""
         plan: Chunks = []
         for request in list(self.running):
-            if request.sequence.phase is not Phase.PREFILL or budget <= 0:
+            start, known_end = request.sequence.num_prefilled, request.known_end or 0
+            if request.sequence.phase is Phase.DECODE or start >= known_end or budget <= 0:
                 continue
-            start = request.sequence.num_prefilled
-            end = min(request.media.chunk_end(start, start + budget), request.sequence.num_prompt)
+            end = min(request.media.chunk_end(start, start + budget), known_end)
             end = self._with_room(request, start, end)
             if end > start:
                 budget -= end - start

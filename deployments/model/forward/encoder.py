@@ -39,13 +39,16 @@ class Encoder:
             self._digests.expect(items)
 
     def cost(self, item: Item, *, wait: bool) -> int | None:
-        """An item's values, 0 where its outputs are there; None where that is not known without a `wait`."""
+        """An item's values, 0 where its outputs are there; None where that is not known without a `wait`, and where
+        the item has not come."""
         if item.given:
             return 0
         kept = False if self._cache is None or item.key is None else self._cache.holds(item, wait=wait)
         if kept is None:
             return None
-        return 0 if kept else item.values
+        if kept:
+            return 0
+        return item.values if item.is_here else None
 
     @torch.inference_mode()
     def encode(self, items: Sequence[Item]) -> list[EncodedRows]:

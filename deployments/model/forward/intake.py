@@ -1,11 +1,14 @@
 """A request's turn begins: its tensors become items to encode, its prompt gets positions and counts of places."""
 
+import itertools
+
 import torch
 
 from deployments.model.families.family import Family
 from deployments.model.kv_cache.prefix_cache import Content, content_of
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.multimodal.item_names import frames_of_clips, name_items
-from deployments.model.multimodal.items import given_items, rows_of_items, split_items
+from deployments.model.multimodal.items import Item, given_items, rows_of_items, split_items
 from deployments.model.multimodal.request_media import Media
 from deployments.model.sequence import Sequence
 from deployments.types import MediaKind
@@ -43,6 +46,8 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
             items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
             marks = [mark for mark in request.media if mark.kind is kind]
             name_items(items, marks, frames_of_clips(arguments) if family.frames_apart else ())
+        if media.arrivals is not None and media.tensors.get(feature.main_tensor) is media.arrivals.array:
+            _await_rows(items, feature.main_tensor, media.arrivals)
         for item in items:
             item.main, item.salt = feature.main_tensor, request.cache_salt
             item.labels = item.labels or tuple(mark.label for mark in request.media)
@@ -50,6 +55,13 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
         media.item_rows[kind] = rows_of_items(items, places_T)
         media.items += items
     media.tensors.clear()
+
+
+def _await_rows(items: list[Item], name: str, arrivals: Arrivals) -> None:
+    """Make items wait for their rows of the tensor `name`."""
+    rows = itertools.accumulate(len(item.tensors[name]) for item in items)
+    for item, until in zip(items, rows, strict=True):
+        item.arrivals, item.until = arrivals, until
 
 
 def prompt_content(family: Family, sequence: Sequence, media: Media) -> Content:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from deployments.errors import PixelsWanted
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.multimodal.uploads import Upload
 from deployments.types import MediaKind, PixelNorm
 
@@ -43,6 +44,15 @@ class Item:
     """Whether a tower had to look at it."""
     absent: bool = False
     """Whether `main` holds no content, only its shape and type."""
+    arrivals: Arrivals | None = None
+    """Of which `main` is a part, where that comes group after group."""
+    until: int = 0
+    """How many rows have come of them once its own ones have."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its content has come; its shape is known before."""
+        return self.arrivals is None or self.arrivals.rows >= self.until
 
     @property
     def form(self) -> object:

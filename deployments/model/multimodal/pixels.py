@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.types import PixelNorm
 
 
@@ -34,3 +35,11 @@ def add_clips(tensors: dict[str, NDArray[Any]], clips: Sequence[dict[str, NDArra
     one tensor. A lone clip is not copied. The dicts of `clips` end up without them, so that they hold no memory."""
     patches = [clip.pop("patches") for clip in clips]
     tensors["pixel_values_videos"] = patches[0] if len(patches) == 1 else np.concatenate(patches)
+
+
+def expect_clip(tensors: dict[str, NDArray[Any]], first: dict[str, NDArray[Any]]) -> Arrivals:
+    """The same of a clip's first group: the others have room, as much as `tensors` tell."""
+    rows = int(tensors["video_grid_thw"].prod(1).sum())
+    arrivals = Arrivals(rows, first.pop("patches"))
+    tensors["pixel_values_videos"] = arrivals.array
+    return arrivals

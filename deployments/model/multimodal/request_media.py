@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.errors import BadRequest, TooLarge
+from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.multimodal.items import Item
 from deployments.types import MediaKind
 
@@ -109,15 +110,19 @@ def joined_rows(pieces: Sequence[EncodedRows]) -> EncodedRows:
 class Media:
     """The multimodal side of one request; what it holds is counted in `MediaMemory` until it is let go."""
 
-    def __init__(self, tensors: dict[str, NDArray[Any]], memory: MediaMemory) -> None:
+    def __init__(self, tensors: dict[str, NDArray[Any]], memory: MediaMemory, arrivals: Arrivals | None = None) -> None:
+        """`arrivals`: whose array one of the tensors is, where that is still to be filled."""
+        self.arrivals = arrivals
         self.tensors = tensors
         """Processor tensors, on the host; empty once there are items of them."""
         self.items: deque[Item] = deque()
         """What is still to be encoded, modality after modality in the prompt's order."""
         self.parts: dict[MediaKind, list[EncodedRows]] = {}
-        """Outputs of the items that have been encoded, until all have."""
+        """Outputs of the items that have been encoded, until they are joined."""
         self.encoded: dict[MediaKind, EncodedRows] = {}
         """By modality; a modality leaves when its last placeholder has been prefilled."""
+        self._found: dict[MediaKind, list[int]] = {}
+        """Rows of each item that has been encoded."""
         self.counts_T: dict[MediaKind, torch.Tensor] = {}
         """int64 (T + 1,), on the host: placeholders of the modality before each prompt token."""
         self.blocks: list[tuple[int, int]] = []
@@ -130,6 +135,11 @@ class Media:
         """Of the modality's first placeholders: their keys were there, they are not encoded."""
         self._memory = memory
         self._counted: dict[Place, int] = {"host": 0, "device": 0}
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the next item has not come."""
+        return bool(self.items) and not self.items[0].is_here
 
     def ahead(self, values: int, cost: Cost) -> list[Item]:
         """The next items to encode, of so many values in all."""
@@ -162,6 +172,7 @@ class Media:
     def drop(self) -> None:
         """Let go of everything: the prefill is done, or will never be."""
         self.tensors.clear()
+        self.arrivals = None
         for item in self.items:
             if item.key is not None:
                 item.key.cancel()
@@ -183,15 +194,36 @@ class Media:
             self._skipped[kind] = max(gone.values(), default=0)
             self.items = deque(item for item in self.items if id(item) not in gone)
 
+    def join(self) -> None:
+        """Add the parts to the encoder outputs."""
+        for kind, parts in self.parts.items():
+            self._found.setdefault(kind, []).extend(len(rows.rows_ND) for rows in parts)
+            before = [self.encoded[kind]] if kind in self.encoded else []
+            self.encoded[kind] = joined_rows(before + parts)
+        self.parts = {}
+
+    def known_end(self) -> int | None:
+        """Up to which prompt token there is all that the prompt needs, before all is there; None: to its end."""
+        ends = []
+        for kind, counts_T in self.counts_T.items():
+            rows = self._skipped.get(kind, 0) + sum(self._found.get(kind, []))
+            if rows < int(counts_T[-1]):
+                ends.append(int(torch.searchsorted(counts_T, rows, right=True)) - 1)
+        if not ends:
+            return None
+        end = min(ends)
+        return next((first for first, stop in self.blocks if first < end < stop), end)
+
     def hand_over(self) -> bool:
-        """Make the parts the encoder outputs; False where an item has not as many as its shape told.
+        """Make the parts the encoder outputs, now that there are no more; False where an item has not as many as its
+        shape told.
 
         Raises `BadRequest` when they do not fit the prompt.
         """
+        self.join()
         as_told = True
         for kind, counts_T in self.counts_T.items():
-            parts, skipped = self.parts.get(kind, []), self._skipped.get(kind, 0)
-            found = [len(rows.rows_ND) for rows in parts]
+            found, skipped = self._found.get(kind, []), self._skipped.get(kind, 0)
             expected = int(counts_T[-1])
             if sum(found) + skipped != expected:
                 raise BadRequest(
@@ -199,9 +231,6 @@ class Media:
                 )
             told = self.item_rows.get(kind)
             as_told &= told is None or found == told[len(told) - len(found) :]
-            if parts:
-                self.encoded[kind] = joined_rows(parts)
-        self.parts = {}
         return as_told
 
     def rows(self, kind: MediaKind, low: int, high: int) -> EncodedRows:

@@ -1,0 +1,185 @@
+"""Videos delivered in groups: put together, the frames of the plain way bit for bit; told before they are there."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deployments.config import DecoderConfig
+from deployments.core.deadline import Deadline
+from deployments.decoder.backlog import VideoWork
+from deployments.decoder.groups import GroupRule, plan_groups
+from deployments.decoder.plan import Run
+from deployments.decoder.reader import VideoReader
+from deployments.decoder.stage import DecodeStage
+from deployments.errors import MediaLost
+from deployments.observability.metrics import RecordingSink
+from deployments.types import DecodedVideo, VideoTask
+from tests.decoder.reading import task
+from tests.decoder.test_parts import FILES, RESIZE, RULE, array, video, whole
+from tests.support.media_files import make_video
+
+ANY = GroupRule(least_megapixels=0.001)
+LARGE = dataclasses.replace(RESIZE, min_pixels=10**9, max_pixels=10**9)
+CONTENT = {"interlaced", "intra refresh"}
+"""Whose packets promise other frames than come out."""
+
+
+def clip(frames: int, **options: Any) -> VideoTask:
+    return dataclasses.replace(task(frames, resize=RESIZE, **options), patches=RULE)
+
+
+def early(
+    data: NDArray[np.uint8], what: VideoTask, rule: GroupRule = ANY, config: DecoderConfig | None = None
+) -> tuple[DecodedVideo, dict[str, Any]]:
+    """What a stage tells of a video, and all groups of it."""
+
+    async def decode() -> tuple[DecodedVideo, dict[str, Any]]:
+        stage = DecodeStage(config or DecoderConfig(), RecordingSink(), groups=rule)
+        try:
+            meta, payload = [value async for value in stage.decode_early(30.0, what, data)]
+            assert isinstance(meta, DecodedVideo)
+            asked = (stage.decode_group(30.0, what, group, data) for group in meta.later)
+            groups = [payload, *await asyncio.gather(*asked)]
+            return meta, {name: np.concatenate([group[name] for group in groups]) for name in payload}
+        finally:
+            stage.close()
+
+    return asyncio.run(decode())
+
+
+def assert_same(found: tuple[DecodedVideo, dict[str, Any]], data: NDArray[np.uint8], what: VideoTask) -> None:
+    plain = whole(data.tobytes(), what)
+    size = sum(values.nbytes for values in plain.payload.values())
+    told = dataclasses.replace(found[0], later=(), decode_s=0.0)
+    assert told == dataclasses.replace(plain.meta, decode_s=0.0, payload_bytes=size)
+    assert found[1].keys() == plain.payload.keys()
+    for name, values in plain.payload.items():
+        np.testing.assert_array_equal(found[1][name], values)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [(name, 13) for name in sorted(set(FILES) - CONTENT)] + [("H.264, MP4", 60), ("rotated, with sound", 14)],
+)
+def test_groups_together_are_the_video(name: str, frames: int) -> None:
+    data, what = array(video(name)), clip(frames)
+    found = early(data, what)
+    assert_same(found, data, what)
+    if name in ("H.264, MP4", "H.264, Matroska", "VP9, WebM"):
+        assert len(found[0].later) == 3
+
+
+@pytest.mark.parametrize("name", sorted(CONTENT))
+def test_frames_that_do_not_come_out_as_promised_are_lost(name: str) -> None:
+    data, what = array(video(name)), clip(60)
+    try:
+        found = early(data, what)
+    except MediaLost:
+        return  # and is asked for whole
+    assert_same(found, data, what)
+
+
+def test_a_damaged_file_is_a_lost_group_and_not_another_clip() -> None:
+    data, what = array(video("H.264, MP4")).copy(), clip(60)
+    meta, _ = early(data, what)
+    half = len(data) // 2
+    data[half : half + len(data) // 4] = 0
+    with pytest.raises(MediaLost):
+        early(data, what)
+    assert whole(data.tobytes(), what).meta.lost_frames
+    assert meta.lost_frames == 0
+
+
+def test_a_size_that_changes_between_groups_is_no_promise_kept() -> None:
+    ways = ((128, 96, 0.0), (256, 192, 4.0))
+    small, large = (
+        make_video(60, container="mpegts", gop=6, width=w, height=h, times_s=[since + n / 30 for n in range(60)])
+        for w, h, since in ways
+    )
+    with pytest.raises(MediaLost):
+        early(array(small + large), clip(14))
+
+
+@pytest.mark.parametrize(
+    ("what", "rule", "config"),
+    [
+        (clip(14), GroupRule(), None),
+        (task(14, resize=RESIZE), ANY, None),
+        (clip(14), ANY, DecoderConfig(resize=False)),
+        (
+            dataclasses.replace(clip(14), resize=dataclasses.replace(RESIZE, min_pixels=10**9, max_pixels=10**9)),
+            ANY,
+            None,
+        ),
+    ],
+    ids=["small", "no patches", "frames as they are", "too small for the model"],
+)
+def test_others_come_whole(what: VideoTask, rule: GroupRule, config: DecoderConfig | None) -> None:
+    data = array(video("H.264, MP4"))
+    meta, payload = early(data, what, rule, config)
+    assert not meta.later
+    assert meta.payload_bytes == sum(values.nbytes for values in payload.values())
+    plain = VideoReader(config or DecoderConfig()).read(what, data, Deadline(30, "decode"))
+    for name, values in plain.payload.items():
+        np.testing.assert_array_equal(payload[name], values)
+
+
+def test_the_video_is_told_before_its_first_group_is_there() -> None:
+    async def decode() -> list[object]:
+        stage = DecodeStage(DecoderConfig(), RecordingSink(), groups=ANY)
+        values = stage.decode_early(30.0, clip(60), array(video("H.264, MP4")))
+        heard = [await anext(values)]
+        heard += [stage.running]
+        heard += [value async for value in values]
+        stage.close()
+        return heard
+
+    told, running, payload = asyncio.run(decode())
+    assert isinstance(told, DecodedVideo)
+    assert told.later
+    assert running in (0, 1)  # a small video may be done by then
+    assert isinstance(payload, dict)
+
+
+def test_groups_of_one_clip_take_one_thread() -> None:
+    async def turns() -> list[int]:
+        stage, data = DecodeStage(DecoderConfig(workers=4), RecordingSink(), groups=ANY), array(video("H.264, MP4"))
+        meta = await anext(stage.decode_early(30.0, clip(60), data))
+        assert isinstance(meta, DecodedVideo)
+        asked = [asyncio.ensure_future(stage.decode_group(30.0, clip(60), group, data)) for group in meta.later]
+        seen = []
+        while not all(group.done() for group in asked):
+            await asyncio.sleep(0)
+            seen.append(stage.running)
+        stage.close()
+        return seen
+
+    assert max(asyncio.run(turns())) == 1
+
+
+def test_groups_are_cut_between_runs_and_rows_and_the_outer_ones_are_small() -> None:
+    runs = [Run(start, start + 10) for start in range(0, 240, 10)]
+    targets = np.array([number for run in runs for number in (run.start, run.start + 5)])
+    groups = plan_groups(runs, targets, 1.0, 2, GroupRule(60.0, 4))
+    sizes = [sum(stop - start for start, stop in group.runs) for group in groups]
+    assert sizes == [40, 80, 80, 40]
+    assert [number for group in groups for number in group.packets] == targets.tolist()
+    assert all(len(group.packets) % 2 == 0 for group in groups)
+    assert plan_groups(runs, targets, 0.1, 2, GroupRule(60.0, 4)) == ()
+    assert len(plan_groups(runs[:3], targets[:6], 1.0, 2, GroupRule(1.0, 4))) == 3
+    assert len(plan_groups(runs, targets, 1.0, 100, GroupRule(60.0, 4))) <= 1
+
+
+def test_a_group_counts_as_its_own_work() -> None:
+    data, what = array(video("H.264, MP4")), clip(60)
+    meta, _ = early(data, what)
+    work = VideoWork()
+    reader = VideoReader(DecoderConfig())
+    reader.read_group(what, data, Deadline(30, "decode"), meta.later[0], work)
+    packets = sum(stop - start for start, stop in meta.later[0].part.runs)
+    assert work.megapixels == pytest.approx(packets * meta.source_height * meta.source_width / 1e6)
+    assert work.share_left() == 0.0
