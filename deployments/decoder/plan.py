@@ -42,19 +42,28 @@ class Run:
         return self.stop - self.start
 
 
-def plan_runs(table: PacketTable, targets: NDArray[np.int64]) -> tuple[Run, ...]:
-    """The runs, ascending and apart, that make the packets numbered `targets` decodable.
+def first_packets(table: PacketTable, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where decoding has to begin for each of the packets numbered `targets`.
 
-    A run starts at the last keyframe, in decode order, which is shown no later than the target: pictures that follow a
-    keyframe but are shown before it (open GOPs) lean on the one before. A file without such a keyframe is decoded from
-    its first packet on.
+    At the last keyframe, in decode order, which is shown no later than the target: pictures that follow a keyframe but
+    are shown before it (open GOPs) lean on the one before. A file without such a keyframe is decoded from its first
+    packet on.
     """
     keys = np.flatnonzero(table.is_key)
-    runs: list[Run] = []
-    for target in np.sort(targets):
+    first = np.zeros(len(targets), np.int64)
+    for place, target in enumerate(targets):
         earlier = keys[: np.searchsorted(keys, target, side="right")]
         usable = earlier[table.pts[earlier] <= table.pts[target]]
-        start, stop = int(usable[-1]) if len(usable) else 0, int(target) + 1
+        first[place] = usable[-1] if len(usable) else 0
+    return first
+
+
+def plan_runs(table: PacketTable, targets: NDArray[np.int64]) -> tuple[Run, ...]:
+    """The runs, ascending and apart, that make the packets numbered `targets` decodable."""
+    runs: list[Run] = []
+    ordered = np.sort(targets)
+    for start, stop in zip(first_packets(table, ordered), ordered + 1, strict=True):
+        start, stop = int(start), int(stop)
         while runs and start <= runs[-1].stop:  # a leading picture may reach back behind several runs
             start = min(start, runs.pop().start)
         runs.append(Run(start, stop))

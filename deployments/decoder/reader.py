@@ -21,7 +21,6 @@ from deployments.decoder.demux import VideoFile, demux
 from deployments.decoder.groups import GroupRule, NotInGroups, plan_groups
 from deployments.decoder.limits import Limits
 from deployments.decoder.parts import Helpers
-from deployments.decoder.plan import plan_runs
 from deployments.decoder.pyav_backend import PyavBackend
 from deployments.decoder.sampling import sample
 from deployments.decoder.stack import FrameStack, Stacked
@@ -184,11 +183,11 @@ class VideoReader:
             return None
         wanted = self._choose(index, task, limits)
         targets = index.packets[wanted]
-        runs = plan_runs(video.table, targets)
-        parts = plan_groups(runs, targets, megapixels, rule.temporal, grouping.rule)
+        parts = plan_groups(video.table, targets, megapixels, rule.temporal, grouping.rule)
         if len(parts) < 2:
             return None
-        limits.accept_work(sum(map(len, runs)), *video.coded_size)
+        packets = sum(stop - start for part in parts for start, stop in part.runs)
+        limits.accept_work(packets, *video.coded_size)
         promised: list[DecodedVideo] = []
 
         def begun(stack: FrameStack) -> None:
