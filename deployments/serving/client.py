@@ -146,8 +146,10 @@ class Stage:
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
     ) -> Begun[Any]:
-        """Metadata by value as soon as they are there; see `stages.PromisingClient.begin`. A replica's death until then is
-        made up for as `call` does; afterwards it is `StageUnavailable`."""
+        """Metadata by value as soon as they are there; see `stages.PromisingClient.begin`.
+
+        A replica's death until then is made up for as `call` does; afterwards it is `StageUnavailable`.
+        """
         shared = tuple([await _shared(payload) for payload in payloads])
         for attempt in range(self._retries + 1):
             response = self._send(method, deadline, (*args, shared), shared, key, by_value=False)

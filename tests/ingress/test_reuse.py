@@ -128,8 +128,8 @@ class Patches(Application):
         )
         stream = self.model.stream
 
-        async def forgetful(method, deadline, prepared, *args, key, payloads=()):
-            async for chunk in stream(method, deadline, prepared, *args, key=key, payloads=payloads):
+        async def forgetful(method, deadline, prepared, *args, **options):
+            async for chunk in stream(method, deadline, prepared, *args, **options):
                 if self.forgotten and prepared.named_clips:
                     raise PixelsWanted("it was long ago")
                 yield chunk
@@ -300,7 +300,7 @@ async def test_a_clip_that_was_lost_with_its_machine_is_made_again(url, stage):
     if stage == "model":
         stream = app.model.stream
 
-        async def failing(method, deadline, *args, key, payloads=()):
+        async def failing(method, deadline, *args, key, payloads=(), promises=None):
             app.model.stream = stream
             raise lost
             yield

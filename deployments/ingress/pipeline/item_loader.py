@@ -168,7 +168,7 @@ class ItemLoader:
         if reuse:
             self._decoded.record(misses=1)
             keep() if coming is None else progress.overlap.keep(keep)
-        return LoadedItem(_media_input(task.item, metas, decoded), payloads, content, coming)
+        return LoadedItem(_media_input(task.item, metas, decoded), payloads, content, coming=coming)
 
     def _found(
         self,

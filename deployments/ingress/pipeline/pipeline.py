@@ -21,6 +21,7 @@ from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
+from deployments.ingress.pipeline.overlap import Coming
 from deployments.ingress.pipeline.side_by_side import beside, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
 from deployments.stages import ModelStages, StageResult, TensorRef
@@ -126,8 +127,8 @@ class Pipeline:
         coming = [item.coming for item in loaded if item.coming is not None]
         loaded.clear()
         sent.clear()
-        async with beside(clip.arrive() for clip in coming):
-            result = await self._prompt(request, inputs, payloads, progress)
+        prompting = self._prompt(request, inputs, payloads, progress)
+        result = await (_arrived(prompting, coming) if coming else prompting)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
         ready = ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
@@ -247,6 +248,12 @@ async def _unchanged(progress: Progress, work: Callable[[], Awaitable[T]]) -> T:
         except SourceChanged:
             progress.reused.clear()
             progress.lease.resize(admitted_bytes)
+
+
+async def _arrived(work: Awaitable[T], coming: Sequence[Coming]) -> T:
+    """What comes of `work`, once the first groups of clips are there as well."""
+    async with beside(clip.arrive() for clip in coming):
+        return await work
 
 
 def _confirming(loaded: Sequence[LoadedItem]) -> list[Coroutine[Any, Any, None]]:

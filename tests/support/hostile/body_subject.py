@@ -44,9 +44,7 @@ class _FetchStage:
         fetched, data = await self._fetcher.fetch(args[0], deadline, text)
         return StageResult(fetched, TensorRef(data), 0.001)
 
-    def stream(
-        self, method: str, deadline: Deadline, *args: Any, payloads: Sequence[TensorRef] = (), key: str = ""
-    ) -> Any:
+    def stream(self, method: str, deadline: Deadline, *args: Any, **options: Any) -> Any:
         raise AssertionError("fetches are not streamed")
 
 
