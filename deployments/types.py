@@ -625,8 +625,6 @@ class GenerateTimes:
     encode_s: float
     prefill_s: float
     decode_s: float
-    media_s: float | None = None
-    """Until the last of the media had come that were to follow the call; None where none were, or not all came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -639,3 +637,5 @@ class GenerateChunk:
     """Of the prompt, in the last one: their keys and values were there already."""
     encoded: frozenset[str] = frozenset()
     """Labels of the items that a tower had to look at, in the last one."""
+    media_s: float | None = None
+    """From the call until all media had come that were promised; None where none were, or not all have come."""

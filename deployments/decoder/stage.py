@@ -98,7 +98,8 @@ class DecodeStage:
             grouping = Grouping(clip, planned, self._groups)
             reading = loop.create_task(self.decode(remaining_s, task, data, others, grouping))
             try:
-                await asyncio.wait({told, reading}, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {told, reading}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if told.done():
                     yield told.result()
                 read = await reading

@@ -182,7 +182,6 @@ class Generation:
                     await _gather(exchange, answer, _chain(first, chunks))
                     if send is not None and writer is not None:
                         await _complete(exchange, [request], writer, send)
-            progress.overlap.settle(came=answer.times is not None and answer.times.media_s is not None)
             self._count(exchange, request.model, prompt, answer)
         return answer
 

@@ -114,12 +114,11 @@ class ModelStage:
                 await mailbox.wait(for_end=not (piecewise or params.stop))
                 deltas += answer.deltas(mailbox.take())
                 if piecewise and deltas and not answer.finished:
-                    yield GenerateChunk(deltas)
+                    yield GenerateChunk(deltas, media_s=_took_s(arriving))
                     deltas = ()
                     await mailbox.gather(gather_s(self._interval_s, self.engine.awaiting))
             timing = mailbox.timing or sequence.timing(time.monotonic())
-            media_s = None if arriving is None else arriving.took_s
-            yield GenerateChunk(deltas, times(timing, media_s), timing.cached_tokens, timing.encoded)
+            yield GenerateChunk(deltas, times(timing), timing.cached_tokens, timing.encoded, _took_s(arriving))
         finally:
             self.engine.abort(sequence)
             if arriving is not None:
@@ -197,6 +196,10 @@ def _check_ids(prepared: Prepared, params: SamplingParams, vocab_size: int) -> N
             raise BadRequest(said, param=field)
     if len(prepared.token_ids) and not 0 <= prepared.token_ids.min() <= prepared.token_ids.max() < vocab_size:
         raise InternalError("the tokenizer gives a token that the model does not have")
+
+
+def _took_s(arriving: Arriving | None) -> float | None:
+    return None if arriving is None else arriving.took_s
 
 
 def _marks(prepared: Prepared) -> tuple[str, ...]:

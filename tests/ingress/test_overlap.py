@@ -30,8 +30,8 @@ class Application(FakeApplication):
         self.decoder.answers["decode"] = lambda task, file: (video, "whole")
         self.decoder.answers["decode_early"] = lambda task, file: (replace(video, later=LATER), GROUPS[0])
         self.decoder.answers["decode_group"] = lambda task, group, file: (None, f"group {group.part.packets[0]}")
-        times = replace(TIMES, media_s=1.0 if came else None)
-        self.model.chunks = [GenerateChunk((TokenDelta(0, "Hello", 3, finish_reason="stop"),), times)]
+        hello = (TokenDelta(0, "Hello", 3, finish_reason="stop"),)
+        self.model.chunks = [GenerateChunk(hello, TIMES, media_s=1.0 if came else None)]
 
     @staticmethod
     def _fetched(item: Any) -> tuple[Fetched, str | None]:

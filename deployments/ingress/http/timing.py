@@ -14,7 +14,6 @@ class Timings:
         self.seconds: dict[str, float] = {}
         self.waits: dict[str, float] = {}
         """What of them was not work: for a replica, a thread or a slot, and the way there and back."""
-        self._promised: tuple[StageName, float] | None = None
         self.cache: dict[str, CacheUse] = {}
         """What of a stage's work was there already; of several items the one that took most."""
 
@@ -35,14 +34,7 @@ class Timings:
         name = stage.value
         self.cache[name] = max(use, self.cache.get(name, use), key=_BY_WORK.index)
 
-    def note_promised(self, stage: StageName, seconds: float) -> None:
-        """A stage was so far when the model was called, and goes on beside it."""
-        self._promised = stage, seconds
-
     def note_generation(self, times: GenerateTimes) -> None:
-        if self._promised is not None and times.media_s is not None:
-            stage, seconds = self._promised
-            self.note(stage, seconds + times.media_s)
         self.note(StageName.QUEUE, times.queue_s, worked_s=0.0)
         self.note(StageName.ENCODE, times.encode_s)
         self.note(StageName.PREFILL, times.prefill_s)

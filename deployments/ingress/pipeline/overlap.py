@@ -90,8 +90,11 @@ class Overlap:
         self.files.clear()
 
     def settle(self, *, came: bool) -> None:
-        """The answer is complete; whether all groups had come by then."""
-        for keep in self._keep if came else ():
+        """The answer has begun; whether all groups had come by then. Others are not waited for."""
+        self.release_files()
+        if not came:
+            self.stop()
+        for keep in self._keep:
             keep()
         self._cancel.clear()
         self._keep.clear()

@@ -171,7 +171,7 @@ class Pipeline:
                     raise
                 progress.lease.resize(admitted_bytes)
                 continue
-            overlap.release_files()
+            overlap.settle(came=begun[1].media_s is not None)
             for task in plan.tasks:
                 for source in task.item.sources:
                     source.take()
@@ -187,14 +187,15 @@ class Pipeline:
             prompt = await self._prepare(request, loaded, progress)
             if not progress.reused:
                 prepared()
-            if progress.overlap.began is not None:
-                progress.timings.note_promised(StageName.VIDEO_DECODE, time.monotonic() - progress.overlap.began)
+            asked = time.monotonic()
             first, chunks = await self._answer(request, prompt, progress)
             try:
                 await confirmed()
             except BaseException:
                 await chunks.aclose()
                 raise
+        if progress.overlap.began is not None and first.media_s is not None:
+            progress.timings.note(StageName.VIDEO_DECODE, asked - progress.overlap.began + first.media_s)
         return prompt, first, chunks
 
     async def _answer(

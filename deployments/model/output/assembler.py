@@ -161,6 +161,5 @@ def gather_s(interval_s: float, awaiting: int) -> float:
     return interval_s * min(1 + awaiting, MOST_GATHERED)
 
 
-def times(timing: Timing, media_s: float | None) -> GenerateTimes:
-    """`media_s`: see there."""
-    return GenerateTimes(timing.queue_s, timing.encode_s, timing.prefill_s, timing.decode_s, media_s)
+def times(timing: Timing) -> GenerateTimes:
+    return GenerateTimes(timing.queue_s, timing.encode_s, timing.prefill_s, timing.decode_s)
