@@ -48,7 +48,7 @@ class Ingress:
         log_to_stdout()
         stages = Stages.over(
             self._client(fetcher, StageName.FETCH),
-            self._client(decoder, StageName.VIDEO_DECODE),
+            self._remote(decoder, StageName.VIDEO_DECODE),
             {
                 name: (self._client(first, StageName.PREPROCESS), self._client(last, StageName.MODEL))
                 for name, (first, last) in models.items()
@@ -80,6 +80,9 @@ class Ingress:
             self._open.push_async_callback(hosted.close)
             self._hosted.append(hosted)
             return hosted
+        return self._remote(stage, name)
+
+    def _remote(self, stage: "DeploymentHandle[Any]", name: StageName) -> Stage:
         self._handles[stage.deployment_name] = stage
         client = Stage(stage, name)
         self._open.callback(client.close)
