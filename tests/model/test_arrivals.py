@@ -1,5 +1,7 @@
 """Clips whose frames come while their requests are worked on: the same answers, and nobody else waits for them."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployments.core.deadline import Deadline
-from deployments.errors import InternalError, StageTimeout, WorkCancelled
+from deployments.errors import InternalError, MediaLost, StageTimeout, WorkCancelled
+from deployments.model.arriving import Arriving
 from deployments.model.families.known import known
 from deployments.model.multimodal.arrivals import Arrivals
 from deployments.types import MediaKind, MediaMark
@@ -181,3 +184,47 @@ def test_groups_that_are_not_what_was_told_are_refused():
     arrivals.add(np.ones((2, 3), np.uint8))
     arrivals.check_complete()
     assert torch.from_numpy(arrivals.array).sum() == 6
+
+
+async def groups(*sizes: int, error: Exception | None = None, forever: bool = False) -> AsyncIterator[dict[str, Any]]:
+    for number, size in enumerate(sizes):
+        yield {"patches": np.full((size, 3), number, np.uint8)}
+    if error is not None:
+        raise error
+    if forever:
+        await asyncio.Event().wait()
+
+
+async def bring(later: AsyncIterator[dict[str, Any]], seconds: float = 30.0) -> tuple[Arriving, list[Any]]:
+    """Brings six rows; what is heard of it until all have come, or something has failed."""
+    tensors = {"video_grid_thw": np.array([[3, 1, 2]])}
+    arriving = await Arriving.begin(tensors, later, Deadline(seconds, "model"))
+    assert tensors["pixel_values_videos"] is arriving.arrivals.array
+    heard: list[Any] = []
+    arriving.start(lambda: heard.append(arriving.arrivals.rows), heard.append)
+    async with asyncio.timeout(30):
+        while arriving.took_s is None and not any(isinstance(one, Exception) for one in heard):
+            await asyncio.sleep(0.001)
+    return arriving, heard
+
+
+async def test_what_follows_a_call_is_put_in_its_place():
+    arriving, heard = await bring(groups(2, 3, 1))
+    assert heard == [5, 6]
+    assert arriving.arrivals.array[:, 0].tolist() == [0, 0, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(("sizes", "error"), [((2, 3), None), ((2, 5), None), ((2,), MediaLost("it did not come"))])
+async def test_what_does_not_follow_as_told_is_told(sizes, error):
+    _, heard = await bring(groups(*sizes, error=error))
+    assert isinstance(heard[-1], InternalError if error is None else MediaLost)
+
+
+async def test_nobody_waits_for_what_follows_beyond_a_requests_time():
+    with pytest.raises(StageTimeout):
+        await bring(groups(forever=True), 0.05)
+    arriving = await Arriving.begin(
+        {"video_grid_thw": np.array([[3, 1, 2]])}, groups(2, forever=True), Deadline(30, "model")
+    )
+    with pytest.raises(StageTimeout):
+        await arriving.all(Deadline(0.05, "model"))
