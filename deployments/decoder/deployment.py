@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.decoder.groups import GroupRule
 from deployments.decoder.parts import PART_MEGAPIXELS
 from deployments.decoder.remote import Ranges
 from deployments.decoder.stage import STAGE, DecodeStage
@@ -70,15 +71,20 @@ class VideoDecoder(VideoDecoderReplica):
     """Video bytes in, `DecodedVideo` and its payload out; nothing is kept between calls."""
 
     def __init__(
-        self, config: AppConfig, fetcher: "DeploymentHandle[Any] | Hosted", part_megapixels: float = PART_MEGAPIXELS
+        self,
+        config: AppConfig,
+        fetcher: "DeploymentHandle[Any] | Hosted",
+        part_megapixels: float = PART_MEGAPIXELS,
+        groups: GroupRule | None = None,
     ) -> None:
-        """`fetcher`: through which files are read that stay with their hosts. `part_megapixels`: see `DecodeStage`."""
+        """`fetcher`: through which files are read that stay with their hosts. `part_megapixels` and `groups`: see
+        `DecodeStage`."""
         self._open = AsyncExitStack()  # what is still to be closed: less than everything where this fails
         hide_gpus()
         self.tracer = self._open.enter_context(closing(replica_tracer(config.tracing)))
         self._door: VideoDecoding | None = None
         ranges = _Ranges(MediaFetching(self._fetching(fetcher)))
-        stage = DecodeStage(config.decoder, ServeMetricSink(), ranges, part_megapixels)
+        stage = DecodeStage(config.decoder, ServeMetricSink(), ranges, part_megapixels, groups)
         self._stage = self._open.enter_context(closing(stage))
 
     @stage_method

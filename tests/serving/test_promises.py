@@ -9,12 +9,18 @@ import pytest
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
+from deployments.decoder.deployment import VideoDecoder
+from deployments.decoder.groups import GroupRule
+from deployments.decoder.reader import VideoReader
 from deployments.errors import BadMedia, MediaLost
 from deployments.serving.client import Stage, promised, put
 from deployments.serving.replica import stage_method, stage_value
-from deployments.stages import TensorRef
+from deployments.stages import TensorRef, VideoDecoding
+from deployments.types import FrameSampling, PatchRule, ResizeRule, VideoTask
 from tests.support.application import Cluster
+from tests.support.media_files import make_video
 
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}
 SIZE = 300_000
@@ -109,3 +115,26 @@ async def test_promises_are_kept_told_to_be_lost_and_cancelled(stages: tuple[Sta
         [value async for value in failing]
     again = taker.stream("total", deadline, promises=[first, promises[0].payload])
     assert [value async for value in again] == ["began", SIZE, 2 * SIZE, 0]
+
+
+async def test_groups_of_a_clip_are_its_patches_whichever_replicas_make_them(ray_cluster: Cluster) -> None:
+    config = AppConfig()
+    decoders = VideoDecoder.options(num_replicas=2, **OPTIONS)
+    bound = decoders.bind(config, fetcher=Maker.bind(), part_megapixels=0.01, groups=GroupRule(0.01, 4))
+    serve.run(Root.bind(decoder=bound), name="groups", route_prefix=None)
+    door = VideoDecoding(Stage(serve.get_deployment_handle("VideoDecoder", "groups"), "video_decode"))
+    file = np.frombuffer(make_video(240, gop=6, width=640, height=384), np.uint8)
+    resize = ResizeRule("clip", factor=32, temporal_factor=2, min_pixels=32 * 32, max_pixels=320 * 192 * 60)
+    task = VideoTask("clip", FrameSampling(20, None, 64), resize, None, PatchRule(patch=16, merge=2, temporal=2))
+    deadline = Deadline(60, "t")
+    for _ in range(2):
+        begun = await door.decode_early(deadline, task, put(file), key="one clip")
+        assert len(begun.meta.later) == 3
+        asked = [door.decode_group(deadline, task, group, *begun.given) for group in begun.meta.later]
+        later = [promise.payload for promise in await asyncio.gather(*asked)]
+        values = [value async for value in promised([await begun.payload(), *later])]
+        plain = VideoReader(config.decoder).read(task, file, Deadline(60, "decode"))
+        patches = np.concatenate([value["patches"] for value in values])
+        np.testing.assert_array_equal(patches, plain.payload["patches"])
+        assert begun.meta.patch_grid == plain.meta.patch_grid
+    serve.delete("groups")
