@@ -172,7 +172,8 @@ def _run(url: str, kinds: tuple[str, ...], seconds: float, niceness: int) -> Att
     with SlowHost() as host:
         bodies = made(kinds, host, _half_character)
         for thread in threading.enumerate():  # of which each has a niceness of its own
-            os.setpriority(os.PRIO_PROCESS, thread.native_id or 0, niceness)
+            native_id = thread.native_id or 0
+            os.setpriority(os.PRIO_PROCESS, native_id, max(niceness, os.getpriority(os.PRIO_PROCESS, native_id)))
         began_s = time.process_time()
         answers = asyncio.run(_attack(url, kinds, bodies, seconds))
         return Attacked(answers, time.process_time() - began_s)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission.client_usage import ABSENT_S, HALF_LIFE_S, MOST_CLIENTS, ClientUsage
+from deployments.ingress.admission.heavy_places import DOUBLED_IN_S, SAMPLES
 from deployments.ingress.admission.lane import AdmissionQueue, QueueLimits
 from deployments.ingress.admission.lease import Lease
 from deployments.ingress.admission.media_budget import MediaBudget
@@ -26,10 +27,15 @@ class Clock:
 
 
 def make_lane(
-    running: int = 1, waiting: int = 8, wait_s: float = 1000.0, burst_s: float = 0.0
+    running: int = 1,
+    waiting: int = 8,
+    wait_s: float = 1000.0,
+    burst_s: float = 0.0,
+    target_s: float | None = None,
 ) -> tuple[AdmissionQueue, Clock]:
     clock = Clock()
-    return AdmissionQueue("test", QueueLimits(running, waiting, wait_s, burst_s), MediaBudget(100), clock), clock
+    limits = QueueLimits(running, waiting, wait_s, burst_s, target_s=target_s)
+    return AdmissionQueue("test", limits, MediaBudget(100), clock), clock
 
 
 def ask(lane: AdmissionQueue, client: str) -> "asyncio.Task[Lease]":
@@ -128,6 +134,30 @@ async def test_places_stay_free_for_who_takes_little() -> None:
     assert [task.done() for task in asked] == [True, True, False, False]
     await granted(ask(lane, "light"))
     await granted(ask(lane, "new"))
+
+
+async def test_while_others_are_late_who_takes_much_has_one_place_and_later_more_again() -> None:
+    lane, clock = make_lane(running=32, waiting=32, target_s=0.5)
+    await take(lane, clock, "light", 0.1)
+    running = [await granted(ask(lane, "heavy")) for _ in range(3)]
+    clock.now += 1.0
+    for _ in range(2 * SAMPLES):
+        lease = await granted(ask(lane, "light"))
+        clock.now += 2.0
+        lease.first_token()
+        lease.release()
+    for lease in running:
+        lease.release()
+    asked = [ask(lane, "heavy") for _ in range(6)]
+    await settle()
+    assert [task.done() for task in asked] == [True] + [False] * 5
+    for _ in range(3):
+        clock.now += DOUBLED_IN_S / 2
+        await take(lane, clock, "light", 0.01)
+        clock.now += DOUBLED_IN_S / 2
+    await take(lane, clock, "light", 0.01)
+    await settle()
+    assert 1 < sum(task.done() for task in asked) < 6
 
 
 async def test_all_places_are_one_clients_that_is_alone() -> None:

@@ -31,7 +31,7 @@ class AdaptiveConcurrencyLimit:
     def __init__(self, ceiling: int, target_s: float) -> None:
         self._ceiling, self._target_s = ceiling, target_s
         self._limit = min(START, ceiling)
-        self._window = _GeometricMean()
+        self._window = GeometricMean()
         self._stay_s = 0.0
         self._lone_s: float | None = None
         self._fewest_s: float | None = None
@@ -82,7 +82,7 @@ class AdaptiveConcurrencyLimit:
             self._limit = min(self._limit + step, self._ceiling)
 
 
-class _GeometricMean:
+class GeometricMean:
     def __init__(self) -> None:
         self._log_sum, self.count = 0.0, 0
 

@@ -186,13 +186,15 @@ class AdmissionQueue:
             self._background.leave_place(lease)
         else:
             self._running.remove(lease)
-            self._places.leave(lease)
+            self._places.leave_place(lease)
             self._pace.left(now - lease.granted_at, now, full=full)
         self.budget.recount(-lease.size_bytes, background=lease.background)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
             self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
+            if not lease.background:
+                self._places.observe(lease, stayed_s, self._limits.target_s or 0.0, self._limit.least_s)
         self.budget.look()
         self._look()
         self._send_hopeless_away()
@@ -204,6 +206,7 @@ class AdmissionQueue:
             self._background.admitted -= 1
         else:
             self._usage.end(lease)
+            self._places.end(lease)
             self._clients[lease.client] -= 1
             if not self._clients[lease.client]:
                 del self._clients[lease.client]
