@@ -52,6 +52,9 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_requests_allowed": MetricSpec(
         "gauge", "Requests without a first token that may be there at once, by the stages' pace.", ("kind", "model")
     ),
+    "sluice_requests_heavy": MetricSpec(
+        "gauge", "Requests under way of clients that have taken more than the mean of late.", ("kind", "model")
+    ),
     "sluice_batch_lines": MetricSpec("counter", "Requests of batches that are done.", ("outcome",)),
     "sluice_batch_allowed": MetricSpec("gauge", "Requests of batches that may be under way at once."),
     "sluice_admitted_bytes": MetricSpec("gauge", "Bytes of media that admitted requests may hold."),

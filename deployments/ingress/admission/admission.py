@@ -78,6 +78,7 @@ class Admission:
         for model, lanes in self.lanes.items():
             for lane in lanes.both:
                 self._metrics.gauge("sluice_requests_allowed", lane.max_running, kind=lane.name, model=model)
+                self._metrics.gauge("sluice_requests_heavy", lane.heavy, kind=lane.name, model=model)
             waiting = sum(lane.waiting for lane in lanes.both)
             self._metrics.gauge("sluice_requests_waiting", waiting, model=model)
         self._metrics.gauge("sluice_admitted_bytes", self.media.held_bytes)

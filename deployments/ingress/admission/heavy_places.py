@@ -38,6 +38,10 @@ class HeavyPlaces:
         self._allowed, self._halved_at = math.inf, clock()
         self._stays = GeometricMean()
 
+    def __len__(self) -> int:
+        """Requests of the heavy that have not ended."""
+        return len(self._heavy)
+
     def may_begin(self, client: str, places: int) -> bool:
         """Whether one of `client` may run, of a lane of `places`, as far as others' parts are concerned."""
         if not self._usage.is_heavy(client):

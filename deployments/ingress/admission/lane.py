@@ -100,6 +100,11 @@ class AdmissionQueue:
         return self._clients.total() + self._background.admitted
 
     @property
+    def heavy(self) -> int:
+        """Requests under way of clients that have taken more than the mean."""
+        return len(self._places)
+
+    @property
     def waiting(self) -> int:
         return len(self._queue)
 
