@@ -25,8 +25,10 @@ from deployments.preprocessor.media import Media
 from deployments.preprocessor.prompt import Prompt
 from deployments.preprocessor.timeline import sampled_fps, video_metadata
 
+TYPES_TENSOR = "mm_token_type_ids"
 _SAME_RATE = 0.01
 """Relative difference below which two clips count as sampled at one rate."""
+_TOLD = frozenset({"type", "text", "replacement"})
 _NOT_TENSORS = frozenset({"input_ids", "attention_mask", "text_replacement_offsets", "video_metadata"})
 
 
@@ -37,7 +39,7 @@ class Expanded:
     token_ids: NDArray[np.int32]
     tensors: dict[str, NDArray[Any]]
     replacements: tuple[dict[str, Any], ...]
-    """For each placeholder in order: its `type` and the `replacement` text."""
+    """For each placeholder in order: its `type`, its `text` and the `replacement` text."""
 
     def equals(self, other: "Expanded") -> bool:
         """Whether all of it is the same, value by value."""
@@ -71,6 +73,13 @@ class HfProcessor:
             outputs = await self.processor(**self._arguments(prompt, media, sizes, raw_pixels))
         return self._expanded(outputs, media)
 
+    def read(self, text: str, add_special_tokens: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """(T,) tokens of a text whose placeholders are expanded, and (1, T) whether each is one of which medium."""
+        told = self.processor.tokenizer([text], add_special_tokens=add_special_tokens, padding=False, truncation=False)
+        ids = told["input_ids"]
+        types = self.processor.create_mm_token_type_ids(ids)
+        return np.asarray(ids[0], np.int32), np.asarray(types, np.int64)
+
     def _arguments(self, prompt: Prompt, media: Media, sizes: Sizes, raw_pixels: bool) -> dict[str, Any]:
         return {
             "text": [prompt.text],
@@ -86,7 +95,9 @@ class HfProcessor:
             name: _array(value) for name, value in outputs.items() if name not in _NOT_TENSORS and not _is_blank(value)
         }
         ids = outputs["input_ids"][0]
-        return Expanded(np.asarray(ids, np.int32), tensors, tuple(outputs.get("text_replacement_offsets", [[]])[0]))
+        said = outputs.get("text_replacement_offsets", [[]])[0]
+        replacements = tuple({name: value for name, value in one.items() if name in _TOLD} for one in said)
+        return Expanded(np.asarray(ids, np.int32), tensors, replacements)
 
     def _options(self, prompt: Prompt, media: Media, sizes: Sizes, pixels: dict[str, bool]) -> dict[str, Any]:
         options: dict[str, Any] = {

@@ -21,6 +21,7 @@ from deployments.preprocessor.family import read_family
 from deployments.preprocessor.given import with_embeds
 from deployments.preprocessor.handoff import Handoff, find_handoff
 from deployments.preprocessor.hf_processor import Expanded, HfProcessor, tokenized
+from deployments.preprocessor.known_clips import KnownClips, are_blank, find_known_clips, trial_media
 from deployments.preprocessor.limits import Sizes, request_sizes
 from deployments.preprocessor.loading import Checkpoint
 from deployments.preprocessor.media import Media, MediaReader
@@ -41,6 +42,7 @@ from deployments.types import (
     MediaInput,
     MediaKind,
     MediaProfile,
+    PatchRule,
     Payload,
     PixelNorm,
     PlainPrompt,
@@ -96,6 +98,7 @@ class Preparation:
         patches = find_patch_rule(processor, self._family, self._handoff, self._expand_clip)
         images = getattr(processor, "image_processor", None)
         self._cutter = find_picture_cutter(images, self._family, self._handoff, self._expand_pictures)
+        self._known_clips = None if patches is None else self._find_known_clips(patches)
         stand_ins = StandIns(processor, self._family, self._config)
         self._reader = MediaReader(self._config, self._family, patches, self._cutter, stand_ins)
         self.profile: MediaProfile = replace(
@@ -203,6 +206,8 @@ class Preparation:
     def _expand(self, processor: HfProcessor, begun: Begun, deadline: Deadline) -> Expanded:
         """What `processor` makes of a request, but for rows of pictures that can be cut here."""
         media, raw_pixels = begun.media, begun.norm is not None
+        if self._known_clips is not None and are_blank(media):
+            return self._known_clips.expand(processor, begun.prompt, media, begun.sizes, raw_pixels)
         if self._cutter is None or not (raw_pixels and media.pictures_HWC and media.pictures_at_target):
             return processor.expand(begun.prompt, media, begun.sizes, raw_pixels)
         blank = replace(media, pictures_HWC=blank_pictures(media.pictures_HWC))
@@ -210,6 +215,16 @@ class Preparation:
         deadline.check()
         expanded.tensors[ROWS_TENSOR] = self._cutter.rows(media.pictures_HWC)
         return expanded
+
+    def _find_known_clips(self, rule: PatchRule) -> KnownClips | None:
+        media = trial_media(rule)
+        items = tuple(MediaInput(MediaKind.VIDEO, "", "", clip.video) for clip in media.clips)
+        first, second = ChatPart(None, 0), ChatPart(None, 1)
+        one = Chat((ChatMessage("user", (first, second)),))
+        other = Chat((ChatMessage("user", (ChatPart("a 1"), first, ChatPart("b?"), second, ChatPart("c, d"))),))
+        prompts = [self._prompts.render(chat, items) for chat in (one, other)]
+        with _borrowed(self._copies) as processor:
+            return find_known_clips(processor, prompts, media)
 
     def _expand_pictures(self, media: Media, size: ImageSize) -> Expanded:
         """What the processor makes of pictures and no text, its pixels left as uint8."""

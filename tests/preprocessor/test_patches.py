@@ -8,7 +8,12 @@ import pytest
 from deployments.config import AppConfig, DecoderConfig, PreprocessorConfig
 from deployments.media.patches import PatchStack
 from deployments.model.multimodal.pixels import add_clips
+from deployments.preprocessor.family import read_family
+from deployments.preprocessor.hf_processor import HfProcessor
+from deployments.preprocessor.known_clips import find_known_clips, trial_media
+from deployments.preprocessor.limits import Sizes
 from deployments.preprocessor.preparation import Preparation
+from deployments.preprocessor.prompt import Prompt
 from deployments.types import DecodedVideo, PatchRule
 from tests.support.preparing import asking, decoded, image, noise, picture_file, preparation, prepare, video
 from tests.support.tiny_processors import FAMILIES, tiny_checkpoint
@@ -54,6 +59,65 @@ def test_the_model_gets_what_the_processor_would_have_made(family, counts):
         assert np.array_equal(rest[name], tensor), name
     assert np.array_equal(short.token_ids, usual.token_ids)
     assert (short.counts, short.pixel_norm) == (usual.counts, usual.pixel_norm)
+
+
+@pytest.mark.parametrize("family", CUTTING)
+def test_a_later_question_about_the_same_clips_reads_as_the_first_one_would(family):
+    stage = STAGES[family]
+    rule = stage.profile.patches
+    clips = [patched(rule, frames, seed) for seed, frames in enumerate((4, 6))]
+    items = [video(i, facts) for i, (facts, _, _) in enumerate(clips)]
+    blank = [
+        replace(
+            item, video=replace(item.video, patch_grid=(n // 2, 4 * rule.merge, 4 * rule.merge)), pixels_at_model=True
+        )
+        for item, n in zip(items, (4, 6), strict=True)
+    ]
+    for said in (
+        (0, 1, "What is this?"),
+        ("Look: ", 0, "\n and  ", 1, "... the same?"),
+        (0, "a", 1),
+        (0, 1, "What is this?"),
+    ):
+        usual, tensors = prepare(stage, asking(*said), items, [frames for _, frames, _ in clips])
+        short, sizes = prepare(stage, asking(*said), blank)
+        assert np.array_equal(short.token_ids, usual.token_ids)
+        assert short.counts == usual.counts
+        for name, tensor in sizes.items():
+            assert (tensor.dtype, np.array_equal(tensor, tensors[name])) == (tensors[name].dtype, True), name
+
+
+def read_family_of(checkpoint):
+    return read_family(checkpoint.processor, checkpoint.model_config, lambda kind: True)
+
+
+class Counting(HfProcessor):
+    calls = 0
+
+    def expand(self, *args, **options):
+        Counting.calls += 1
+        return super().expand(*args, **options)
+
+
+def test_known_clips_are_not_shown_to_the_processor_again_and_others_are():
+    checkpoint = tiny_checkpoint(FAMILIES["qwen2_5_vl"]())
+    stage = STAGES["qwen2_5_vl"]
+    processor = Counting(checkpoint.processor, read_family_of(checkpoint))
+    token = checkpoint.processor.video_token
+    prompts = [Prompt(f"{words} {token}{token}.", add_special_tokens=False) for words in ("See", "And then")]
+    media = trial_media(stage.profile.patches)
+    known = find_known_clips(processor, prompts, media)
+    assert known is not None
+    Counting.calls = 0
+    for prompt in (*prompts, *prompts):
+        found = known.expand(processor, prompt, media, Sizes(None, None), True)
+        assert found.equals(
+            HfProcessor(checkpoint.processor, read_family_of(checkpoint)).expand(prompt, media, Sizes(None, None), True)
+        )
+    assert Counting.calls == 1
+    later = replace(media.clips[0], video=replace(media.clips[0].video, timestamps_s=(0.0, 1.0, 2.0, 3.0)))
+    known.expand(processor, prompts[0], replace(media, clips=[later, media.clips[1]]), Sizes(None, None), True)
+    assert Counting.calls == 2
 
 
 def test_patches_beside_whole_frames_are_put_together_again():
