@@ -113,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         run = load.result()
         after = leftovers(server, args.calm)
         evictions = {cache: _of_cache(metrics_text(server), "evictions_total", cache) for cache in CACHES}
-    slopes = {name: _slope_of(samples, name, seconds) for name in samples[0][1] if name not in _IGNORED}
+    lasting = [name for name in samples[0][1] if name in samples[-1][1] and name not in _IGNORED]
+    slopes = {name: _slope_of(samples, name, seconds) for name in lasting}
     most = {cache: max(values.get(name, 0.0) for _, values in samples) for cache, name in CACHES.items()}
     _show(bench, slopes, before, after)
     rows = [[cache, args.cache_mib, most[cache], evictions[cache]] for cache in CACHES]
@@ -129,17 +130,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     }
     over = [cache for cache, mib in most.items() if mib > args.cache_mib]
     kept = (
-        f" what is kept of media: {'beyond' if over else 'within'} its bounds, {sum(evictions.values()):.0f} made way."
+        f" What is kept of media: {'beyond' if over else 'within'} its bounds, {sum(evictions.values()):.0f} made way."
     )
     return bench.finish(_answer(run, slopes, seconds) + kept, results)
 
 
 def _settings(cache_mib: float) -> dict[str, Any]:
-    """Each cache has so much room: decoded videos may fill half of what media may hold."""
+    """Each cache has so much room; decoded videos as a share of what media may hold."""
     size_bytes = int(cache_mib * MIB)
+    most_bytes = max(2 * size_bytes, 512 * MIB)
     return {
         "media": {"cache_bytes": size_bytes},
-        "ingress": {"max_media_bytes_in_flight": 2 * size_bytes, "decoded_share": 0.5},
+        "ingress": {"max_media_bytes_in_flight": most_bytes, "decoded_share": size_bytes / most_bytes},
         "engine": {"reuse_cache_mib": cache_mib},
     }
 

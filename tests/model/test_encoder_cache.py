@@ -272,7 +272,7 @@ def test_a_clip_that_is_only_named_is_answered_where_it_is_known_and_asked_for_w
     absent = np.broadcast_to(np.zeros((), np.float32), prompt.tensors["pixel_values_videos"].shape)
     named = Prompt(prompt.token_ids, {**prompt.tensors, "pixel_values_videos": absent}, prompt.use_audio_in_video)
     for settings in ({"prefix_cache": False}, {"reuse_cache_mib": 0}):
-        stepped = SteppedEngine(qwen3_vl, **settings)
+        stepped = SteppedEngine(qwen3_vl, max_running=1, **settings)
         heard = []
         for asked in (named, prompt, named, _later(named, rng)):
             said = {"clips_absent": asked is not prompt, **_marked(asked, "one")}
@@ -283,9 +283,12 @@ def test_a_clip_that_is_only_named_is_answered_where_it_is_known_and_asked_for_w
         assert [listener.error for listener in heard[1:]] == [None, None, None]
         assert heard[1].ids() == heard[2].ids() == generate(qwen3_vl, prompt)
         assert heard[3].timing.encoded == set()
+        stepped.submit(prompt, greedy(50), reuse=False)  # whoever has to ask again does not wait for its turn before
+        stepped.step()
         _, unnamed = stepped.submit(named, greedy(), clips_absent=True)
-        stepped.run()
+        stepped.step()
         assert isinstance(unnamed.error, PixelsWanted)
+        stepped.run()
         assert (stepped.state.media_host_bytes, stepped.state.media_device_bytes) == (0, 0)
 
 

@@ -225,9 +225,11 @@ class Engine:
             arrived = list(self._inbox)
             self._inbox.clear()
         for request in arrived:
-            request.media.count()
             self._load.record_arrival(request.sequence)
             self._scheduler.waiting.append(request)
+            if request.sequence.request.clips_absent:
+                self._prefill.check_absent(request)
+            request.media.count()
 
     def _reap(self) -> None:
         for request in self._scheduler.requests:

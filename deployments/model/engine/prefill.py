@@ -15,7 +15,7 @@ from deployments.model.engine.step_budget import Allowance, StepBudget
 from deployments.model.families.family import Family
 from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.intake import prompt_content, unpack
-from deployments.model.multimodal.items import Item
+from deployments.model.multimodal.items import Item, pixels_wanted
 from deployments.model.multimodal.request_media import EncodedRows
 from deployments.model.sequence import Phase
 
@@ -101,8 +101,27 @@ class Prefill:
             self._attempt(request, partial(self._match, request))
         return request.sequence.phase is Phase.ENCODE
 
+    def check_absent(self, request: ScheduledRequest) -> None:
+        """End a request at once whose clips were not sent and are not known: it will come again, and wait once."""
+        self._attempt(request, partial(self._check_absent, request))
+
+    def _check_absent(self, request: ScheduledRequest) -> None:
+        self._unpack(request)
+        if all(self._encoder.cost(item, wait=True) == 0 for item in request.media.items):
+            return
+        if not self._keeps_prefixes:
+            raise pixels_wanted()
+        content = prompt_content(self._family, request.sequence, request.media)
+        if not self._scheduler.has_all_media(request, content):
+            raise pixels_wanted()
+
     def _start(self, request: ScheduledRequest) -> None:
         request.sequence.stamps.encoding = time.monotonic()
+        if not request.unpacked:
+            self._unpack(request)
+
+    def _unpack(self, request: ScheduledRequest) -> None:
+        request.unpacked = True
         unpack(self._family, request.sequence, request.media)
         if not request.sequence.request.reuse:
             return

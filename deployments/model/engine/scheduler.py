@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from deployments.model.forward.intake import answer_content
 from deployments.model.kv_cache.cache import KVCache, Moved
 from deployments.model.kv_cache.pages import PageTable
-from deployments.model.kv_cache.prefix_cache import Content, joined_content
+from deployments.model.kv_cache.prefix_cache import Content, Match, joined_content
 from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sequence import Choice, Phase, Sequence
 
@@ -27,6 +27,8 @@ class ScheduledRequest:
     """What its media will take at most on the device until the prefill is done."""
     content: Content | None = None
     """What its prompt is, token by token; None until that is known, and where nothing is kept."""
+    unpacked: bool = False
+    """Whether its items and positions are known."""
     matched: bool = False
     """Whether it is known what is there of its prompt."""
     moved: Moved | None = None
@@ -196,13 +198,23 @@ class Scheduler:
         """Take what is there of a prompt; media all of whose places that covers are not encoded."""
         request.content = content
         sequence, media = request.sequence, request.media
-        match = self._cache.match(content, sequence.request.cache_salt)
-        found = len(match.pages) * self._cache.page_size + match.tail_tokens
-        for first, stop in media.blocks:
-            found = first if first < found < stop else found
+        match, found = self._match(request, content)
         if found and self._cache.begin(request.first_table, match, found):
             sequence.num_prefilled = sequence.num_cached = found
             media.skip(found)
+
+    def has_all_media(self, request: ScheduledRequest, content: Content) -> bool:
+        """Whether all places of a prompt's media are in the cache now."""
+        _, found = self._match(request, content)
+        return all(int(counts_T[found]) == int(counts_T[-1]) for counts_T in request.media.counts_T.values())
+
+    def _match(self, request: ScheduledRequest, content: Content) -> tuple[Match, int]:
+        """What is there of a prompt, and its tokens: media that must be prefilled at once are there whole or not."""
+        match = self._cache.match(content, request.sequence.request.cache_salt)
+        found = len(match.pages) * self._cache.page_size + match.tail_tokens
+        for first, stop in request.media.blocks:
+            found = first if first < found < stop else found
+        return match, found
 
     def prefilled(self, request: ScheduledRequest) -> None:
         """The prompt is in the cache: its media are let go, its choices decode."""

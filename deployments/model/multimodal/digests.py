@@ -4,8 +4,9 @@ Made beside the engine's steps: a long clip takes longer to read than a decode s
 """
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+from deployments.errors import PixelsWanted
 from deployments.model.multimodal.items import Item
 
 
@@ -18,8 +19,18 @@ class Digests:
     def expect(self, items: Iterable[Item]) -> None:
         """Begin to make the digests of items that will be asked for."""
         for item in items:
-            item.key = self._thread.submit(item.digest)
+            item.key = _made(item) if item.absent else self._thread.submit(item.digest)
 
     def close(self) -> None:
         """Make no more digests."""
         self._thread.shutdown(cancel_futures=True)
+
+
+def _made(item: Item) -> "Future[bytes]":
+    """At once: of an absent item there is little to read."""
+    made: Future[bytes] = Future()
+    try:
+        made.set_result(item.digest())
+    except PixelsWanted as error:
+        made.set_exception(error)
+    return made
