@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms' tests: one Ray cluster and one real application a session, a media host on loopback."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,12 @@ OBJECT_STORE_BYTES = 1024 * 2**20
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays for good: no collection walks over it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,7 @@ def test_a_siege_tells_what_users_and_attackers_got(serve_fake):
         "--mix",
         "text",
         "--minutes",
-        "0.05",
+        "0.03",
         "--rate",
         "20",
         "--kinds",

@@ -136,7 +136,7 @@ def test_a_decode_declares_the_pixels_that_its_frames_take(backend):
 async def test_the_stage_tells_its_load_while_it_decodes_and_after():
     sink = RecordingSink()
     stage = DecodeStage(DecoderConfig(workers=1, target_backlog_s=1e-4), sink)
-    data = np.frombuffer(make_video(300, width=640, height=360), np.uint8)
+    data = np.frombuffer(make_video(120, width=320, height=180), np.uint8)
     assert stage.load() is None
     await stage.decode(60, task(4), data)
     decoding = [asyncio.create_task(stage.decode(60, task(100), data)) for _ in range(3)]
@@ -157,7 +157,7 @@ async def test_the_stage_tells_its_load_while_it_decodes_and_after():
 
 async def test_lists_of_pictures_count_as_much_as_the_videos_before_them():
     stage = DecodeStage(DecoderConfig(workers=1, target_backlog_s=1e-4), RecordingSink())
-    await stage.decode(60, task(4), np.frombuffer(make_video(60, width=640, height=360), np.uint8))
+    await stage.decode(60, task(4), np.frombuffer(make_video(60, width=320, height=180), np.uint8))
     pictures = tuple(np.frombuffer(make_picture(width=64), np.uint8) for _ in range(2))
     reading = asyncio.create_task(stage.decode_pictures(30, task(2), pictures))
     await asyncio.sleep(0)

@@ -15,8 +15,8 @@ from tests.support.hostile.mutations import mutated_file
 from tests.support.media_files import make_picture, make_sound, make_video
 
 STAGES = ("Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model")
-BODIES = 60
-FILES = 40
+BODIES = 40
+FILES = 20
 """Of each group."""
 PART_OF = {"pictures": image, "videos": video, "sounds": audio}
 

@@ -15,7 +15,7 @@ from tests.support.hostile.mutations import mutated_file
 from tests.support.hostile.structure import mended, pieces
 from tests.support.hostile.worker import Report, Tally, feed_all
 
-FILES = 1000
+FILES = 400
 MAX_GROWN_BYTES = 384 * 2**20
 """Frames of 64 MiB at most, the codec's own pictures, and the encoder's of what the file holds."""
 

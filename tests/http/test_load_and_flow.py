@@ -35,7 +35,7 @@ async def test_forty_mixed_requests_at_once_are_answered_as_one_at_a_time(app: R
 
         async def ask(messages: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
             answer = await client.chat.completions.create(
-                model="demo", messages=messages, temperature=0, max_tokens=16, logprobs=True, extra_body=forever
+                model="demo", messages=messages, temperature=0, max_tokens=8, logprobs=True, extra_body=forever
             )
             choice = answer.choices[0]
             assert choice.logprobs is not None

@@ -191,7 +191,9 @@ async def test_a_burst_of_two_hundred_videos_never_holds_more_than_the_share() -
 
 
 async def test_text_and_media_have_queues_of_their_own() -> None:
-    admission = make_admission(IngressConfig(max_running_media=1, max_waiting=1, max_wait_s=0.05), 10)
+    admission = make_admission(
+        IngressConfig(max_running_media=1, max_waiting=1, max_wait_s=0.05, max_burst_wait_s=0.05), 10
+    )
     deadline = Deadline(60, "ingress")
     await admission.admit("demo", "a", 5, deadline)
     with pytest.raises(Overloaded):

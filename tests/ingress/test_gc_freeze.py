@@ -12,7 +12,7 @@ from deployments.ingress.http.gc_freeze import GcFreeze
 def frozen_before() -> Iterator[int]:
     gc.unfreeze()
     yield gc.get_freeze_count()
-    gc.unfreeze()
+    gc.freeze()
 
 
 def test_a_replica_settles_once_when_it_is_idle_after_an_answer(frozen_before: int) -> None:

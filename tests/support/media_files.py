@@ -6,9 +6,12 @@ also after resizing and lossy coding, and not when it is upside down or its red 
     from tests.support.media_files import make_picture, make_sound, make_video, read_numbers
 """
 
+import functools
 import io
-from collections.abc import Mapping, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from typing import ParamSpec
 
 import av
 import numpy as np
@@ -20,6 +23,25 @@ ROWS, COLUMNS = 3, 4
 MAX_FRAMES = 2 ** (ROWS * COLUMNS)
 _DARK, _LIGHT = np.array((30, 40, 90), np.float32), np.array((220, 180, 60), np.float32)
 _TIME_BASE = Fraction(1, 90_000)
+_MOST_KEPT = 200
+_LARGEST_KEPT_BYTES = 2**20
+
+P = ParamSpec("P")
+
+
+def _kept(make: Callable[P, bytes]) -> Callable[P, bytes]:
+    """`make`, which encodes the same file once in a session: many tests take the same ones."""
+    made: dict[bytes, bytes] = {}
+
+    @functools.wraps(make)
+    def made_once(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        key = pickle.dumps((args, sorted(kwargs.items())))
+        data = made.get(key) or make(*args, **kwargs)
+        if len(data) <= _LARGEST_KEPT_BYTES and len(made) < _MOST_KEPT:
+            made[key] = data
+        return data
+
+    return made_once
 
 
 # ── frames ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -70,6 +92,7 @@ class _Pipe(io.RawIOBase):
         return len(data)
 
 
+@_kept
 def make_video(
     frames: int = 30,
     *,
@@ -172,6 +195,7 @@ def loudest_hz(samples: NDArray[np.float32], rate: int) -> float:
     return float(np.argmax(spectrum) * rate / len(samples))
 
 
+@_kept
 def make_sound(
     container: str = "wav", *, seconds: float = 1.0, rate: int = 44_100, tones_hz: Sequence[float] = (440.0,)
 ) -> bytes:
@@ -193,6 +217,7 @@ def make_sound(
     return sink.getvalue()
 
 
+@_kept
 def make_track(
     muxer: str, codec: str, *, seconds: float = 1.0, rate: int = 44_100, tones_hz: Sequence[float] = (440.0,)
 ) -> bytes:
