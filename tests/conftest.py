@@ -29,6 +29,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries report what is still there at the end as leaks
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the models of tests/model run: cpu (as it is) or cuda")
     parser.addoption("--all-families", action="store_true", help="divide models of all families, not of a few")
