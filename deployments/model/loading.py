@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    CompressedTensorsConfig,
+)
 from transformers.cache_utils import DynamicCache
 
 from deployments.config import AppConfig, EngineConfig
@@ -197,16 +203,24 @@ def load_model(config: AppConfig, device: torch.device, ranks: Ranks | None = No
 
 
 def _quantised(loader: Any, path: Any, kind: Any, *, device: torch.device, **options: Any) -> Any:
-    """Where weights are packed they are brought to the device as they are read: they can't be moved afterwards.
+    """Where weights stay packed they are brought to the device as they are read: they can't be moved afterwards.
+    transformers wants `accelerate` for that.
 
     Raises `InternalError` naming the package that the format needs and this installation lacks.
     """
     found = kind.quantization_config
     method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    unpacked = method == "compressed-tensors"
+    if not unpacked and device.type != "cpu":
+        options["device_map"] = {"": device}
     try:
-        return loader.from_pretrained(path, device_map={"": device}, **options).eval()
+        if unpacked:  # else it happens at the first pass, and each pass rounds anew what is rounded
+            options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+        model = loader.from_pretrained(path, **options)
     except (ImportError, RuntimeError, ValueError) as error:
-        raise InternalError(f"the checkpoint is quantised ({method}) and can not be loaded here: {error}") from error
+        why = " ".join(str(error).split())
+        raise InternalError(f"the checkpoint is quantised ({method}) and can not be loaded here: {why}") from error
+    return (model.to(device) if unpacked else model).eval()
 
 
 def eos_ids(model: Any) -> frozenset[int]:

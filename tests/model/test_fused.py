@@ -50,18 +50,37 @@ def test_norms_of_float64_models_stay_as_they_are():
     assert fuse(model, kernels=True)["norms"] == 0
 
 
-def test_foreign_linear_layers_are_left_alone():
-    class Quantised(torch.nn.Linear):
-        pass
+class Quantised(torch.nn.Linear):
+    pass
 
+
+class Packed(torch.Tensor):
+    pass
+
+
+def other_class(linear):
+    linear.__class__ = Quantised
+
+
+def other_forward(linear):
+    linear.forward = lambda x, plain=linear.forward: plain(x)
+
+
+def other_weight(linear):
+    linear.weight = torch.nn.Parameter(linear.weight.data.as_subclass(Packed), requires_grad=False)
+
+
+@pytest.mark.parametrize("quantise", [other_class, other_forward, other_weight])
+def test_foreign_linear_layers_are_left_alone(quantise):
+    """Some libraries have classes of their own, some give a layer another forward, some another kind of tensor."""
     model = wild("qwen3_vl")
     attention, mlp = model.model.language_model.layers[1].self_attn, model.model.language_model.layers[1].mlp
-    attention.k_proj.__class__ = Quantised
-    mlp.up_proj.__class__ = Quantised
+    foreign = [attention.k_proj, mlp.up_proj]
+    for linear in foreign:
+        quantise(linear)
     before = logits(model)
     done = fuse(model, kernels=False)
-    assert isinstance(attention.k_proj, Quantised)
-    assert isinstance(model.model.language_model.layers[1].mlp.up_proj, Quantised)
+    assert foreign == [attention.k_proj, model.model.language_model.layers[1].mlp.up_proj]
     assert done["projections"] == 2
     torch.testing.assert_close(logits(model), before, atol=1e-12, rtol=1e-12)
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from deployments.errors import InternalError
 from deployments.model.forward.batch import Batch, Piece
 
 NAME = "ragged"
@@ -265,9 +266,12 @@ def _attend(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: `query` [1, H, N, D], `key` and `value` a layer's store."""
+    """As transformers calls it: `query` [1, H, N, D], `key` and `value` a layer's store.
+
+    Raises `InternalError` for what no backend computes; the check at the start finds it.
+    """
     if attention_mask is not None or softcap is not None:
-        raise NotImplementedError("attention with a mask or a soft cap of the model's own")
+        raise InternalError("models whose attention has a mask or a soft cap of its own are not served")
     look = Look(
         scaling if scaling is not None else query.shape[-1] ** -0.5,
         sliding_window,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from deployments.model.forward import statements
-from deployments.model.forward.merged import MergedLinear, mergeable
+from deployments.model.forward.merged import MergedLinear, is_plain, mergeable
 from deployments.model.forward.statements import computes
 
 
@@ -28,7 +28,7 @@ class GatedMLP(nn.Module):
     def add_to(self, residual: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """`residual` with the output added in place, where that is a part of the last product."""
         down = self.down
-        if type(down) is not nn.Linear or down.bias is not None or len(residual) != 1:
+        if not is_plain(down) or down.bias is not None or len(residual) != 1:
             return torch.add(residual, self(hidden_states))
         residual[0].addmm_(self._gated(hidden_states)[0], down.weight.t())
         return residual

@@ -1,6 +1,7 @@
 """Linear layers of one input as one matrix product: a step of few rows then reads its weights in fewer, larger pieces.
 
-Only plain `torch.nn.Linear` layers: those of a quantised checkpoint are left alone.
+Only plain `torch.nn.Linear` layers: those of a quantised checkpoint are left alone, which may be of that class, with
+packed weights or a forward of their own.
 """
 
 from collections.abc import Sequence
@@ -46,9 +47,16 @@ class KeptPart(nn.Module):
         return self._merged[0].take()
 
 
+def is_plain(linear: Any) -> bool:
+    """Whether this is a layer of torch's own that computes what its class says, with a weight that is what it seems."""
+    if type(linear) is not nn.Linear or "forward" in vars(linear):
+        return False
+    return type(linear.weight.data) is torch.Tensor and not (linear._forward_hooks or linear._forward_pre_hooks)
+
+
 def mergeable(linears: Sequence[Any]) -> bool:
     """Whether these are plain layers of one input width and one type."""
-    if any(type(linear) is not nn.Linear for linear in linears):
+    if not all(map(is_plain, linears)):
         return False
     return len({(linear.in_features, linear.weight.dtype, linear.weight.device) for linear in linears}) == 1
 
