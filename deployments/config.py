@@ -211,7 +211,7 @@ class DecoderConfig(Section):
     max_parts: Count = 4
     """Decoders that may work on one long video at once, as far as they have nothing else to do: of `pyav`, from about a
     second of work on, and not for videos that are read by ranges. 1: each video is decoded by one."""
-    overlap: bool = True
+    overlap: bool = False
     """Decode long videos in up to four groups of frames, of which the model encodes one while the next is decoded. Of
     requests with one video, from about two thirds of a second of work on, with `pyav` and models whose frames go
     straight to them; not for videos that are read by ranges."""

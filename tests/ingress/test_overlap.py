@@ -22,7 +22,7 @@ class Application(FakeApplication):
     """Its decoder takes each lone clip apart; its model says whether all groups came."""
 
     def __init__(self, config: AppConfig | None = None, *, came: bool = True) -> None:
-        super().__init__(config)
+        super().__init__(config or AppConfig.model_validate({"decoder": {"overlap": True}}))
         profile = replace(PROFILE, resize=ResizeRule("frame", 32, 2, 1, 2**20), patches=PatchRule(16, 2, 2))
         self.preprocessor.answers["profile"] = lambda: (profile, None)
         video = replace(VIDEO, patch_grid=(4, 2, 4), payload_bytes=32 * 12)
@@ -134,7 +134,7 @@ async def test_a_request_that_fails_stops_what_is_under_way_for_it() -> None:
 
 @pytest.mark.parametrize(
     ("config", "content"),
-    [(AppConfig.model_validate({"decoder": {"overlap": False}}), [CLIP]), (None, [CLIP, IN_BODY])],
+    [(AppConfig(), [CLIP]), (None, [CLIP, IN_BODY])],
     ids=["off", "two clips"],
 )
 async def test_other_clips_are_decoded_whole(config: AppConfig | None, content: list[Any]) -> None:
