@@ -56,16 +56,18 @@ class HeavyPlaces:
             self._light.add(lease)
             self._most_light, self._most_at = max(len(self._light), self._most_of_late()), self._clock()
 
-    def leave_place(self, lease: Lease) -> None:
-        """It has its first token, or will have none."""
-        self._light.discard(lease)
-
     def end(self, lease: Lease) -> None:
         self._heavy.discard(lease)
 
+    def leave_place(self, lease: Lease) -> bool:
+        """It has its first token, or will have none. Whether it was none of the heavy's."""
+        was_light = lease in self._light
+        self._light.discard(lease)
+        return was_light
+
     def observe(self, lease: Lease, stayed_s: float, target_s: float, least_s: float) -> None:
-        """`lease` had its first token after `stayed_s`. `least_s`: what the work itself takes."""
-        if lease in self._heavy or lease.granted_at < self._halved_at:
+        """One that was none of the heavy's had its first token after `stayed_s`; the work itself takes `least_s`."""
+        if lease.granted_at < self._halved_at:
             return
         self._stays.add(stayed_s)
         if self._stays.count < SAMPLES:

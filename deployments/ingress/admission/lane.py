@@ -185,20 +185,20 @@ class AdmissionQueue:
     def leave_place(self, lease: Lease, *, served: bool) -> None:
         """`lease` no longer counts as running. `served`: it has its first token."""
         now, lone = self.clock(), lease.came_alone and self.crowd() <= LONE
-        full = bool(self._queue) or self.running >= self.max_running
+        full, light = bool(self._queue) or self.running >= self.max_running, False
         if lease.background:
             full = full or bool(self._background.queue)
             self._background.leave_place(lease)
         else:
             self._running.remove(lease)
-            self._places.leave_place(lease)
+            light = self._places.leave_place(lease)
             self._pace.left(now - lease.granted_at, now, full=full)
         self.budget.recount(-lease.size_bytes, background=lease.background)
         stayed_s = max(0.0, now - lease.granted_at - lease.outside_s)
         # What failed quickly would make the stages look faster than they are.
         if self._limit is not None and (served or stayed_s > self._limit.target_s):
             self._limit.observe(stayed_s, lease.granted_at, now, lone=lone, full=full)
-            if not lease.background:
+            if light:
                 self._places.observe(lease, stayed_s, self._limits.target_s or 0.0, self._limit.least_s)
         self.budget.look()
         self._look()
