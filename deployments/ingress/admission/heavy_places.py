@@ -20,9 +20,9 @@ MOST_KEPT = 0.5
 """Of a lane's places, at most, are kept from those who have taken much."""
 LATE = 1.2
 """Times what the work itself takes to a first token, where that is more than the configured target, is late."""
-SAMPLES = 4
+SAMPLES = 3
 """First tokens of the others, of which the mean is judged."""
-DOUBLED_IN_S = 60.0
+DOUBLED_IN_S = 90.0
 """What was halved grows again by itself: where hardly anybody else asks, nobody's first tokens tell that it may."""
 _MOST_DOUBLINGS = 60.0
 
