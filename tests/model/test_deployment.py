@@ -2,16 +2,32 @@
 
 import asyncio
 import json
+import math
 from contextlib import aclosing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from deployments.config import AppConfig, EngineConfig
-from deployments.errors import BadRequest, ContextTooLong, StageTimeout
+from deployments.core.deadline import Deadline
+from deployments.errors import BadRequest, ContextTooLong, PixelsWanted, StageTimeout
 from deployments.model.deployment import Model
+from deployments.preprocessor.loading import load_checkpoint
+from deployments.preprocessor.preparation import Preparation
 from deployments.serving.replica import StageFailure
-from deployments.types import Grammar, Prepared, SamplingParams, TokenCounts
+from deployments.types import (
+    Chat,
+    ChatMessage,
+    ChatPart,
+    DecodedVideo,
+    Grammar,
+    MediaInput,
+    MediaKind,
+    Prepared,
+    SamplingParams,
+    TokenCounts,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # as a replica has one loop for its life
 PROMPT = Prepared(np.array([20, 30, 40, 50], dtype=np.int32), TokenCounts({"text": 4}), None, False, 0.0)
@@ -125,3 +141,37 @@ async def test_replica_whose_model_does_not_load_says_so_and_closes_quietly(tmp_
     with pytest.raises(ValueError, match=r"config\.json"):
         replica.__init__(AppConfig(model=str(tmp_path)))
     replica.__del__()
+
+
+def _about_a_clip(name: str) -> tuple[Prepared, dict[str, np.ndarray]]:
+    """As a preprocessor would tell it, and the patches that the decoder cut."""
+    preparation = Preparation(load_checkpoint(AppConfig()), AppConfig())
+    rule = preparation.profile.patches
+    assert rule is not None
+    grid = (2, 2 * rule.merge, 2 * rule.merge)
+    side = 2 * rule.merge * rule.patch
+    patches = np.random.default_rng(0).integers(0, 256, (math.prod(grid), 3 * rule.temporal * rule.patch**2), np.uint8)
+    times = (0.0, 0.5, 1.0, 1.5)
+    video = DecodedVideo(2.0, 2.0, 4, (0, 1, 2, 3), times, side, side, 0, "", 0, 0.0, patches.nbytes, grid)
+    item = MediaInput(MediaKind.VIDEO, "a clip", "mp4", video, pixels_at_model=True, digest=name)
+    chat = Chat((ChatMessage("user", (ChatPart(None, 0), ChatPart("what moves?"))),))
+    prepared, sizes = preparation.prepare(Deadline(60.0, "preprocess"), chat, (item,), [])
+    assert video.patches_shape == patches.shape
+    return replace(prepared, sizes=sizes), {"patches": patches}
+
+
+async def test_a_clip_is_known_by_its_name_once_it_was_seen(model):
+    params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
+
+    async def ask(prepared: Prepared, *clips: dict[str, np.ndarray]) -> list[object]:
+        async with aclosing(model.generate(60.0, prepared, params, False, *clips)) as chunks:
+            return [chunk async for chunk in chunks]
+
+    prepared, clip = _about_a_clip("1" * 64)
+    named = replace(prepared, named_clips=(clip["patches"].shape,))
+    (unknown,) = await ask(named)
+    assert isinstance(unknown, StageFailure)
+    assert isinstance(unknown.error, PixelsWanted)
+    seen, known = await ask(prepared, dict(clip)), await ask(named)
+    assert _text(seen) == _text(known) != ""
+    assert (seen[-1].encoded, known[-1].encoded) == ({"a clip"}, frozenset())
