@@ -300,6 +300,9 @@ class EngineConfig(Section):
     cuda_graphs: bool = True
     """Record decode steps as CUDA graphs at the start, for a few numbers of rows and lengths of context, and replay
     them: a GPU then does not wait for Python. Takes some seconds, and memory."""
+    run_ahead: bool = False
+    """On a GPU, schedule a step while the tokens of the one before are still on the device: nobody waits for the host,
+    and answers are heard one step later. Not for models divided among GPUs, nor for those with recurrent layers."""
     encoder_budget_mib: Annotated[float, Field(gt=0)] = 512.0
     """Processor tensors and encoder outputs alive on the device at once."""
     reuse_cache_mib: Annotated[float, Field(ge=0)] = 256.0

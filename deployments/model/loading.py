@@ -26,6 +26,7 @@ from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
 from deployments.model.families.known import known
 from deployments.model.forward.encoder import Encoder
+from deployments.model.forward.recorder import CudaRecorder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
 from deployments.model.forward.speed_up import speed_up
@@ -41,6 +42,7 @@ from deployments.model.parallel.ranks import Ranks
 from deployments.model.parallel.shards import shard
 from deployments.model.sampling.recorded_draws import RecordedDraws
 from deployments.model.sampling.sampler import Sampler
+from deployments.model.sampling.under_way import read_back
 from deployments.observability.metrics import MetricSink
 
 GIB = 2**30
@@ -109,7 +111,8 @@ def build_engine(
     if model.device.type == "cuda":  # a CPU has nothing to set up
         warm_up_towers(family)
         if config.cuda_graphs:
-            recorded = RecordedDraws(family.vocab_size, max_running, model.device)
+            recorded = RecordedDraws(family.vocab_size, max_running, model.device, CudaRecorder())
+    runs_ahead = config.run_ahead and model.device.type == "cuda" and leader is None and not cache.recurrent
     log_capacity(model, cache, max_running)
     if leader is not None:
         leader.lead(runner)
@@ -122,7 +125,7 @@ def build_engine(
         max_waiting=config.max_waiting,
         target_backlog_s=config.target_backlog_s,
         target_kv_usage=config.target_kv_usage,
-        sampler=Sampler(model.device, recorded),
+        sampler=Sampler(model.device, recorded, read_back if runs_ahead else None),
     )
 
 
@@ -142,7 +145,7 @@ def make_ready(runner: ModelRunner, config: EngineConfig) -> None:
     max_running, chunk_tokens = step_limits(config, runner.device)
     check_text(runner)
     if runner.device.type == "cuda" and config.cuda_graphs:
-        runner.record_graphs(max_running)
+        runner.record_graphs(max_running, CudaRecorder())
     warm_up(runner, max_running, chunk_tokens)
 
 

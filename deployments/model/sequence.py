@@ -119,7 +119,7 @@ class Timestamps:
 class Choice:
     """One of a request's `n` answers: its place in the KV cache, the tokens so far, and the state of its sampling."""
 
-    __slots__ = ("constraint", "counts_V", "finish", "index", "seed", "table", "token_ids")
+    __slots__ = ("constraint", "counts_V", "finish", "index", "num_pending", "seed", "table", "token_ids")
 
     def __init__(self, index: int, seed: int, constraint: TokenConstraint | None) -> None:
         self.index = index
@@ -128,9 +128,15 @@ class Choice:
         self.table: PageTable | None = None
         """Where its keys and values are; None before admission and after the end."""
         self.token_ids: list[int] = []
+        self.num_pending = 0
+        """Further tokens, chosen on the device, that the host does not know yet."""
         self.finish: FinishReason | None = None
         self.counts_V: torch.Tensor | None = None
         """How often each token was generated; kept only when a penalty needs it."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids) + self.num_pending
 
 
 class Sequence:
@@ -168,7 +174,11 @@ class Sequence:
 
     def length(self, choice: Choice) -> int:
         """Tokens whose keys and values the cache holds, once the prefill is done: all but the last one chosen."""
-        return self.num_prompt + len(choice.token_ids) - 1
+        return self.num_prompt + choice.num_tokens - 1
+
+    def goes_on(self, choice: Choice) -> bool:
+        """Whether a choice has more tokens to come than those under way, as far as the host can know."""
+        return choice.finish is None and choice.num_tokens < self.max_new_tokens
 
     def timing(self, now: float) -> Timing:
         stamps = self.stamps

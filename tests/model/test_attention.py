@@ -5,6 +5,7 @@ import torch
 
 from deployments.model.forward.attention import Look, PiecewiseAttention
 from deployments.model.forward.batch import Batch, Piece
+from deployments.model.kv_cache.pages import PageTable
 
 HEADS, KV_HEADS, HEAD_DIM = 6, 3, 8
 NUM_PLACES = 96
@@ -51,3 +52,36 @@ def test_places_of_others_that_are_not_numbers_reach_nobody(backend):
                 owned[part] = True
         store[:, ~owned] = torch.nan
     assert backend.attend(query, keys, values, _batch(), LOOK).isfinite().all()
+
+
+def test_copies_that_grow_with_their_rows_stay_those_of_the_store():
+    """In two layers; rows come, go, change places and are computed again."""
+    together, apart = PiecewiseAttention(worth_copying=10**9), PiecewiseAttention(worth_copying=0)
+    generator = torch.Generator().manual_seed(1)
+    layers = [torch.randn((2, KV_HEADS, NUM_PLACES, HEAD_DIM), generator=generator) for _ in range(2)]
+    stores = [(keys, values) for keys, values in (layer.unbind() for layer in layers)]
+    tables = [PageTable(4) for _ in range(3)]
+    for number, table in enumerate(tables):
+        table.extend([number, *range(5 + 5 * number, 10 + 5 * number)])
+    lengths = [6, 2, 3]
+    none = torch.empty(0, dtype=torch.int64)
+    for rows in ([0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 2], [0, 2], [2, 0], [2, 0, 1], [2, 0, 1]):
+        for again in (False, True) if lengths[0] == 8 else (False,):
+            pieces = [
+                Piece(i, i + 1, lengths[row], tables[row].slices(0, lengths[row] + 1), none, table=tables[row])
+                for i, row in enumerate(rows)
+            ]
+            for layer in layers[: 1 if again else 2]:  # a pass that fails after its first layer, as it were
+                for row in rows:
+                    place = tables[row].place(lengths[row])
+                    layer[:, :, place] = torch.randn((2, KV_HEADS, HEAD_DIM), generator=generator)
+            query = torch.randn((HEADS, len(rows), HEAD_DIM), generator=generator)
+            batches = [Batch(none, none, none, none, len(rows), pieces, none) for _ in range(2)]
+            for keys, values in stores[: 1 if again else 2]:
+                found, wanted = (
+                    way.attend(query, keys, values, batch, LOOK)
+                    for way, batch in zip((together, apart), batches, strict=True)
+                )
+                torch.testing.assert_close(found, wanted)
+        for row in rows:
+            lengths[row] += 1

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from deployments.autoscaling import StageLoad
 from deployments.core.priority import yield_to_event_loops
 from deployments.errors import InternalError, ReplicaLost, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
 from deployments.model.engine.admission import check_queue, check_room
-from deployments.model.engine.failures import engine_error, is_fatal, is_out_of_memory, request_error
+from deployments.model.engine.failures import engine_error
+from deployments.model.engine.flight import Flight
 from deployments.model.engine.load import EngineLoad
 from deployments.model.engine.metrics import EngineMetrics, Snapshot
+from deployments.model.engine.passes import Passes
 from deployments.model.engine.prefill import Prefill
 from deployments.model.engine.rows import chunk_of, row_of
 from deployments.model.engine.scheduler import Chunks, Owners, ScheduledRequest, Scheduler
-from deployments.model.engine.step_budget import StepBudget
+from deployments.model.engine.step_budget import Allowance, StepBudget
 from deployments.model.engine.token_step import TokenStep
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.multimodal.arrivals import Arrivals
@@ -40,6 +43,17 @@ IDLE_REPORT_S = 1.0
 """Gauges that are not set again and again go missing from the metrics page."""
 _STALLED_S = 0.05
 """Between two looks at deadlines while media are on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """What a step did, for who learns from how long it took."""
+
+    pressure: float | None
+    prompts: int
+    allowance: Allowance | None
+    amount: int
+    prefilled: bool
 
 
 class Engine:
@@ -68,7 +82,14 @@ class Engine:
         self._prefill = Prefill(
             runner.family, runner.encoder, self._scheduler, budget, self._fail, keeps_prefixes=keeps_prefixes
         )
+        self._passes = Passes(
+            runner, self._scheduler, run=self._pass, computed=self._computed, settle=self._settle, failed=self._fail
+        )
         self._token_step = TokenStep(sampler or Sampler(runner.device), self._scheduler, self._fail)
+        self._flight: Flight | None = None
+        """What the device chooses while the host goes on; None where the host knows all."""
+        self._work: StepWork | None = None
+        """Of the step that `_flight` belongs to."""
         self._load = EngineLoad(self._scheduler, runner.cache, target_backlog_s, target_kv_usage)
         self._metrics = EngineMetrics(sink, self._scheduler, memory, runner.cache, self._load)
         self._max_waiting = max_waiting
@@ -189,12 +210,12 @@ class Engine:
         pressure, prompts = self._scheduler.pressure, self._scheduler.moving_prompts
         allowance, amount, chunks = self._prefill.advance()
         owners = self._scheduler.decoding
+        before = self._flight
         if owners or chunks:
-            self._compute(owners, chunks)
-        took_s = time.monotonic() - began
-        if pressure is not None:
-            self._budget.update(took_s, allowance, amount)
-        self._load.record_step(took_s, prompts, amount if chunks else 0)
+            self._passes.compute(owners, chunks)
+        if self._flight is before or (self._flight is not None and not self._flight.runs_ahead):
+            self._settle()
+        self._record(StepWork(pressure, prompts, allowance, amount, bool(chunks)), time.monotonic() - began)
         self._metrics.report()
 
     def _run(self) -> None:
@@ -239,74 +260,27 @@ class Engine:
             elif deadline.remaining_s() <= 0:
                 self._fail(request, StageTimeout("model"))
 
-    def _compute(self, owners: Owners, chunks: Chunks) -> None:
-        """One pass for everybody, and what follows of it. Where it fails: each prompt apart, so that the guilty one
-        fails alone; the answers together, or alone as well."""
-        try:
-            logits = self._pass(owners, chunks)
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            self._compute_apart(owners, chunks, error)
-        else:
-            self._computed(owners, chunks, logits)
-
-    def _compute_apart(self, owners: Owners, chunks: Chunks, error: Exception) -> None:
-        if is_out_of_memory(error):
-            self._free_memory()
-        if len(owners) + len(chunks) == 1 and not is_out_of_memory(error):
-            for request, _ in [*owners, *chunks]:
-                self._fail(request, request_error(error))
+    def _record(self, work: StepWork, seconds: float) -> None:
+        """What a step took. One that is not waited for takes the time of the one after it; of two that ended in one
+        step nobody knows which took how much of it."""
+        before, self._work = self._work, None if self._flight is None else work
+        if self._flight is not None and before is None:
             return
-        logger.warning("a pass failed (%s); its requests are computed apart", type(error).__name__, exc_info=error)
-        if owners:
-            self._decode_apart(owners)
-        for chunk in chunks:
-            try:
-                logits = self._pass([], [chunk])
-            except Exception as reason:
-                if is_fatal(reason):
-                    raise
-                self._fail(chunk[0], request_error(reason))
-            else:
-                self._computed([], [chunk], logits)
-
-    def _decode_apart(self, owners: Owners) -> None:
-        """Without prompts beside them; where memory runs out the youngest fails, else whoever fails alone."""
-        try:
-            logits = self._pass(owners, [])
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            youngest = self._scheduler.youngest_decoding()
-            if is_out_of_memory(error) and youngest is not None:
-                self._fail(youngest, request_error(error))
-                return
-            for owner in owners:
-                self._decode_alone(owner)
-        else:
-            self._computed(owners, [], logits)
-
-    def _decode_alone(self, owner: tuple[ScheduledRequest, Choice]) -> None:
-        if owner[0].sequence.phase is Phase.DONE:
+        if self._flight is None and before is not None:
             return
-        try:
-            logits = self._pass([owner], [])
-        except Exception as error:
-            if is_fatal(error):
-                raise
-            self._fail(owner[0], request_error(error))
-        else:
-            self._computed([owner], [], logits)
+        done = before or work
+        if done.pressure is not None:
+            self._budget.update(seconds, done.allowance, done.amount)
+        self._load.record_step(seconds, done.prompts, done.amount if done.prefilled else 0)
 
-    def _free_memory(self) -> None:
-        """Let go of all that is only kept because it may be wanted again."""
-        self._runner.encoder.forget()
-        if self._runner.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _settle(self) -> None:
+        """Wait for the tokens of the last pass."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._token_step.collect(flight)
 
     def _pass(self, owners: Owners, chunks: Chunks) -> torch.Tensor:
-        rows = [row_of(request.sequence, choice) for request, choice in owners]
+        rows = [row_of(request.sequence, choice, self._flight) for request, choice in owners]
         return self._runner.run(rows, [(chunk_of(request, end), request.media) for request, end in chunks])
 
     def _computed(self, owners: Owners, chunks: Chunks, logits: torch.Tensor) -> None:
@@ -326,7 +300,16 @@ class Engine:
         if chosen:
             if places != list(range(len(logits))):
                 logits = logits[torch.tensor(places, device=logits.device)]
-            self._token_step.choose(chosen, logits)
+            self._launched(self._token_step.begin(chosen, logits))
+
+    def _launched(self, flight: Flight) -> None:
+        """Now that the device has more to do, wait for what it did before."""
+        before, self._flight = self._flight, flight
+        if flight.choosing.tokens_R is not None:
+            self._runner.latest.put(flight.choosing.tokens_R)
+        if before is not None:
+            for choice in self._token_step.collect(before):
+                flight.drop(choice)
 
     def _fail(self, request: ScheduledRequest, error: SluiceError) -> None:
         if request.sequence.phase is Phase.DONE:

@@ -80,4 +80,4 @@ class EngineLoad:
 
 def _length(sequence: Sequence) -> int:
     """Tokens of its longest answer and its prompt."""
-    return sequence.num_prompt + max((len(choice.token_ids) for choice in sequence.choices), default=0)
+    return sequence.num_prompt + max((choice.num_tokens for choice in sequence.choices), default=0)

@@ -1,14 +1,19 @@
 """Scheduled requests as rows and chunks of a pass."""
 
+from deployments.model.engine.flight import Flight
 from deployments.model.engine.scheduler import ScheduledRequest
 from deployments.model.forward.batch import Chunk, Row
 from deployments.model.sequence import Choice, Sequence
 
 
-def row_of(sequence: Sequence, choice: Choice) -> Row:
-    """An answer's newest token."""
+def row_of(sequence: Sequence, choice: Choice, flight: Flight | None) -> Row:
+    """An answer's newest token, which may be one of `flight` still."""
     assert choice.table is not None
-    return Row(choice.token_ids[-1], sequence.length(choice), sequence.position_offsets, choice.table)
+    length, offsets = sequence.length(choice), sequence.position_offsets
+    if choice.num_pending:
+        assert flight is not None
+        return Row(0, length, offsets, choice.table, flight.source(choice))
+    return Row(choice.token_ids[-1], length, offsets, choice.table)
 
 
 def chunk_of(request: ScheduledRequest, end: int) -> Chunk:

@@ -92,7 +92,12 @@ class Scheduler:
     def decoding(self) -> Owners:
         """Every answer under way."""
         decoding = [request for request in self.running if request.sequence.phase is Phase.DECODE]
-        return [(request, choice) for request in decoding for choice in request.sequence.live_choices]
+        return [
+            (request, choice)
+            for request in decoding
+            for choice in request.sequence.choices
+            if request.sequence.goes_on(choice)
+        ]
 
     @property
     def prompts(self) -> int:
@@ -176,7 +181,9 @@ class Scheduler:
         for request in list(self.running):
             if request.sequence.phase is not Phase.DECODE:
                 continue
-            for choice in request.sequence.live_choices:
+            for choice in request.sequence.choices:
+                if not request.sequence.goes_on(choice):
+                    continue
                 while choice.table is not None and not self._cache.reserve(
                     choice.table, request.sequence.length(choice) + 1
                 ):
@@ -225,8 +232,8 @@ class Scheduler:
 
     def fork(self, request: ScheduledRequest) -> None:
         """Give every answer that goes on a table of its own, which shares the prompt's pages."""
-        for choice in request.sequence.live_choices:
-            if choice.table is None and request.moved is None:
+        for choice in request.sequence.choices:
+            if choice.table is None and request.moved is None and request.sequence.goes_on(choice):
                 choice.table = self._cache.open()
                 while not self._cache.fork(request.first_table, choice.table, request.sequence.num_prompt):
                     self.preempt(self._youngest(besides=request))

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import torch
 
 from deployments.errors import InternalError, SluiceError
-from deployments.model.engine.failures import request_error
+from deployments.model.engine.failures import is_fatal, request_error
+from deployments.model.engine.flight import Flight
 from deployments.model.engine.scheduler import Owners, ScheduledRequest, Scheduler
-from deployments.model.sampling.sampler import Sampled, Sampler
+from deployments.model.sampling.sampler import Sampler
+from deployments.model.sampling.under_way import Choosing, Chosen, Outcomes, Sampled
 from deployments.model.sequence import Choice, Phase, Sequence
 
 
@@ -25,13 +27,21 @@ class TokenStep:
         self._scheduler = scheduler
         self._failed = failed
 
-    def choose(self, owners: Owners, logits_RV: torch.Tensor) -> None:
-        """A token for each choice from its row of logits."""
-        outcomes = self._sample(owners, logits_RV)
+    def begin(self, owners: Owners, logits_RV: torch.Tensor) -> Flight:
+        """Choose a token for each choice from its row of logits. Answers that begin part from each other."""
+        flight = Flight(owners, self._choosing(owners, logits_RV))
+        for request, _ in owners:
+            if request.sequence.phase is not Phase.DONE:
+                self._scheduler.fork(request)
+        return flight
+
+    def collect(self, flight: Flight) -> list[Choice]:
+        """Tell everybody their tokens. Returns choices whose token is another than the device went on with."""
+        outcomes = self._outcomes(flight)
         now = time.monotonic()
-        for (request, choice), outcome in zip(owners, outcomes, strict=True):
-            if request.sequence.phase is Phase.DONE:
-                continue  # another of its choices has failed
+        for (request, choice), outcome in zip(flight.owners, outcomes, strict=True):
+            if not flight.land(choice) or request.sequence.phase is Phase.DONE:
+                continue  # it has ended, or another of its choices has failed
             if not choice.token_ids:
                 request.sequence.stamps.first_token = now
             try:
@@ -40,28 +50,35 @@ class TokenStep:
                 _note(request.sequence, choice, outcome)
             except Exception as error:
                 self._failed(request, request_error(error))
-        self._let_go(owners)
+        self._let_go(flight.owners)
+        return [flight.owners[row][1] for row in flight.choosing.corrected]
 
-    def _sample(self, owners: Owners, logits_RV: torch.Tensor) -> list[Sampled | Exception]:
+    @staticmethod
+    def _outcomes(flight: Flight) -> Outcomes:
+        try:
+            return flight.choosing.collect()
+        except Exception as error:
+            if is_fatal(error):
+                raise
+            return [error] * len(flight.owners)
+
+    def _choosing(self, owners: Owners, logits_RV: torch.Tensor) -> Choosing:
         """Of all rows at once; one by one where that fails, so that the guilty one fails alone."""
         rows = [(request.sequence, choice) for request, choice in owners]
         try:
-            return list(self._sampler.sample(logits_RV, rows))
+            return self._sampler.begin(logits_RV, rows)
         except Exception:
-            outcomes: list[Sampled | Exception] = []
+            outcomes: Outcomes = []
             for number, row in enumerate(rows):
                 row[1].counts_V = None  # may have been counted already: it is counted anew
                 try:
                     outcomes += self._sampler.sample(logits_RV[number : number + 1], [row])
                 except Exception as error:
                     outcomes.append(error)
-            return outcomes
+            return Chosen(outcomes)
 
     def _let_go(self, owners: Owners) -> None:
-        """Answers that begin part from each other, those that have ended give back what they have."""
-        for request, _ in owners:
-            if request.sequence.phase is not Phase.DONE:
-                self._scheduler.fork(request)
+        """Answers that have ended give back what they have."""
         for request, choice in owners:
             if request.sequence.phase is Phase.DONE or choice.finish is None:
                 continue

@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 
 from deployments.errors import InternalError
 from deployments.model.forward.batch import Batch, Piece
+from deployments.model.forward.side_by_side import SideBySide
 
 NAME = "ragged"
 _WORTH_COPYING = 500_000
@@ -50,6 +51,7 @@ class PiecewiseAttention:
 
     def __init__(self, worth_copying: int = _WORTH_COPYING) -> None:
         self._worth_copying = worth_copying
+        self._side_by_side = SideBySide()
 
     def attend(
         self, query_HND: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: Batch, look: Look
@@ -57,7 +59,9 @@ class PiecewiseAttention:
         outs, rows = [], batch.num_rows
         query_HRD, answers, prompts = query_HND[:, :rows], batch.pieces[:rows], batch.pieces[rows:]
         if rows > 1 and self._is_small(batch, keys) and look.window is None:
-            outs.append(self._rows_together(query_HRD, keys, values, batch, look))
+            query_RKGD = query_HRD.transpose(0, 1).reshape(rows, keys.shape[0], -1, query_HRD.shape[-1])
+            out_RKGD = self._side_by_side.attend(query_RKGD, keys, values, batch, look.scale)
+            outs.append(out_RKGD.reshape(rows, query_HRD.shape[0], -1))
         elif rows:
             outs += self._tokens(query_HRD, keys, values, answers, look)
         for piece in prompts:
@@ -70,27 +74,9 @@ class PiecewiseAttention:
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _is_small(self, batch: Batch, keys_KTD: torch.Tensor) -> bool:
-        """Whether copying the rows' keys costs less than a call for each row."""
+        """Whether the rows' keys may be copied."""
         longest = max(piece.start for piece in batch.pieces[: batch.num_rows]) + 1
         return batch.num_rows * longest * keys_KTD.shape[0] * keys_KTD.shape[2] <= self._worth_copying
-
-    @staticmethod
-    def _rows_together(
-        query_HRD: torch.Tensor, keys_KTD: torch.Tensor, values_KTD: torch.Tensor, batch: Batch, look: Look
-    ) -> torch.Tensor:
-        """[R, H, D] of decode rows, their keys copied side by side, as wide as the longest."""
-        places_M, mask_R11L = _side_by_side(batch, query_HRD.dtype)
-        rows, width = mask_R11L.shape[0], mask_R11L.shape[-1]
-
-        def copied(store_KTD: torch.Tensor) -> torch.Tensor:
-            found = store_KTD.index_select(1, places_M)
-            return found.view(found.shape[0], rows, width, found.shape[2]).transpose(0, 1)
-
-        query_RKGD = query_HRD.transpose(0, 1).reshape(rows, keys_KTD.shape[0], -1, query_HRD.shape[-1])
-        out_RKGD = scaled_dot_product_attention(
-            query_RKGD, copied(keys_KTD), copied(values_KTD), attn_mask=mask_R11L, scale=look.scale
-        )
-        return out_RKGD.reshape(rows, query_HRD.shape[0], -1)
 
     @staticmethod
     def _tokens(
@@ -212,25 +198,6 @@ def _mask(piece: Piece, window: int | None, both_ways: bool, query_HQD: torch.Te
         mask_QL = torch.zeros(seen_QL.shape, dtype=query_HQD.dtype, device=device)
         piece.masks[key] = mask_QL.masked_fill_(~seen_QL, torch.finfo(query_HQD.dtype).min)
     return piece.masks[key]
-
-
-def _side_by_side(batch: Batch, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places of the decode rows' keys, padded to the longest and flattened, and the mask of what is padding."""
-    if batch.side_by_side is None:
-        pieces = batch.pieces[: batch.num_rows]
-        lengths_R1 = torch.tensor([[piece.start + 1] for piece in pieces])
-        first_R1 = torch.tensor([[piece.keys[0].start] for piece in pieces])
-        numbers_1L = torch.arange(int(lengths_R1.max()))[None]
-        places_RL = first_R1 + numbers_1L
-        for places_L, piece in zip(places_RL, pieces, strict=True):
-            if len(piece.keys) > 1:
-                places_L[: piece.start + 1] = torch.cat([torch.arange(part.start, part.stop) for part in piece.keys])
-        padding_RL = numbers_1L >= lengths_R1
-        # A row's own key: others' may be no numbers, which no mask makes harmless.
-        places_RL = torch.where(padding_RL, first_R1, places_RL)
-        mask_RL = torch.zeros(places_RL.shape, dtype=dtype).masked_fill_(padding_RL, torch.finfo(dtype).min)
-        batch.side_by_side = places_RL.flatten(), mask_RL[:, None, None]
-    return batch.side_by_side
 
 
 def _gathered(store: torch.Tensor, where: list[slice]) -> torch.Tensor:

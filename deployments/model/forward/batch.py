@@ -7,9 +7,11 @@ rotary axes, P pages of the longest table.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
+from deployments.model.forward.latest_tokens import LatestTokens
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.pages import PageTable
 from deployments.model.multimodal.uploads import Uploads
@@ -25,6 +27,8 @@ class Row:
     position_offsets: tuple[float, ...]
     """What to add to `length` to get its rotary position, by axis."""
     table: PageTable
+    source: int = -1
+    """Its place among the tokens chosen last, while the host does not know which one it is; -1: it is `token_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Piece:
     state_1: torch.Tensor
     """Its row in recurrent layers."""
     blocks_L: torch.Tensor | None = None
+    table: PageTable | None = None
+    """Of a row that decodes."""
     masks: dict[tuple[int | None, bool], torch.Tensor] = field(default_factory=dict)
     """By window and whether pictures are seen both ways; filled by the attention."""
 
@@ -92,8 +98,8 @@ class Batch:
     lengths_R: torch.Tensor | None = None
     """int32: keys of each, its own included; 0 where a row idles."""
     packed: PackedChunks | None = None
-    side_by_side: tuple[torch.Tensor, torch.Tensor] | None = None
-    """On a CPU: places of the decode rows' keys and the mask of padding; filled by the attention."""
+    rows_plan: Any = None
+    """On a CPU: what the decode rows look at; filled by the attention."""
 
     @property
     def num_tokens(self) -> int:
@@ -107,9 +113,12 @@ class Batch:
 class BatchMaker:
     """From rows and chunks to the tensors of a pass, with one upload for each."""
 
-    def __init__(self, cache: KVCache, uploads: Uploads, num_axes: int, device: torch.device) -> None:
+    def __init__(
+        self, cache: KVCache, uploads: Uploads, latest: LatestTokens, num_axes: int, device: torch.device
+    ) -> None:
         self._cache = cache
         self._put = uploads.put
+        self._latest = latest
         self._num_axes = num_axes
         self._device = device
 
@@ -144,6 +153,9 @@ class BatchMaker:
             pieces,
             states_R,
         )
+        sources = [row.source for row in rows]
+        if any(source >= 0 for source in sources):
+            batch.ids_N[:num_rows] = self._latest.among(batch.ids_N[:num_rows], self._put(torch.tensor(sources)))
         if self._for_kernels:
             self._add_tables(batch, rows)
         else:
@@ -162,7 +174,7 @@ class BatchMaker:
 
     @staticmethod
     def _row_piece(number: int, row: Row) -> Piece:
-        return Piece(number, number + 1, row.length, row.table.slices(0, row.length + 1), _NO_STATE)
+        return Piece(number, number + 1, row.length, row.table.slices(0, row.length + 1), _NO_STATE, None, row.table)
 
     def _add_tables(self, batch: Batch, rows: Sequence[Row]) -> None:
         pages = [row.table.pages for row in rows]

@@ -3,39 +3,36 @@
 Recorded are a few numbers of rows and widths of page tables; a step is rounded up to the next of each, with rows that
 idle: they have no keys, and what they write goes to nobody's page. Inputs lie at fixed addresses and come in one copy.
 
-Shape legend: R rows, A rotary axes, P pages of a table, V vocabulary, F = 3 + A values of a row.
+Shape legend: R rows, A rotary axes, P pages of a table, V vocabulary, F = 4 + A values of a row.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from deployments.model.forward.batch import Batch, Row
+from deployments.model.forward.latest_tokens import LatestTokens
+from deployments.model.forward.recorder import Recorder
+from deployments.model.forward.staged import Staged
 from deployments.model.kv_cache.cache import KVCache
 
 _ROW_COUNTS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _WIDTH_STEP = 4
 """Widths of tables grow by this factor: reading through a wider one costs little."""
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(slots=True)
 class _Recorded:
     """A step of one shape."""
 
-    host_FR: torch.Tensor
-    """int64, pinned: token id, place, length, rotary positions by axis (of fractions: the bits of float64)."""
-    host_RP: torch.Tensor
-    device_FR: torch.Tensor
-    device_RP: torch.Tensor
+    inputs_FR: Staged
+    """int64: token id, its source, place, length, rotary positions by axis (of fractions: the bits of float64)."""
+    tables_RP: Staged
     tables: list[tuple[list[int], int]] = field(default_factory=list)
-    """Whose pages `host_RP` holds, and how many."""
-    graph: Any = None
+    """Whose pages `tables_RP` holds, and how many."""
+    replay: Callable[[], object] | None = None
     logits_RV: torch.Tensor | None = None
 
 
@@ -43,11 +40,21 @@ class DecodeGraphs:
     """Belongs to the engine's thread."""
 
     def __init__(
-        self, forward: Callable[[Batch], torch.Tensor], cache: KVCache, *, num_axes: int, max_rows: int, device: Any
+        self,
+        forward: Callable[[Batch], torch.Tensor],
+        cache: KVCache,
+        latest: LatestTokens,
+        recorder: Recorder,
+        *,
+        num_axes: int,
+        max_rows: int,
+        device: torch.device,
     ) -> None:
         """`forward`: logits [R, V] of a batch of decode rows."""
         self._forward = forward
         self._cache = cache
+        self._latest = latest
+        self._recorder = recorder
         self._num_axes = num_axes
         self._device = device
         self._row_counts = sorted({count for count in _ROW_COUNTS if count < max_rows} | {max_rows})
@@ -55,7 +62,6 @@ class DecodeGraphs:
         widths = {min(_WIDTH_STEP**exponent, widest) for exponent in range(1, 10)}
         self._widths = sorted(widths)
         self._recorded: dict[tuple[int, int, bool], _Recorded] = {}
-        self._pool: Any = None
 
     @property
     def shapes(self) -> Iterator[tuple[int, int]]:
@@ -79,8 +85,9 @@ class DecodeGraphs:
         fractions = any(isinstance(offset, float) for row in rows for offset in row.position_offsets)
         recorded = self._recorded.get((count, width, fractions)) or self._record(count, width, fractions=fractions)
         self._fill(recorded, rows, fractions=fractions)
-        recorded.graph.replay()
+        assert recorded.replay is not None
         assert recorded.logits_RV is not None
+        recorded.replay()
         return recorded.logits_RV[: len(rows)]
 
     def _check(self, rows: int, width: int) -> None:
@@ -88,69 +95,70 @@ class DecodeGraphs:
         step = self._buffers(rows, width)
         batch = self._batch(step, fractions=False)
         self._forward(batch)  # kernels are compiled and libraries set up in a first call, which may wait
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with self._recorder.refusing_waits():
             self._forward(batch)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
 
     def _record(self, rows: int, width: int, *, fractions: bool) -> _Recorded:
         step = self._buffers(rows, width)
-        batch = self._batch(step, fractions=fractions)
-        self._forward(batch)
-        step.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(step.graph, pool=self._pool):
-            step.logits_RV = self._forward(self._batch(step, fractions=fractions)).float()
-        self._pool = step.graph.pool()
+        step.replay, step.logits_RV = self._recorder.record(
+            lambda: self._forward(self._batch(step, fractions=fractions)).float()
+        )
         self._recorded[rows, width, fractions] = step
         return step
 
     def _buffers(self, rows: int, width: int) -> _Recorded:
-        host_FR = torch.zeros((3 + self._num_axes, rows), dtype=torch.int64).pin_memory()
-        host_FR[1] = self._cache.nobodys_place
-        host_RP = torch.zeros((rows, width), dtype=torch.int32).pin_memory()
-        return _Recorded(host_FR, host_RP, host_FR.to(self._device), host_RP.to(self._device), [([], 0)] * rows)
+        idle_FR = torch.zeros((4 + self._num_axes, rows), dtype=torch.int64)
+        idle_FR[1], idle_FR[2] = -1, self._cache.nobodys_place
+        none_RP = torch.zeros((rows, width), dtype=torch.int32)
+        return _Recorded(Staged(idle_FR, self._device), Staged(none_RP, self._device), [([], 0)] * rows)
 
     def _batch(self, step: _Recorded, *, fractions: bool) -> Batch:
-        ids_R, places_R, lengths_R = step.device_FR[:3]
-        positions_AR = step.device_FR[3:]
+        ids_R, sources_R, places_R, lengths_R = step.inputs_FR.there[:4]
+        positions_AR = step.inputs_FR.there[4:]
         if fractions:
             positions_AR = positions_AR.view(torch.float64).float()
         return Batch(
-            ids_R,
+            self._latest.among(ids_R, sources_R),
             positions_AR,
             places_R,
             torch.empty(0, dtype=torch.int64, device=self._device),
             len(ids_R),
             [],
             torch.empty(0, dtype=torch.int64, device=self._device),
-            step.device_RP,
+            step.tables_RP.there,
             lengths_R.int(),
         )
 
     def _fill(self, step: _Recorded, rows: Sequence[Row], *, fractions: bool) -> None:
         """Bring a step's inputs to the device."""
-        columns, count = step.host_FR.numpy(), len(rows)
+        columns, count = step.inputs_FR.to_fill().numpy(), len(rows)
         columns[0, :count] = [row.token_id for row in rows]
-        columns[1, :count] = [row.table.place(row.length) for row in rows]
-        columns[2, :count] = [row.length + 1 for row in rows]
-        positions = columns[3:].view("float64") if fractions else columns[3:]
+        columns[1, :count] = [row.source for row in rows]
+        columns[2, :count] = [row.table.place(row.length) for row in rows]
+        columns[3, :count] = [row.length + 1 for row in rows]
+        positions = columns[4:].view("float64") if fractions else columns[4:]
         for axis in range(self._num_axes):
             positions[axis, :count] = [row.length + row.position_offsets[axis] for row in rows]
-        columns[0, count:], columns[1, count:], columns[2:, count:] = 0, self._cache.nobodys_place, 0
-        step.device_FR.copy_(step.host_FR, non_blocking=True)
-        if self._fill_tables(step, rows):
-            step.device_RP.copy_(step.host_RP, non_blocking=True)
+        columns[0, count:], columns[1, count:], columns[2, count:], columns[3:, count:] = (
+            0,
+            -1,
+            self._cache.nobodys_place,
+            0,
+        )
+        step.inputs_FR.send()
+        self._fill_tables(step, rows)
 
     @staticmethod
-    def _fill_tables(step: _Recorded, rows: Sequence[Row]) -> bool:
-        """Whether any row's pages are others than before."""
-        changed, tables = False, step.host_RP.numpy()
-        for number, row in enumerate(rows):
-            pages = row.table.pages
-            known, length = step.tables[number]
-            if known is not pages or length != len(pages):
-                tables[number, : len(pages)] = pages
-                step.tables[number] = pages, len(pages)
-                changed = True
-        return changed
+    def _fill_tables(step: _Recorded, rows: Sequence[Row]) -> None:
+        """Where any row's pages are others than before."""
+        pages = [row.table.pages for row in rows]
+        known = zip(pages, step.tables, strict=False)
+        changed = [i for i, (mine, (old, length)) in enumerate(known) if mine is not old or len(mine) != length]
+        if not changed:
+            return
+        tables = step.tables_RP.to_fill().numpy()
+        for number in changed:
+            mine = pages[number]
+            tables[number, : len(mine)] = mine
+            step.tables[number] = mine, len(mine)
+        step.tables_RP.send()

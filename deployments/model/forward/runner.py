@@ -16,7 +16,9 @@ from deployments.model.forward.attention import Backend, KernelAttention, Piecew
 from deployments.model.forward.batch import Batch, BatchMaker, Chunk, Row
 from deployments.model.forward.decode_graphs import DecodeGraphs
 from deployments.model.forward.encoder import Encoder
+from deployments.model.forward.latest_tokens import LatestTokens
 from deployments.model.forward.media_rows import MediaRows, PlacedRows, find_rows
+from deployments.model.forward.recorder import Recorder
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.linear import make_ragged
 from deployments.model.multimodal.request_media import Media
@@ -54,7 +56,9 @@ class ModelRunner:
         self.encoder = encoder
         self.device: torch.device = family.model.device
         self.dtype: torch.dtype = family.model.dtype
-        self._batches = BatchMaker(cache, uploads, family.num_axes, self.device)
+        self.latest = LatestTokens(cache.max_sequences, self.device)
+        """What rows begin with whose tokens the host has not seen; filled by who chooses tokens."""
+        self._batches = BatchMaker(cache, uploads, self.latest, family.num_axes, self.device)
         self._media_rows = MediaRows(family.model, {f.token_id for f in family.features.values()}, uploads)
         self._head = family.model.get_output_embeddings()
         self._backend = backend or self._default_backend()
@@ -103,13 +107,19 @@ class ModelRunner:
         return logits.float()
 
     @torch.inference_mode()
-    def record_graphs(self, max_rows: int) -> None:
+    def record_graphs(self, max_rows: int, recorder: Recorder) -> None:
         """Replay steps that only decode from now on, where the model's work can be recorded."""
         if self.cache.recurrent:
             logger.info("decode steps are launched: the model has recurrent layers")
             return
         graphs = DecodeGraphs(
-            self._decoded, self.cache, num_axes=self.family.num_axes, max_rows=max_rows, device=self.device
+            self._decoded,
+            self.cache,
+            self.latest,
+            recorder,
+            num_axes=self.family.num_axes,
+            max_rows=max_rows,
+            device=self.device,
         )
         try:
             graphs.record()
@@ -124,6 +134,8 @@ class ModelRunner:
             return self._result(batch, batch.ids_N, {})
 
     def _forward(self, batch: Batch, ids_N: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+        if batch.num_tokens == batch.num_rows:  # all of them are wanted
+            return self._decoded(batch)
         with ragged_attention(self.family.text_config), self._logits_of(batch.kept):
             return self._result(batch, ids_N, arguments)
 

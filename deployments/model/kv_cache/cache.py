@@ -36,6 +36,7 @@ class KVCache:
         self.page_size = page_size
         self.max_length = max_length
         """Tokens of prompt and answer together that one sequence may have."""
+        self.max_sequences = num_states
         self.pool = PagePool(num_pages)
         # One page more than there are: what nobody owns is written to there.
         local = LocalStorage(

@@ -6,12 +6,11 @@ in the batch changes nothing. One copy to the host a step, whatever the number o
 Shape legend: R rows, V vocabulary, K most likely tokens.
 """
 
-from dataclasses import dataclass
-
 import torch
 
-from deployments.model.sampling.candidates import DrawSettings, draw, draw_from_all
+from deployments.model.sampling.candidates import Drawn, DrawSettings, draw, draw_from_all
 from deployments.model.sampling.recorded_draws import RecordedDraws
+from deployments.model.sampling.under_way import Choosing, Chosen, Outcomes, ReadBack, Sampled, UnderWay, read_back
 from deployments.model.sequence import Choice, Sequence, Token
 from deployments.types import SamplingParams
 
@@ -21,30 +20,42 @@ _LEAST_TEMPERATURE = 1e-4
 """Below it only the most likely token has a chance anyway, and logits divided by it would not be numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A row's outcome; `token` is None when its logits were not numbers."""
-
-    token: Token | None
-
-
 class Sampler:
     """Stateless but for counts of generated tokens, which it keeps on the choices that need them."""
 
-    def __init__(self, device: torch.device, recorded: RecordedDraws | None = None) -> None:
-        """`recorded`: draws for rows that ask for nothing else, where they were recorded."""
+    def __init__(
+        self, device: torch.device, recorded: RecordedDraws | None = None, read_later: ReadBack | None = None
+    ) -> None:
+        """`recorded`: draws for rows that ask for nothing else, where they were recorded. `read_later`: how the host
+        gets to know tokens that it does not wait for; None where it always waits."""
         self._device = device
         self._recorded = recorded
+        self._read_later = read_later
+
+    def begin(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> Choosing:
+        """As `sample`, without a wait for the device where nothing but the logits decides."""
+        if self._read_later is None:
+            return Chosen(self.sample(logits_RV, rows))
+        params = [sequence.request.params for sequence, _ in rows]
+        if not all(map(_plain, params, rows)):
+            return Chosen(self.sample(logits_RV, rows))
+        if not any(p.temperature > 0 for p in params):
+            broken_R = logits_RV.sum(-1).isnan()
+            drawn = Drawn(logits_RV.argmax(-1), torch.zeros_like(broken_R), broken_R)
+            return UnderWay.of(drawn, logits_RV, None, self._read_later)
+        if self._recorded is not None and len(rows) <= self._recorded.max_rows:
+            return self._replayed(self._recorded, logits_RV, rows, self._read_later)
+        return Chosen(self.sample(logits_RV, rows))
 
     @torch.inference_mode()
-    def sample(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> list[Sampled]:
+    def sample(self, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]]) -> Outcomes:
         """One token for each row; `logits_RV` is float32 and is not kept."""
         params = [sequence.request.params for sequence, _ in rows]
         raw_RV = logits_RV
         recorded = self._recorded
         drawing = [i for i, p in enumerate(params) if p.temperature > 0]
         if drawing and recorded is not None and len(rows) <= recorded.max_rows and all(map(_plain, params, rows)):
-            return self._replayed(recorded, logits_RV, rows)
+            return self._replayed(recorded, logits_RV, rows, read_back).collect()
         if any(_shapes_logits(p, sequence, choice) for p, (sequence, choice) in zip(params, rows, strict=True)):
             logits_RV = self._shaped(logits_RV.clone(), rows)
         greedy_R = logits_RV.argmax(-1)
@@ -70,7 +81,7 @@ class Sampler:
                 allowed_V = torch.zeros(logits_V.shape[0], dtype=torch.bool)
                 choice.constraint.allow(allowed_V)
                 logits_V.masked_fill_(~allowed_V.to(self._device), -torch.inf)
-            if len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids:
+            if choice.num_tokens < params.min_tokens and sequence.request.stop_ids:
                 self._ban_end(logits_V, list(sequence.request.stop_ids))
         return logits_RV
 
@@ -107,23 +118,13 @@ class Sampler:
                 drawn.tokens_R[wide] = draw_from_all(logits_RV[wide], settings.rows(wide))
         return drawn.tokens_R
 
+    @staticmethod
     def _replayed(
-        self,
-        recorded: RecordedDraws,
-        logits_RV: torch.Tensor,
-        rows: list[tuple[Sequence, Choice]],
-    ) -> list[Sampled]:
-        """Of rows that only draw; those whose limits reach far once more, from all tokens."""
-        columns = _columns(logits_RV.shape[-1], rows, 0.0)
-        drawn = recorded.draw(logits_RV, columns)
-        tokens, wide, broken = torch.stack([drawn.tokens_R, drawn.wide_R.long(), drawn.broken_R.long()]).tolist()
-        if any(wide):
-            index = torch.tensor([number for number, is_wide in enumerate(wide) if is_wide])
-            settings = DrawSettings.of(columns[index].to(self._device))
-            again = draw_from_all(logits_RV[index.to(self._device)], settings).tolist()
-            for number, token in zip(index.tolist(), again, strict=True):
-                tokens[number] = token
-        return [Sampled(None if bad else Token(token)) for token, bad in zip(tokens, broken, strict=True)]
+        recorded: RecordedDraws, logits_RV: torch.Tensor, rows: list[tuple[Sequence, Choice]], read: ReadBack
+    ) -> UnderWay:
+        """Of rows that only draw."""
+        columns_R5 = _columns(logits_RV.shape[-1], rows, 0.0)
+        return UnderWay.of(recorded.draw(logits_RV, columns_R5), logits_RV, columns_R5, read)
 
     @staticmethod
     def _with_logprobs(
@@ -132,13 +133,13 @@ class Sampler:
         broken_R: torch.Tensor,
         params: list[SamplingParams],
         wanted: int,
-    ) -> list[Sampled]:
+    ) -> Outcomes:
         logprobs_RV = raw_RV.log_softmax(-1)
         chosen_R1 = logprobs_RV.gather(-1, tokens_R[:, None])
         top_RK, ids_RK = logprobs_RV.topk(wanted, dim=-1)
         # Token ids are exact in float64, so that one copy brings everything.
         packed = [tokens_R[:, None].double(), broken_R[:, None].double(), chosen_R1.double(), ids_RK.double()]
-        sampled = []
+        sampled: Outcomes = []
         for p, row in zip(params, torch.cat([*packed, top_RK.double()], dim=-1).tolist(), strict=True):
             token_id, broken, logprob = int(row[0]), bool(row[1]), row[2]
             ids, values = row[3 : 3 + wanted], row[3 + wanted :]
@@ -158,7 +159,7 @@ def _columns(vocabulary: int, rows: list[tuple[Sequence, Choice]], greedy: float
     for sequence, choice in rows:
         p = sequence.request.params
         temperature = p.temperature if p.temperature >= _LEAST_TEMPERATURE else greedy
-        uniform = _uniform(choice.seed, len(choice.token_ids))
+        uniform = _uniform(choice.seed, choice.num_tokens)
         columns.append((temperature, p.top_p, p.top_k or vocabulary, p.min_p, uniform))
     return torch.tensor(columns, dtype=torch.float64)
 
@@ -181,7 +182,7 @@ def _shapes_logits(params: SamplingParams, sequence: Sequence, choice: Choice) -
         _has_penalty(params)
         or params.logit_bias
         or choice.constraint is not None
-        or (len(choice.token_ids) < params.min_tokens and sequence.request.stop_ids)
+        or (choice.num_tokens < params.min_tokens and sequence.request.stop_ids)
     )
 
 
