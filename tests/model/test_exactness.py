@@ -17,6 +17,15 @@ def family_and_model(request, device):
     return family, family.build(device=device)
 
 
+@pytest.fixture(scope="module")
+def asked(family_and_model):
+    """Prompts with every combination of media, and what transformers answers."""
+    family, model = family_and_model
+    rng = np.random.default_rng(1)
+    prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)]
+    return [(prompt, generate(model, prompt)) for prompt in prompts]
+
+
 def _combinations(family):
     kinds = list(family.media)
     mixed = [kinds] if family.mixable and len(kinds) > 1 else []
@@ -24,31 +33,28 @@ def _combinations(family):
     return [[], *([kind] for kind in kinds), *([kind, kind] for kind in kinds), *mixed]
 
 
-def test_each_modality_in_one_batch_equals_generate(family_and_model):
-    family, model = family_and_model
-    rng = np.random.default_rng(1)
-    prompts = [family.prompt(rng, kinds) for kinds in _combinations(family)]
+def test_each_modality_in_one_batch_equals_generate(family_and_model, asked):
+    _, model = family_and_model
     stepped = SteppedEngine(model, prefill_chunk_tokens=7, max_running=4)
-    listeners = [stepped.submit(prompt, greedy())[1] for prompt in prompts]
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt, _ in asked]
     stepped.run()
-    for prompt, listener in zip(prompts, listeners, strict=True):
+    for (_, wanted), listener in zip(asked, listeners, strict=True):
         assert listener.error is None
-        assert listener.ids() == generate(model, prompt)
+        assert listener.ids() == wanted
 
 
-def test_media_encoded_part_by_part_between_decode_steps_equal_generate(family_and_model):
+def test_media_encoded_part_by_part_between_decode_steps_equal_generate(family_and_model, asked):
     family, model = family_and_model
     rng = np.random.default_rng(5)
-    prompts = [family.prompt(rng, kinds) for kinds in _combinations(family) if kinds]
     stepped = SteppedEngine(model, creeping=True, max_running=3)
     _, running = stepped.submit(family.prompt(rng, []), greedy(200))
     stepped.step(2)
-    listeners = [stepped.submit(prompt, greedy())[1] for prompt in prompts]
+    listeners = [stepped.submit(prompt, greedy())[1] for prompt, _ in asked]
     while any(listener.timing is None for listener in listeners):
         heard = len(running.ids())
         stepped.step()
         assert len(running.ids()) == heard + 1
-    assert [listener.ids() for listener in listeners] == [generate(model, prompt) for prompt in prompts]
+    assert [listener.ids() for listener in listeners] == [wanted for _, wanted in asked]
 
 
 def test_low_precision_chooses_within_rounding_of_the_plain_forward(family_and_model):

@@ -33,7 +33,6 @@ class RowsPlan:
     newest_R: torch.Tensor
     """Places of the newest keys in the store."""
     lengths_R: torch.Tensor
-    rows_R: torch.Tensor
     mask_R11L: torch.Tensor
 
 
@@ -45,6 +44,8 @@ class _Copies:
     """The plan that they are up to date with."""
     keys_RKWD: torch.Tensor
     values_RKWD: torch.Tensor
+    firsts_KR: torch.Tensor
+    """Where each row's and head's first key is, in `keys_RKWD` without its first three axes apart."""
 
 
 class SideBySide:
@@ -84,7 +85,6 @@ class SideBySide:
             lengths,
             torch.tensor([piece.keys[-1].stop - 1 for piece in pieces]),
             lengths_R,
-            torch.arange(len(pieces)),
             mask_RL[:, None, None],
         )
 
@@ -94,15 +94,15 @@ class SideBySide:
             return copies
         if copies is None or copies.number != plan.follows or copies.keys_RKWD.shape[2] < plan.mask_R11L.shape[-1]:
             places_M = _places(batch.pieces[: batch.num_rows])
-            room = plan.mask_R11L.shape[-1] + _ROOM
-            copies = _Copies(
-                plan.number, *(_copied(store, places_M, len(plan.tables), room) for store in (keys_KTD, values_KTD))
-            )
-            self._copies[id(keys_KTD)] = copies
+            rows, heads, room = len(plan.tables), keys_KTD.shape[0], plan.mask_R11L.shape[-1] + _ROOM
+            copied = (_copied(store, places_M, rows, room) for store in (keys_KTD, values_KTD))
+            firsts_KR = (torch.arange(rows) * heads + torch.arange(heads)[:, None]) * room
+            self._copies[id(keys_KTD)] = copies = _Copies(plan.number, *copied, firsts_KR)
             return copies
+        where = (copies.firsts_KR + plan.lengths_R).flatten()
         for copy_RKWD, store_KTD in ((copies.keys_RKWD, keys_KTD), (copies.values_RKWD, values_KTD)):
-            new_RKD = store_KTD.index_select(1, plan.newest_R).transpose(0, 1)
-            copy_RKWD[plan.rows_R, :, plan.lengths_R] = new_RKD
+            new_KRD = store_KTD.index_select(1, plan.newest_R)
+            copy_RKWD.flatten(0, 2).index_copy_(0, where, new_KRD.flatten(0, 1))
         copies.number = plan.number
         return copies
 
