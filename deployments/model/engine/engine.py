@@ -32,7 +32,7 @@ from deployments.model.forward.runner import ModelRunner
 from deployments.model.multimodal.arrivals import Arrivals
 from deployments.model.multimodal.request_media import Media, MediaMemory
 from deployments.model.sampling.sampler import Sampler
-from deployments.model.sequence import Choice, EngineRequest, Listener, Phase, Sequence
+from deployments.model.sequence import EngineRequest, Listener, Phase, Sequence
 from deployments.observability.metrics import MetricSink
 
 logger = logging.getLogger(__name__)
