@@ -164,7 +164,7 @@ async def test_a_clip_is_known_by_its_name_once_it_was_seen(model):
     params = SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True)
 
     async def ask(prepared: Prepared, *clips: dict[str, np.ndarray]) -> list[object]:
-        async with aclosing(model.generate(60.0, prepared, params, False, *clips)) as chunks:
+        async with aclosing(model.generate(60.0, prepared, params, False, [], *clips)) as chunks:
             return [chunk async for chunk in chunks]
 
     prepared, clip = _about_a_clip("1" * 64)
