@@ -95,9 +95,9 @@ class SideBySide:
         if copies is None or copies.number != plan.follows or copies.keys_RKWD.shape[2] < plan.mask_R11L.shape[-1]:
             places_M = _places(batch.pieces[: batch.num_rows])
             rows, heads, room = len(plan.tables), keys_KTD.shape[0], plan.mask_R11L.shape[-1] + _ROOM
-            copied = (_copied(store, places_M, rows, room) for store in (keys_KTD, values_KTD))
+            keys, values = (_copied(store, places_M, rows, room) for store in (keys_KTD, values_KTD))
             firsts_KR = (torch.arange(rows) * heads + torch.arange(heads)[:, None]) * room
-            self._copies[id(keys_KTD)] = copies = _Copies(plan.number, *copied, firsts_KR)
+            self._copies[id(keys_KTD)] = copies = _Copies(plan.number, keys, values, firsts_KR)
             return copies
         where = (copies.firsts_KR + plan.lengths_R).flatten()
         for copy_RKWD, store_KTD in ((copies.keys_RKWD, keys_KTD), (copies.values_RKWD, values_KTD)):
