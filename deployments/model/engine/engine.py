@@ -237,7 +237,7 @@ class Engine:
             while not self.busy and not self._closing:
                 self._metrics.report(now=True)
                 self._wake.wait(IDLE_REPORT_S)
-            if self._scheduler.is_stalled and not self._inbox:
+            if self._flight is None and self._scheduler.is_stalled and not self._inbox:
                 self._wake.wait(_STALLED_S)
         return self.busy
 

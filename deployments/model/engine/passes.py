@@ -11,6 +11,8 @@ from deployments.model.engine.scheduler import Chunks, Owners, ScheduledRequest,
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.sequence import Choice, Phase
 
+_AWAY = (Phase.WAITING, Phase.DONE)
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +55,7 @@ class Passes:
             self._free_memory()
         alone = len(owners) + len(chunks) == 1
         owners = [(request, choice) for request, choice in owners if choice.table is not None]
-        chunks = [(request, end) for request, end in chunks if request.sequence.phase is Phase.PREFILL]
+        chunks = [(request, end) for request, end in chunks if request.sequence.phase not in _AWAY]
         if alone and not is_out_of_memory(error):
             for request, _ in [*owners, *chunks]:
                 self._failed(request, request_error(error))

@@ -7,7 +7,7 @@ from deployments.model.sequence import Choice, Sequence
 
 
 def row_of(sequence: Sequence, choice: Choice, flight: Flight | None) -> Row:
-    """An answer's newest token, which may be one of `flight` still."""
+    """An answer's newest token, which may be one of `flight`: the host does not know it then."""
     assert choice.table is not None
     length, offsets = sequence.length(choice), sequence.position_offsets
     if choice.num_pending:
