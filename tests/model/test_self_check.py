@@ -1,6 +1,7 @@
 """A model that the engine would answer wrongly for is refused at start, by name and with the reason."""
 
 import pytest
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from deployments.config import EngineConfig
 from deployments.errors import InternalError
@@ -13,6 +14,7 @@ from deployments.model.forward.self_check import check_text
 from deployments.model.loading import allocate_cache, build_engine
 from deployments.model.multimodal.uploads import Uploads
 from deployments.observability.metrics import RecordingSink
+from tests.model.conftest import engine_config
 from tests.support.tiny_families import FAMILIES
 
 
@@ -41,6 +43,13 @@ def test_refused_families_say_why(qwen3_vl, device):
     model.config.model_type = "paligemma"
     with pytest.raises(InternalError, match=r"paligemma.*attends both ways"):
         Family(model)
+
+
+def test_attention_that_no_backend_computes_ends_the_start_in_a_sentence():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8, "vocab_size": 160}
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+    with pytest.raises(InternalError, match="a soft cap of its own are not served"):
+        build_engine(model, engine_config(), RecordingSink())
 
 
 def test_cache_without_room_for_one_sequence_is_refused(qwen3_vl):
