@@ -1,9 +1,11 @@
 """A stage in its caller's process keeps what one in a replica keeps: errors, time, cancelling, its bound."""
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,9 +13,15 @@ from numpy.typing import NDArray
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadMedia, InternalError, Overloaded, StageTimeout
+from deployments.fetcher.deployment import MediaFetcher
+from deployments.ingress.app import Api
+from deployments.observability.metrics import RecordingSink
+from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.replica import stage_method
-from deployments.stages import TensorRef
+from deployments.stages import Stages, TensorRef
+from tests.support.fakes import FakeApplication, FakeModel, FakeStage, hello
+from tests.support.media_files import make_picture
 
 
 class Worker:
@@ -84,7 +92,7 @@ async def test_errors_are_those_of_a_replica() -> None:
 async def test_a_call_whose_time_is_over_is_cancelled_and_leaves_its_place() -> None:
     stage, worker = hosted(max_calls=1)
     with pytest.raises(StageTimeout):
-        await stage.call("wait", Deadline(0.01, "request"))
+        await stage.call("wait", Deadline(0.5, "request"))
     assert worker.cancelled == 1
     worker.gate.set()
     assert (await stage.call("wait", Deadline(5, "request"))).meta == "waited"
@@ -109,3 +117,29 @@ async def test_what_is_started_is_ended_once() -> None:
     worker = stage._replica
     await stage.close()
     assert worker.ends == 1
+
+
+async def test_a_picture_comes_from_the_body_to_the_model_without_shared_memory() -> None:
+    """The stages themselves; of the model's side, only what it is asked for."""
+    config = AppConfig(placement="together")
+    fetcher = Hosted(MediaFetcher.func_or_class, config).start("fetch")
+    preprocessor = Hosted(Preprocessor.func_or_class, config).start("preprocess")
+    model = FakeModel(chunks=hello())
+    stages = Stages.over(fetcher, FakeStage(), {"demo": (preprocessor, model)})
+    api = Api(config, stages, TensorRef, RecordingSink(), FakeApplication._metrics_page, 2**30)
+    picture = base64.b64encode(make_picture("PNG", width=320, height=240)).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}}
+    body = {"model": "demo", "messages": [{"role": "user", "content": [image, {"type": "text", "text": "?"}]}]}
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://sluice") as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+    await fetcher.close()
+    await preprocessor.close()
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello"
+    stages_told = [entry.partition(";")[0] for entry in answer.headers["server-timing"].split(", ")]
+    assert {"fetch", "preprocess"} <= set(stages_told)
+    (call,) = model.calls
+    (tensors,) = call.payloads
+    assert {type(array) for array in tensors.values()} == {np.ndarray}
+    assert call.args[0].counts["image"] > 0
