@@ -31,8 +31,8 @@ QUESTION = (
 )
 USERS = (1, 8)
 GIVES_UP_S = 300.0
-SETTINGS = {"engine": {"max_context_tokens": 4096}}
-"""As vLLM is started: what a context may be takes memory."""
+SETTINGS = {"placement": "together", "engine": {"max_context_tokens": 4096}}
+"""As few processes as there can be; and as vLLM is started, since what a context may be takes memory."""
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
