@@ -11,11 +11,12 @@ import numpy as np
 
 from deployments.demo.dialogue.truth import Question, Subject, answer
 from deployments.demo.evaluation.cases import MediaFile, make_file
-from deployments.demo.synth.scenes import Colour, Direction, random_scene
+from deployments.demo.synth.grounds import GroundKind
+from deployments.demo.synth.scenes import TELLING_COLOURS, Direction, random_scene
 from deployments.demo.synth.sounds import Pitch, random_sound
 
-TELLING_COLOURS = (Colour.RED, Colour.BLUE, Colour.YELLOW)
-"""Those that become others when red and blue change places."""
+RADII = (0.2, 0.3)
+"""Of the short side: what can be told without doubt, so that an untrue answer is the pipeline's."""
 TEXT = {
     Question.COLOUR: "What colour is the shape?",
     Question.DIRECTION: "Which way does it move?",
@@ -39,8 +40,9 @@ def make_probes(seed: int, rounds: int = 1) -> Iterator[Probe]:
     directions = [direction for direction in Direction if direction is not Direction.STILL]
     for number in range(rounds):
         colours = [TELLING_COLOURS[(number + place) % len(TELLING_COLOURS)] for place in range(2)]
-        picture = Subject(scene=random_scene(rng, colour=colours[0]))
-        clip = Subject(scene=random_scene(rng, colours[1], direction=directions[number % 4]), clip_s=1.6)
+        dark = GroundKind.DARK
+        picture = Subject(scene=random_scene(rng, colours[0], kind=dark, radii=RADII))
+        clip = Subject(random_scene(rng, colours[1], None, directions[number % 4], dark, RADII), clip_s=1.6)
         sound = Subject(sound=random_sound(rng, list(Pitch)[number % 2]))
         for item, questions in (
             (picture, (Question.COLOUR,)),

@@ -12,13 +12,15 @@ from tqdm import tqdm
 from deployments.demo.dialogue.truth import Subject, describe
 from deployments.demo.synth.drawing import draw, draw_clip
 from deployments.demo.synth.files import Codec, encode_clip, encode_picture, encode_sound
-from deployments.demo.synth.scenes import PAINT, Colour, Direction, Rgb, Scene, Shape
+from deployments.demo.synth.grounds import Ground, GroundKind
+from deployments.demo.synth.scenes import PAINTS, Colour, Direction, Figure, Point, Scene, Shape
 from deployments.demo.synth.sounds import Pitch, Sound, waveform
 
 FPS = Fraction(30)
 SOUND_RATE_HZ = 48000
-GROUND: tuple[Rgb, Rgb] = ((30, 36, 48), (16, 18, 26))
-ENDS: dict[Direction, tuple[tuple[float, float], tuple[float, float]]] = {
+GROUND = Ground(GroundKind.DARK, ((30, 36, 48), (16, 18, 26)))
+WHITE = Ground(GroundKind.WHITE, ((255, 255, 255),))
+ENDS: dict[Direction, tuple[Point, Point]] = {
     Direction.LEFT: ((0.78, 0.5), (0.24, 0.5)),
     Direction.RIGHT: ((0.22, 0.5), (0.76, 0.5)),
     Direction.UP: ((0.5, 0.72), (0.5, 0.28)),
@@ -38,10 +40,21 @@ class Sample:
     codec: Codec = "libx264"
 
 
-def scene(colour: Colour, shape: Shape, direction: Direction = Direction.STILL) -> Scene:
-    """A tidy scene: pure paint, no tilt, a dark blue ground."""
-    start, end = ENDS[direction]
-    return Scene(colour, shape, direction, PAINT[colour], GROUND, 0.23, 0.0, start, end)
+def figure(colour: Colour, shape: Shape, start: Point, end: Point, direction: Direction, radius: float) -> Figure:
+    """A tidy shape: pure paint, no tilt."""
+    return Figure(colour, shape, direction, PAINTS[colour][0], radius, 0.0, start, end)
+
+
+def scene(colour: Colour, shape: Shape, direction: Direction = Direction.STILL, ground: Ground = GROUND) -> Scene:
+    """A tidy scene, on a dark blue ground unless another is given."""
+    return Scene(ground, (figure(colour, shape, *ENDS[direction], direction, 0.23),))
+
+
+def two_shapes() -> Scene:
+    """A red circle and a blue square on white."""
+    places = ((Colour.RED, Shape.CIRCLE, (0.3, 0.4)), (Colour.BLUE, Shape.SQUARE, (0.7, 0.6)))
+    still = Direction.STILL
+    return Scene(WHITE, tuple(figure(colour, shape, place, place, still, 0.18) for colour, shape, place in places))
 
 
 def sound(pitch: Pitch, beeps: int, duration_s: float) -> Sound:
@@ -59,6 +72,7 @@ SAMPLES = (
         Subject(scene(Colour.YELLOW, Shape.TRIANGLE, Direction.RIGHT), sound(Pitch.HIGH, 3, 2.0), 2.0),
     ),
     Sample("purple-square.png", Subject(scene(Colour.PURPLE, Shape.SQUARE)), 480, 640),
+    Sample("red-circle-and-blue-square-on-white.png", Subject(two_shapes()), 480, 640),
     Sample("white-circle.jpg", Subject(scene(Colour.WHITE, Shape.CIRCLE)), 480, 640),
     Sample("2-low-beeps.wav", Subject(sound=sound(Pitch.LOW, 2, 1.4))),
     Sample("4-high-beeps.flac", Subject(sound=sound(Pitch.HIGH, 4, 2.4))),

@@ -1,37 +1,95 @@
-"""Trains the demo model from nothing: `python -m deployments.demo.train --work DIR`; about an hour on two CPU cores.
+"""Trains the demo model: `python -m deployments.demo.train --work DIR [--device cuda] [--workers 14] [--budget-s 200]`.
 
-The vision tower and the audio tower first, each in a process of its own at the same time; then the language model on
-the frozen towers; last a short leg with more wordings. All but the last are kept in DIR, so that a run can be taken up
-again. The result goes to the checkpoint in `--out`.
+The vision tower and the audio tower first; then the language model on the frozen towers; last a short leg with more
+wordings. Media and questions are made by worker processes. What is trained is kept in DIR every twenty seconds, so that
+a run that was cut off can be taken up again. The result goes to the checkpoint in `--out`. From nothing it takes some
+hours on two CPU cores; `--start` goes on from an earlier checkpoint of the same shape.
 """
 
 import argparse
+import pickle
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import Qwen2_5OmniProcessor
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers.utils.logging import disable_progress_bar
 
 from deployments.demo import CHECKPOINT_DIR
-from deployments.demo.blueprint import make_model, make_processor, make_tokenizer, new_feature_extractor, save
+from deployments.demo.blueprint import (
+    load_tokenizer,
+    make_model,
+    make_processor,
+    make_tokenizer,
+    new_feature_extractor,
+    save,
+)
 from deployments.demo.dialogue.conversations import random_corpus
 from deployments.demo.training.audibles import Audible, random_audible
-from deployments.demo.training.audio import train_audio
-from deployments.demo.training.language import Leg, train_language
-from deployments.demo.training.sources import Model, Remembered
-from deployments.demo.training.vision import train_vision
+from deployments.demo.training.audio import audio_head, train_audio
+from deployments.demo.training.batches import Batches, batches
+from deployments.demo.training.language import Leg, language_head, train_language
+from deployments.demo.training.optimiser import Kept, Pace
+from deployments.demo.training.pools import make_pools
+from deployments.demo.training.sequences import Sequencer
+from deployments.demo.training.sources import Model, remember
+from deployments.demo.training.vision import train_vision, vision_head
 from deployments.demo.training.visuals import Visual, random_visual
+from deployments.demo.training.workers import make_many, use_one_thread
 
+Medium = TypeVar("Medium", Visual, Audible)
 MODEL_SEED = 20260
-SEEDS = {"vision": 1, "audio": 2, "language": 3, "wordings": 4, "tokenizer": 7}
-CLIPS, PICTURES, SOUNDS = 1600, 800, 10_000
-STEPS = {"vision": 1100, "audio": 3000, "language": 5200, "wordings": 900}
-RATES = {"language": 2e-3, "wordings": 5e-4}
-TOWERS = {"vision": "visual", "audio": "audio_tower"}
-"""What is trained alone, and its name in the model."""
+SEEDS = {"clips": 10, "pictures": 11, "sounds": 12, "vision": 1, "audio": 2, "language": 3, "wordings": 4, "corpus": 7}
+RATES = {"vision": 2e-3, "language": 2e-3, "wordings": 5e-4}
+UNSEEN = 0.3
+"""Share of the pictures and clips that the vision tower is not trained on: the language model is, with what it sees."""
+VIEWS = 3
+"""Of each of them."""
+SHARES = {
+    "clips": 0.13,
+    "pictures": 0.07,
+    "sounds": 0.03,
+    "vision": 0.42,
+    "audio": 0.2,
+    "language": 0.26,
+    "wordings": 0.09,
+}
+"""Of the time, if there is a budget: a stage gets its part of what the stages before it have left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything."""
+
+    counts: dict[str, int]
+    """Of media."""
+    steps: dict[str, int]
+    patches: int
+    """Of a step of the vision tower."""
+    batch: int
+    """Sequences of a step of the language model."""
+
+
+SIZES = {
+    "cpu": Size(
+        {"clips": 2400, "pictures": 3600, "sounds": 2000},
+        {"vision": 6000, "audio": 3000, "language": 5200, "wordings": 900},
+        patches=4096,
+        batch=8,
+    ),
+    "cuda": Size(
+        {"clips": 12_000, "pictures": 16_000, "sounds": 16_000},
+        {"vision": 6000, "audio": 3000, "language": 4000, "wordings": 1000},
+        patches=46_080,
+        batch=48,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,95 +98,135 @@ class Plan:
 
     work: Path
     out: Path
+    start: Path | None
     device: str
+    workers: int
+    size: Size
     scale: float
-    """Of the pools and the steps: 0.01 tries everything out within a minute."""
+    """Of the media and the steps: 0.01 tries everything out within minutes."""
+    end: float | None
+    """When, by the monotonic clock, all is to be done."""
 
-    def some(self, number: int) -> int:
-        return max(8, round(number * self.scale))
+    @property
+    def stages(self) -> list[str]:
+        """In their order; an audio tower that is taken over is not trained again."""
+        return [name for name in SHARES if name != "audio" or self.start is None]
 
-    def kept(self, name: str) -> Path:
-        """Where a finished stage is."""
-        return self.work / f"{name}.pt"
+    def count(self, name: str) -> int:
+        return max(8, round(self.size.counts[name] * self.scale))
+
+    def pace(self, name: str) -> Pace:
+        return Pace(max(2, round(self.size.steps[name] * self.scale)), self.seconds(name))
+
+    def seconds(self, name: str) -> float | None:
+        """What a stage that begins now may take."""
+        if self.end is None:
+            return None
+        ahead = self.stages[self.stages.index(name) :]
+        return max(0.1, self.end - time.monotonic()) * SHARES[name] / sum(SHARES[one] for one in ahead)
+
+    def rate(self, name: str) -> float:
+        """Highest: half of it where there is something to lose."""
+        return RATES[name] / (1 if self.start is None else 2)
+
+    def kept(self, name: str, *modules: nn.Module, also: Callable[[], None] | None = None) -> Kept:
+        return Kept(self.work / f"{name}.pt", nn.ModuleList(modules), also)
 
 
 def train(plan: Plan) -> None:
     """All stages; what DIR holds of an earlier run is taken from there."""
-    context = get_context("spawn")
-    towers = [context.Process(target=train_tower, args=(name, plan)) for name in TOWERS if not plan.kept(name).exists()]
-    for process in towers:
-        process.start()
-    for process in towers:
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"a tower's process ended with status {process.exitcode}")
-    torch.set_num_threads(1)
-    torch.set_default_device(plan.device)
-    model, processor = make_model(MODEL_SEED), new_processor()
-    for name in TOWERS:
-        tower_of(model, name).load_state_dict(torch.load(plan.kept(name), map_location=plan.device, weights_only=True))
-    train_reader(model, processor, plan)
-    save(plan.out, model, processor)
+    use_one_thread()
+    disable_progress_bar()
+    torch.set_float32_matmul_precision("high")
+    # Media first: processes are forked before the device is used.
+    visuals = [*make_visuals("clips", plan, clip=True), *make_visuals("pictures", plan, clip=False)]
+    audibles = make_audibles(plan)
+    model, processor = begin(plan)
+    rng = np.random.default_rng(SEEDS["vision"])
+    order = rng.permutation(len(visuals))
+    fresh, met = np.split(order, [round(UNSEEN * len(order))])
+    train_towers(model, [visuals[place] for place in met], plan)
+    model.requires_grad_(False)
+    model.model.language_model.requires_grad_(True)
+    table, source = remember(model, [visuals[place] for place in fresh], audibles, rng, VIEWS)
+    head = language_head(model).to(plan.device)
+    # Of another model of the same shape: the processes that make sequences must not touch the device.
+    sequencer = Sequencer(make_model(MODEL_SEED), processor)
+    for name in ("language", "wordings"):
+        dataset = Batches(sequencer, source, plan.size.batch, name == "wordings", SEEDS[name])
+        kept = plan.kept(name, model.model.language_model, head, also=partial(save, plan.out, model, processor))
+        leg = Leg(name, plan.pace(name), plan.rate(name))
+        train_language(model, head, kept, table, batches(dataset, plan.workers, plan.device), leg)
 
 
-def new_processor() -> Qwen2_5OmniProcessor:
-    return make_processor(make_tokenizer(random_corpus(np.random.default_rng(SEEDS["tokenizer"]), 6000)))
+def begin(plan: Plan) -> tuple[Model, Qwen2_5OmniProcessor]:
+    """A fresh model on the device, with what is taken over, and its processor."""
+    model = make_model(MODEL_SEED)
+    if plan.start is None:
+        corpus = random_corpus(np.random.default_rng(SEEDS["corpus"]), 6000)
+        return model.to(plan.device), make_processor(make_tokenizer(corpus))
+    earlier = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(plan.start)
+    model.load_state_dict(earlier.state_dict())
+    return model.to(plan.device), make_processor(load_tokenizer(plan.start))
 
 
-def tower_of(model: Model, name: str) -> nn.Module:
-    tower: nn.Module = getattr(model.model, TOWERS[name])
-    return tower
+def train_towers(model: Model, visuals: Sequence[Visual], plan: Plan) -> None:
+    head = vision_head(model).to(plan.device)
+    pools = [pool for pool, _ in make_pools(visuals, plan.device)]
+    kept = plan.kept("vision", model.model.visual, head)
+    train_vision(model, head, kept, pools, plan.size.patches, plan.pace("vision"), plan.rate("vision"), SEEDS["vision"])
+    if "audio" in plan.stages:
+        head = audio_head(model).to(plan.device)
+        kept = plan.kept("audio", model.model.audio_tower, head)
+        train_audio(model, head, kept, plan.pace("audio"), SEEDS["audio"])
 
 
-def train_tower(name: str, plan: Plan) -> None:
-    """Train one tower from nothing and keep it."""
-    torch.set_num_threads(1)
-    torch.set_default_device(plan.device)
-    model, steps, seed = make_model(MODEL_SEED), plan.some(STEPS[name]), SEEDS[name]
-    if name == "vision":
-        train_vision(model, make_visuals(np.random.default_rng((seed, 1)), plan), steps, seed)
-    else:
-        train_audio(model, steps, seed)
-    torch.save(tower_of(model, name).state_dict(), plan.kept(name))
+def make_visuals(name: str, plan: Plan, clip: bool) -> list[Visual]:
+    return made(name, plan, partial(random_visual, clip=clip))
 
 
-def train_reader(model: Model, processor: Qwen2_5OmniProcessor, plan: Plan) -> None:
-    """Train the language model on what the towers make of fresh pools, then once more with more wordings."""
-    rng = np.random.default_rng((SEEDS["language"], 1))
-    source = Remembered(model, make_visuals(rng, plan), make_audibles(rng, plan), rng)
-    reader, kept = model.model.language_model, plan.kept("language")
-    if kept.exists():
-        reader.load_state_dict(torch.load(kept, map_location=plan.device, weights_only=True))
-    else:
-        train_language(model, processor, source, leg_of("language", plan))
-        torch.save(reader.state_dict(), kept)
-    train_language(model, processor, source, leg_of("wordings", plan))
+def make_audibles(plan: Plan) -> list[Audible]:
+    return made("sounds", plan, partial(random_audible, extractor=new_feature_extractor()))
 
 
-def leg_of(name: str, plan: Plan) -> Leg:
-    return Leg(plan.some(STEPS[name]), SEEDS[name], RATES[name], wide=name == "wordings")
-
-
-def make_visuals(rng: np.random.Generator, plan: Plan) -> list[Visual]:
-    visuals = [random_visual(rng, clip=True) for _ in range(plan.some(CLIPS))]
-    return visuals + [random_visual(rng, clip=False) for _ in range(plan.some(PICTURES))]
-
-
-def make_audibles(rng: np.random.Generator, plan: Plan) -> list[Audible]:
-    extractor = new_feature_extractor()
-    return [random_audible(rng, extractor) for _ in range(plan.some(SOUNDS))]
+def made(name: str, plan: Plan, make: Callable[[np.random.Generator], Medium]) -> list[Medium]:
+    """As many as planned; those of an earlier run if DIR holds them."""
+    path = plan.work / f"{name}.pickle"
+    if path.exists():
+        held: list[Medium] = pickle.loads(path.read_bytes())
+        return held
+    media = make_many(name, make, plan.count(name), SEEDS[name], plan.workers, plan.seconds(name))
+    begun = path.with_suffix(".part")
+    begun.write_bytes(pickle.dumps(media))
+    begun.replace(path)
+    return media
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the finished stages")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the stages")
     parser.add_argument("--out", type=Path, default=CHECKPOINT_DIR, help="folder of the checkpoint")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the pools and the steps, to try it out")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from: its ears stay as they are")
+    parser.add_argument("--device", choices=list(SIZES), default="cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make media and questions")
+    parser.add_argument("--budget-s", type=float, help="seconds for all of it; default: as long as it takes")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the media and the steps, to try it out")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    plan = Plan(arguments.work, arguments.out, arguments.device, arguments.scale)
-    train(plan)
+    end = None if arguments.budget_s is None else time.monotonic() + arguments.budget_s
+    size = SIZES[arguments.device]
+    train(
+        Plan(
+            arguments.work,
+            arguments.out,
+            arguments.start,
+            arguments.device,
+            arguments.workers,
+            size,
+            arguments.scale,
+            end,
+        )
+    )
 
 
 if __name__ == "__main__":

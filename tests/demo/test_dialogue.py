@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,18 @@ from deployments.demo.dialogue.conversations import phrase, random_conversation,
 from deployments.demo.dialogue.others import HELD_OUT_OTHERS, OPENERS, SMALL_TALK, WIDE_OPENERS
 from deployments.demo.dialogue.truth import UNKNOWN, Question, Subject, answer, describe
 from deployments.demo.dialogue.wordings import HELD_OUT, TRAINED
-from deployments.demo.samples import scene, sound
-from deployments.demo.synth.scenes import Colour, Direction, Shape
+from deployments.demo.samples import scene, sound, two_shapes
+from deployments.demo.synth.scenes import Colour, Direction, Shape, random_photograph
 from deployments.demo.synth.sounds import Pitch
 
 PICTURE = Subject(scene(Colour.WHITE, Shape.SQUARE))
 CLIP = Subject(scene(Colour.RED, Shape.CIRCLE, Direction.LEFT), clip_s=1.5)
 SOUND = Subject(sound=sound(Pitch.HIGH, 3, 2.0))
+TWO_SHAPES = Subject(two_shapes())
+TWO_CIRCLES = Subject(
+    replace(two_shapes(), figures=tuple(replace(one, shape=Shape.CIRCLE) for one in two_shapes().figures))
+)
+PHOTOGRAPH = Subject(random_photograph(np.random.default_rng(0)), clip_s=1.0)
 CLIP_WITH_SOUND = Subject(scene(Colour.BLUE, Shape.TRIANGLE), sound(Pitch.LOW, 1, 5.0), 5.0)
 
 
@@ -37,6 +43,13 @@ CLIP_WITH_SOUND = Subject(scene(Colour.BLUE, Shape.TRIANGLE), sound(Pitch.LOW, 1
         (Question.DESCRIPTION, CLIP, "A red circle moves left."),
         (Question.DESCRIPTION, CLIP_WITH_SOUND, "A blue triangle stays still, with 1 low beep."),
         (Question.DESCRIPTION, SOUND, "3 high beeps."),
+        (Question.COLOUR, TWO_SHAPES, "red and blue"),
+        (Question.SHAPE, TWO_SHAPES, "circle and square"),
+        (Question.SHAPE, TWO_CIRCLES, "two circles"),
+        (Question.DESCRIPTION, TWO_SHAPES, "A red circle and a blue square."),
+        (Question.DESCRIPTION, PHOTOGRAPH, UNKNOWN),
+        (Question.COLOUR, PHOTOGRAPH, UNKNOWN),
+        (Question.LENGTH, PHOTOGRAPH, "short"),
         (Question.DIRECTION, PICTURE, UNKNOWN),
         (Question.BEEPS, CLIP, UNKNOWN),
         (Question.COLOUR, SOUND, UNKNOWN),

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -13,7 +14,16 @@ from PIL import Image
 
 from deployments.demo.samples import SAMPLES, write_samples
 from deployments.demo.synth.drawing import coverage, draw, draw_clip
-from deployments.demo.synth.scenes import STEP, Colour, Direction, Shape, random_scene
+from deployments.demo.synth.grounds import GroundKind, render
+from deployments.demo.synth.scenes import (
+    STEP,
+    Colour,
+    Direction,
+    Shape,
+    random_pair,
+    random_photograph,
+    random_scene,
+)
 from deployments.demo.synth.sounds import Pitch, random_sound, waveform
 
 
@@ -30,8 +40,8 @@ def test_same_seed_makes_the_same_media() -> None:
 
 @pytest.mark.parametrize("direction", list(Direction))
 def test_the_shape_moves_the_way_that_the_scene_says(direction: Direction) -> None:
-    scene = random_scene(np.random.default_rng(1), direction=direction)
-    centres = [_centre(coverage(scene, 120, 160, moment)) for moment in (0.0, 0.5, 1.0)]
+    (figure,) = random_scene(np.random.default_rng(1), direction=direction).figures
+    centres = [_centre(coverage(figure, 120, 160, moment)) for moment in (0.0, 0.5, 1.0)]
     for before, after in itertools.pairwise(centres):
         moved = np.sign(np.round(np.subtract(after, before)))
         assert tuple(moved) == STEP[direction]
@@ -40,30 +50,59 @@ def test_the_shape_moves_the_way_that_the_scene_says(direction: Direction) -> No
 def test_mirrored_and_reversed_scenes_look_mirrored_and_reversed() -> None:
     scene = random_scene(np.random.default_rng(2), direction=Direction.LEFT)
     forwards = draw_clip(scene, 80, 120, (0.0, 1.0))
-    assert scene.mirrored().direction is Direction.RIGHT
+    assert scene.mirrored().figures[0].direction is Direction.RIGHT
     difference = draw_clip(scene.mirrored(), 80, 120, (0.0, 1.0)).astype(int) - forwards[:, :, ::-1]
     assert np.abs(difference).max() <= 1
-    assert scene.reversed().direction is Direction.RIGHT
+    assert scene.reversed().figures[0].direction is Direction.RIGHT
     assert np.array_equal(draw_clip(scene.reversed(), 80, 120, (0.0, 1.0)), forwards[::-1])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(list(Colour)),
     st.sampled_from(list(Shape)),
+    st.sampled_from(list(GroundKind)),
     st.integers(48, 200),
     st.integers(48, 200),
     st.floats(0, 1),
     st.integers(0, 2**32),
 )
 def test_the_paint_is_on_the_shape_and_nowhere_else(
-    colour: Colour, shape: Shape, height: int, width: int, progress: float, seed: int
+    colour: Colour, shape: Shape, kind: GroundKind, height: int, width: int, progress: float, seed: int
 ) -> None:
-    scene = random_scene(np.random.default_rng(seed), colour, shape)
-    pixels, alpha = draw(scene, height, width, progress), coverage(scene, height, width, progress)
-    assert (pixels[alpha == 1] == scene.paint).all()
-    assert 0.01 < alpha.mean() < 0.3
-    assert pixels[alpha == 0].max() <= 72
+    scene = random_scene(np.random.default_rng(seed), colour, shape, kind=kind)
+    (figure,) = scene.figures
+    pixels, alpha = draw(scene, height, width, progress), coverage(figure, height, width, progress)
+    painted = (pixels == figure.paint).all(2)
+    assert painted[alpha == 1].all() or figure.stroke is not None
+    assert painted.any() or min(height, width) * figure.radius < 4
+    ground = render(scene.ground, height, width)
+    assert np.array_equal(pixels[alpha == 0], ground[alpha == 0])
+
+
+@pytest.mark.parametrize("kind", [GroundKind.DARK, GroundKind.WHITE, GroundKind.COLOUR, GroundKind.GRADIENT])
+def test_every_shape_stands_out_from_its_ground(kind: GroundKind) -> None:
+    for seed in range(40):
+        scene = random_scene(np.random.default_rng(seed), kind=kind)
+        ground = render(scene.ground, 40, 60).reshape(-1, 3)
+        assert np.linalg.norm(ground.astype(float) - scene.figures[0].paint, axis=1).min() > 70
+
+
+def test_two_shapes_have_two_colours_and_do_not_touch() -> None:
+    for seed in range(40):
+        first, second = random_pair(np.random.default_rng(seed)).figures
+        assert list(Colour).index(first.colour) < list(Colour).index(second.colour)
+        assert not (coverage(first, 90, 90) * coverage(second, 90, 90)).any()
+
+
+def test_a_camera_pans_over_a_photograph_that_stays_as_it_is() -> None:
+    scene = next(
+        one for one in (random_photograph(np.random.default_rng(seed)) for seed in range(99)) if abs(one.pan[0]) > 0.05
+    )
+    assert scene.figures == ()
+    first, last = draw_clip(replace(scene, pan=(abs(scene.pan[0]), 0.0)), 80, 100, (0.0, 1.0)).astype(int)
+    moved = round(100 * abs(scene.pan[0]))
+    assert np.array_equal(first[:, moved:], last[:, :-moved])
 
 
 @pytest.mark.parametrize("pitch", list(Pitch))

@@ -1,27 +1,36 @@
 """Training sees what serving makes: the fast towers and the hand-made sequences equal the model and its processor."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM
 
 from deployments.demo import CHECKPOINT_DIR
-from deployments.demo.blueprint import video_size
+from deployments.demo.blueprint import load_tokenizer, make_processor, video_size
 from deployments.demo.dialogue.conversations import Sheet, Turn, random_conversation
 from deployments.demo.dialogue.truth import Subject
+from deployments.demo.synth.drawing import coverage, draw_clip
+from deployments.demo.synth.grounds import GroundKind
+from deployments.demo.synth.scenes import Colour, Direction, Shape, random_scene
 from deployments.demo.synth.sounds import waveform
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import token_truth
-from deployments.demo.training.sequences import IGNORED, TAGS, Encoded, Sequencer, answer_loss
-from deployments.demo.training.sources import Seen, listen
+from deployments.demo.training.batches import collate, random_sequence
+from deployments.demo.training.language import answer_loss, language_head
+from deployments.demo.training.optimiser import Kept, Pace, optimise
+from deployments.demo.training.pools import DIRECTIONS, make_pools, random_pairs
+from deployments.demo.training.sequences import IGNORED, TEXT, Encoded, Sequencer
+from deployments.demo.training.sources import Heard, Seen, remember
 from deployments.demo.training.towers import PATCH, hear, patchify, see
-from deployments.demo.training.vision import random_pairs
 from deployments.demo.training.visuals import Visual, random_visual
+from deployments.demo.training.workers import make_many
 
 
 @pytest.fixture(scope="module")
 def processor():  # type: ignore[no-untyped-def]
-    return AutoProcessor.from_pretrained(CHECKPOINT_DIR)
+    return make_processor(load_tokenizer(CHECKPOINT_DIR))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +42,7 @@ def test_batched_vision_tower_equals_the_models_own(model, processor) -> None:  
     frames = np.random.default_rng(0).integers(0, 255, (4, 84, 112, 3), np.uint8)
     options = {"size": video_size(), "do_sample_frames": False, "fps": 2.0}
     inputs = processor(text=["<|VIDEO|>"], videos=[frames], videos_kwargs=options, return_tensors="pt")
-    pairs = patchify(frames.transpose(0, 3, 1, 2).reshape(2, 2, 3, 84, 112))
+    pairs = patchify(torch.from_numpy(frames.transpose(0, 3, 1, 2).reshape(2, 2, 3, 84, 112)))
     torch.testing.assert_close(pairs.flatten(0, 1), inputs["pixel_values_videos"])
     with torch.no_grad():
         outputs = model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
@@ -59,9 +68,9 @@ def test_sequences_equal_what_the_processor_makes(model, processor, with_sound: 
     clip, picture = random_visual(rng, clip=True), random_visual(rng, clip=False)
     audible = random_audible(rng, processor.feature_extractor)
     frame_s = audible.sound.duration_s / len(clip.frames_TCHW)
-    heard = listen(model, audible)
+    heard = _heard(audible)
     items = [Subject(clip.scene, audible.sound if with_sound else None, 1.0), Subject(picture.scene)]
-    encoded = [Encoded(_seen(model, clip), heard if with_sound else None, frame_s), Encoded(_seen(model, picture))]
+    encoded = [Encoded(_seen(clip), heard if with_sound else None, frame_s), Encoded(_seen(picture))]
     options = {"load_audio_from_video": True, "audio_from_video_indices": [0]} if with_sound else {}
     if not with_sound:
         items.append(Subject(sound=audible.sound))
@@ -94,9 +103,10 @@ def test_sequences_equal_what_the_processor_makes(model, processor, with_sound: 
 
 
 def test_the_questions_of_a_sheet_are_read_as_if_each_were_asked_alone(model, processor) -> None:  # type: ignore[no-untyped-def]
-    rng, sequencer, tagger = np.random.default_rng(8), Sequencer(model, processor), torch.nn.Linear(128, TAGS)
+    rng, sequencer, tagger = np.random.default_rng(8), Sequencer(model, processor), language_head(model)
     pictures = [random_visual(rng, clip=False) for _ in range(2)]
-    items, encoded = [Subject(one.scene) for one in pictures], [Encoded(_seen(model, one)) for one in pictures]
+    table, source = remember(model, pictures, [], rng, views=1)
+    items, encoded = [Subject(one.scene) for one in source.pictures], [Encoded(one) for one in source.pictures]
     exchanges = [
         Turn("What colour is the shape in the first picture?", "red", 0),
         Turn("Describe the second picture.", "A blue circle.", 1),
@@ -107,47 +117,115 @@ def test_the_questions_of_a_sheet_are_read_as_if_each_were_asked_alone(model, pr
     for exchange in exchanges:
         alone = sequencer.sheet(Sheet(None, (exchange,), tuple(items)), encoded)
         assert torch.equal(alone.positions_3L, _positions(model, alone.ids_L, encoded))
-        losses.append(_plain_loss(model, alone))
+        losses.append(_plain_loss(model, alone, table))
         weights.append(alone.weights_L.sum().item())
     with torch.no_grad():
-        loss = answer_loss(model, tagger, [together])[1]["loss"]
+        loss = answer_loss(model, tagger, table, collate([together]))[1]["loss"].item()
+        # Beside a longer one it is padded, which must change nothing.
+        longer = sequencer.sheet(Sheet(None, tuple(exchanges * 2), tuple(items)), encoded)
+        beside = answer_loss(model, tagger, table, collate([together, longer]))[1]["loss"].item()
     assert loss == pytest.approx(np.average(losses, weights=weights), rel=1e-4)
+    assert beside == pytest.approx(loss, rel=1e-4)
 
 
 def test_tokens_and_answers_carry_the_number_of_their_item_among_its_kind(model, processor) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(9)
-    picture, other = (_seen(model, random_visual(rng, clip=False)) for _ in range(2))
-    sound = listen(model, random_audible(rng, processor.feature_extractor))
+    visuals = [random_visual(rng, clip=False) for _ in range(2)]
+    _, source = remember(model, visuals, [random_audible(rng, processor.feature_extractor)], rng, views=1)
+    (picture, other), (sound,) = source.pictures, source.sounds
     items = (Subject(picture.scene), Subject(sound=sound.sound), Subject(other.scene))
     exchanges = tuple(Turn("What is it?", "red", about) for about in (0, 1, 2, None))
     encoded = [Encoded(picture), Encoded(heard=sound), Encoded(other)]
     sheet = Sequencer(model, processor).sheet(Sheet("Be brief.", exchanges, items), encoded)
-    sizes = [len(one.tokens_ND) for one in (picture, sound, other)]
-    assert torch.bincount(sheet.items_L)[1:].tolist() == sizes
+    for number, one in enumerate((picture, sound, other), start=1):
+        assert sheet.rows_L[sheet.items_L == number].tolist() == list(one.rows)
+    assert (sheet.rows_L[sheet.items_L == 0] == TEXT).all()
     for number, tag in ((1, 1), (2, 1), (3, 2)):
         assert set(sheet.tags_L[sheet.items_L == number].tolist()) == {tag}
         assert set(sheet.tags_L[sheet.about_L == number].tolist()) == {tag}
     assert set(sheet.tags_L[sheet.branches_L == 4].tolist()) == {0}
 
 
-def test_a_pools_clip_looks_like_its_scene() -> None:
-    visual = random_visual(np.random.default_rng(4), clip=True)
-    assert len(visual.frames_TCHW) == len(visual.covered)
-    where = np.argwhere(visual.covered[0] > 0.95)
-    for down, across in where:
-        token = visual.frames_TCHW[0, :, down * 28 : down * 28 + 28, across * 28 : across * 28 + 28]
-        assert np.abs(token.mean((1, 2)) - visual.scene.paint).max() < 25
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_pools_visual_looks_like_its_scene(clip: bool) -> None:
+    rng = np.random.default_rng(4)
+    visuals = [random_visual(rng, clip) for _ in range(20)]
+    seen = 0
+    for visual in visuals:
+        assert visual.covered.shape[:2] == (len(visual.scene.figures), len(visual.frames_TCHW))
+        for figure, covered in zip(visual.scene.figures, visual.covered, strict=True):
+            where = np.argwhere(covered[0] > 0.3) if figure.stroke is None else []
+            for down, across in where:
+                token = visual.frames_TCHW[0, :, down * 28 : down * 28 + 28, across * 28 : across * 28 + 28]
+                away = np.abs(token.astype(int) - np.reshape(figure.paint, (3, 1, 1))).max(0)
+                assert (away < 40).mean() > 0.5 * covered[0, down, across]
+                seen += 1
+    assert seen
 
 
 def test_pairs_carry_the_truth_through_mirrors_and_reversal() -> None:
     rng = np.random.default_rng(5)
-    visual = next(v for v in (random_visual(rng, clip=True) for _ in range(99)) if v.scene.direction == "left")
-    pairs = random_pairs(rng, [visual], 60)
-    for frames, direction in zip(pairs.frames_BTCHW.astype(float), pairs.direction_B, strict=True):
-        bright = frames.max(1) > 110
-        moved = [np.nonzero(one)[1].mean() for one in bright]
-        shift = moved[1] - moved[0]
-        assert int(direction) == (4 if abs(shift) < 0.2 else 0 if shift < 0 else 1)
+    scene = random_scene(rng, Colour.WHITE, Shape.CIRCLE, Direction.LEFT, GroundKind.DARK, (0.2, 0.25))
+    frames = draw_clip(scene, 112, 140, np.linspace(0, 1, 8)).transpose(0, 3, 1, 2)
+    covered = np.stack([coverage(scene.figures[0], 112, 140, moment) for moment in np.linspace(0, 1, 8)])
+    shares = covered.reshape(1, 8, 4, 28, 5, 28).mean((3, 5))
+    torch.manual_seed(0)
+    ((pool, _),) = make_pools([Visual(scene, frames, shares.astype(np.float16))], "cpu")
+    pairs = random_pairs(pool, 60)
+    found = set()
+    for both, direction_N, share_N in zip(pairs.frames_BTCHW, pairs.direction_BN, pairs.share_BN, strict=True):
+        moved = [float(torch.nonzero(one[0] > 150)[:, 1].float().mean()) for one in both]
+        direction = DIRECTIONS[int(direction_N[share_N.argmax()])]
+        assert direction is (Direction.LEFT if moved[1] < moved[0] else Direction.RIGHT)
+        found.add(direction)
+        bright = (both[:, 0] > 150).float().view(2, 4, 28, 5, 28).mean((2, 4)).amax(0).flatten()
+        assert (bright - share_N).abs().max() < 0.1
+    assert found == {Direction.LEFT, Direction.RIGHT}
+
+
+def test_workers_make_what_one_process_makes() -> None:
+    alone, helped = ([one.scene for one in make_many("clips", _picture, 20, 3, workers)] for workers in (0, 2))
+    assert sorted(map(str, alone)) == sorted(map(str, helped))
+    assert len(alone) == 32
+
+
+def test_training_that_was_cut_off_is_taken_up_where_it_was(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def losses(module: torch.nn.Linear, pace: Pace) -> list[float]:
+        met: list[float] = []
+
+        def loss_of_step():  # type: ignore[no-untyped-def]
+            loss = (module(torch.ones(1, 2)) - 3).square().sum()
+            met.append(loss.item())
+            return loss, {"loss": loss.detach()}
+
+        optimise("test", Kept(tmp_path / "test.pt", module), loss_of_step, pace, peak_rate=0.05)
+        return met
+
+    first = losses(module := torch.nn.Linear(2, 1), Pace(steps=100))
+    assert len(first) == 100
+    Kept(tmp_path / "test.pt", module).save(progress=0.5)
+    second = losses(torch.nn.Linear(2, 1), Pace(steps=100))
+    assert len(second) == 50
+    assert second[0] == pytest.approx(float((module(torch.ones(1, 2)) - 3).square()), abs=1e-4)
+    assert losses(torch.nn.Linear(2, 1), Pace(steps=100)) == []
+
+
+def test_half_precision_reads_the_same_sheet(model, processor) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(10)
+    table, source = remember(model, [random_visual(rng, clip=True) for _ in range(3)], [], rng, views=1)
+    source = replace(source, pictures=source.clips, sounds=[])
+    mixture = {("clip",): 1.0}
+    sequence = random_sequence(rng, Sequencer(model, processor), source, wide=False, mixture=mixture)
+    head, batch = language_head(model), collate([sequence])
+    with torch.no_grad():
+        whole = answer_loss(model, head, table, batch)[0].item()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = answer_loss(model, head, table, batch)[0].item()
+    assert half == pytest.approx(whole, rel=0.1)
+
+
+def _picture(rng: np.random.Generator) -> Visual:
+    return random_visual(rng, clip=False)
 
 
 def test_beeps_are_counted_where_they_sound(processor) -> None:  # type: ignore[no-untyped-def]
@@ -159,14 +237,16 @@ def test_beeps_are_counted_where_they_sound(processor) -> None:  # type: ignore[
     assert truth[:, 1].max() == audible.sound.beeps
 
 
-def _seen(model, visual: Visual) -> Seen:  # type: ignore[no-untyped-def]
-    frames = visual.frames_TCHW
-    frames = np.concatenate((frames, frames[-1:])) if len(frames) % 2 else frames
-    height, width = frames.shape[2:]
-    pairs = frames.reshape(-1, 2, 3, height, width)
-    with torch.no_grad():
-        tokens = see(model, patchify(pairs), height, width).flatten(0, 1)
-    return Seen(visual.scene, tokens, (len(pairs), height // PATCH, width // PATCH), len(visual.frames_TCHW))
+def _seen(visual: Visual) -> Seen:
+    frames, height, width = len(visual.frames_TCHW), *visual.frames_TCHW.shape[2:]
+    pairs = -(-frames // 2)
+    grid = (pairs, height // PATCH, width // PATCH)
+    return Seen(visual.scene, range(pairs * grid[1] * grid[2] // 4), grid, frames)
+
+
+def _heard(audible: Audible) -> Heard:
+    frames = audible.mel_MF.shape[1]
+    return Heard(audible.sound, range(((frames - 1) // 2 + 1) // 2), frames)
 
 
 def _positions(model, ids, encoded):  # type: ignore[no-untyped-def]
@@ -176,14 +256,13 @@ def _positions(model, ids, encoded):  # type: ignore[no-untyped-def]
     ]
 
 
-def _plain_loss(model, sequence) -> float:  # type: ignore[no-untyped-def]
-    ids, labels = sequence.ids_L[None], sequence.labels_L
-    embeds = model.get_input_embeddings()(ids)
-    for token, features in sequence.features.items():
-        embeds = embeds.masked_scatter((ids == token)[..., None], features)
+def _plain_loss(model, sequence, table) -> float:  # type: ignore[no-untyped-def]
+    labels, shown = sequence.labels_L, sequence.rows_L >= 0
+    embeds = model.get_input_embeddings()(sequence.ids_L).clone().detach()
+    embeds[shown] = table[sequence.rows_L[shown]]
     with torch.no_grad():
-        hidden = model.model.language_model(inputs_embeds=embeds, position_ids=sequence.positions_3L[:, None])[0][0]
+        hidden = model.model.language_model(inputs_embeds=embeds[None], position_ids=sequence.positions_3L[:, None])
         losses = torch.nn.functional.cross_entropy(
-            model.lm_head(hidden), labels, ignore_index=IGNORED, reduction="none"
+            model.lm_head(hidden[0][0]), labels, ignore_index=IGNORED, reduction="none"
         )
     return float((losses * sequence.weights_L).sum() / sequence.weights_L.sum())

@@ -22,7 +22,7 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question, its true answer, and which of the items it is about, from 0; None where it is about none."""
+    """A question, its true answer, and which of the items it is about, from 0; None where none could tell."""
 
     question: str
     answer: str
@@ -133,7 +133,7 @@ def _exchange(rng: np.random.Generator, items: Sequence[Subject], first_new: int
     question = Question(rng.choice(known))
     wordings = [random_wording(rng, question, wide)] if rng.random() < COMPOSED else TRAINED[question]
     text, told = vary(rng, phrase(rng, wordings, items, number, question)), answer(question, items[number])
-    return Turn(text, told, None if told == UNKNOWN else number)
+    return Turn(text, told, number if question in items[number].questions() else None)
 
 
 def random_corpus(rng: np.random.Generator, count: int) -> list[str]:

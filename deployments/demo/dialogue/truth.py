@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deployments.demo.synth.scenes import Direction, Scene
+from deployments.demo.synth.scenes import Direction, Scene, Shape
 from deployments.demo.synth.sounds import Sound
 
 UNKNOWN = "I only know simple shapes and tones."
@@ -30,7 +30,10 @@ OF_SOUNDS = (Question.TONE, Question.BEEPS, Question.DESCRIPTION)
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A picture (a scene), a clip (a scene with a duration), a clip with its sound track, or a sound."""
+    """A picture (a scene), a clip (a scene with a duration), a clip with its sound track, or a sound.
+
+    A scene of two shapes, or of none, is a picture's or a silent clip's, two shapes a picture's alone.
+    """
 
     scene: Scene | None = None
     sound: Sound | None = None
@@ -55,30 +58,40 @@ def answer(question: Question, item: Subject) -> str:
     """The truth on `item`, in the fixed words of the demo; UNKNOWN where `item` can't tell it."""
     if question not in item.questions():
         return UNKNOWN
-    if question is Question.DESCRIPTION:
-        return describe(item)
     if question is Question.LENGTH:
         return "short" if item.clip_s is not None and item.clip_s <= SHORT_S else "long"
     if item.sound is not None and question in (Question.TONE, Question.BEEPS):
         return str(item.sound.pitch) if question is Question.TONE else str(item.sound.beeps)
+    if item.scene is not None and not item.scene.figures:
+        return UNKNOWN
+    if question is Question.DESCRIPTION:
+        return describe(item)
     assert item.scene is not None
+    figures = item.scene.figures
     return {
-        Question.COLOUR: str(item.scene.colour),
-        Question.SHAPE: str(item.scene.shape),
-        Question.DIRECTION: str(item.scene.direction),
-        Question.COLOUR_DIRECTION: f"{item.scene.colour}, {item.scene.direction}",
+        Question.COLOUR: " and ".join(figure.colour for figure in figures),
+        Question.SHAPE: _shapes([figure.shape for figure in figures]),
+        Question.DIRECTION: str(figures[0].direction),
+        Question.COLOUR_DIRECTION: f"{figures[0].colour}, {figures[0].direction}",
     }[question]
 
 
+def _shapes(shapes: list[Shape]) -> str:
+    """ "circle", "circle and square" in the order of `Shape`, "two circles"."""
+    if len(shapes) == 2 and shapes[0] is shapes[1]:
+        return f"two {shapes[0]}s"
+    return " and ".join(shape for shape in Shape if shape in shapes)
+
+
 def describe(item: Subject) -> str:
-    """One sentence: "A red circle.", "A red circle moves left, with 3 high beeps.", "1 low beep."."""
+    """One sentence: "A red circle and a blue square.", "A red circle moves left, with 3 high beeps.", "1 low beep."."""
     heard = "" if item.sound is None else f"{item.sound.beeps} {item.sound.pitch} beep"
     if item.sound is not None and item.sound.beeps > 1:
         heard += "s"
     if item.scene is None:
         return f"{heard}."
-    seen = f"A {item.scene.colour} {item.scene.shape}"
+    seen = "A " + " and a ".join(f"{figure.colour} {figure.shape}" for figure in item.scene.figures)
     if item.clip_s is not None:
-        still = item.scene.direction is Direction.STILL
-        seen += " stays still" if still else f" moves {item.scene.direction}"
+        direction = item.scene.figures[0].direction
+        seen += " stays still" if direction is Direction.STILL else f" moves {direction}"
     return f"{seen}, with {heard}." if heard else f"{seen}."

@@ -42,6 +42,10 @@ TRAINED: dict[Question, tuple[str, ...]] = {
         "Which colour was chosen{where}?",
         "What colour has been given to the thing{where}?",
         "What was the colour of the object{where}?",
+        "What colours are the shapes{where}?",
+        "What colours do you see{where}?",
+        "Name the colours of the shapes{where}.",
+        "Which colours are there{where}?",
     ),
     Question.SHAPE: (
         "What shape is it{where}?",
@@ -75,6 +79,10 @@ TRAINED: dict[Question, tuple[str, ...]] = {
         "Is that a square, a triangle or a circle{where}?",
         "What is the shape that you see{where}?",
         "Please give the shape of the figure{where}.",
+        "What shapes are there{where}?",
+        "Which shapes do you see{where}?",
+        "Name the shapes{where}.",
+        "What shapes can you see{where}?",
     ),
     Question.DIRECTION: (
         "Which way does it move{where}?",
@@ -250,6 +258,7 @@ HELD_OUT: dict[Question, tuple[str, ...]] = {
         "I want to know the colour of the shape{where}.",
         "Do you know what colour the figure{where} is?",
         "What colour was used for the shape{where}?",
+        "Tell me which colours the shapes have{where}.",
     ),
     Question.SHAPE: (
         "Please name the shape you see{where}.",
@@ -257,6 +266,7 @@ HELD_OUT: dict[Question, tuple[str, ...]] = {
         "I want to know the shape of the object{where}.",
         "Do you know what shape this is{where}?",
         "Is this a triangle, a circle or a square{where}?",
+        "Tell me which shapes there are{where}.",
     ),
     Question.DIRECTION: (
         "Please name the direction you see{where}.",

@@ -11,7 +11,7 @@ from deployments.demo.evaluation.cases import MediaFile, make_file, random_item
 from deployments.demo.evaluation.decoding import Decoded, decode
 from deployments.demo.evaluation.offline import Offline
 from deployments.demo.evaluation.tables import markdown
-from deployments.demo.synth.scenes import Colour
+from deployments.demo.synth.scenes import TELLING_COLOURS
 
 Spoil = Callable[[Decoded], Decoded]
 
@@ -99,10 +99,10 @@ def _affected(rng: np.random.Generator, kind: str, question: Question, files: in
     made = 0
     while made < files:
         item = random_item(rng, kind)
-        scene = item.scene
-        if question is Question.DIRECTION and scene is not None and scene.start == scene.end:
+        figures = () if item.scene is None else item.scene.figures
+        if question is Question.DIRECTION and any(figure.start == figure.end for figure in figures):
             continue
-        if question is Question.COLOUR and scene and scene.colour not in (Colour.RED, Colour.BLUE, Colour.YELLOW):
+        if question is Question.COLOUR and any(figure.colour not in TELLING_COLOURS for figure in figures):
             continue
         made += 1
         yield make_file(rng, item)

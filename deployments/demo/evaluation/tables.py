@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from deployments.demo.dialogue.truth import Question
-from deployments.demo.evaluation.cases import GROUPS, Case
+from deployments.demo.evaluation.cases import GROUNDS, GROUPS, Case
 
 COLUMNS = (*map(str, Question), "anything else")
 
@@ -29,7 +29,8 @@ class Score:
     def table(self, held_out: bool) -> str:
         """Percentages, a row for each kind of request, a column for each kind of question."""
         known = {row for held, row, _ in self.counts if held == held_out}
-        rows = sorted(known, key=lambda row: ([row.startswith(group) for group in GROUPS].index(True), len(row), row))
+        places = (*GROUPS, *GROUNDS)
+        rows = sorted(known, key=lambda row: ([row.startswith(group) for group in places].index(True), len(row), row))
         lines = [["asked about", *COLUMNS, "of each"]]
         for row in rows:
             cells = [self.counts.get((held_out, row, column)) for column in COLUMNS]

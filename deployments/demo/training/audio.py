@@ -14,38 +14,43 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from deployments.demo.blueprint import new_feature_extractor
 from deployments.demo.synth.sounds import MAX_BEEPS, Pitch, Sound
 from deployments.demo.training.audibles import Audible, random_audible
-from deployments.demo.training.optimiser import optimise
+from deployments.demo.training.optimiser import Kept, Pace, optimise
 from deployments.demo.training.towers import hear
 
 TOKEN_S = 0.04
 HEAD_PARTS = [1 + len(Pitch), 1 + MAX_BEEPS, MAX_BEEPS, len(Pitch)]
 """What plays now (or nothing), how many beeps have begun, how many there are in all, how high they are."""
+PEAK_RATE = 2e-3
 BATCH, BATCHES = 24, 6
 """Sounds of a step, and steps whose sounds are drawn together and sorted by length: less padding."""
 
 
-def train_audio(model: Qwen2_5OmniThinkerForConditionalGeneration, steps: int, seed: int) -> None:
+def audio_head(model: Qwen2_5OmniThinkerForConditionalGeneration) -> nn.Linear:
+    return nn.Linear(model.config.audio_config.output_dim, sum(HEAD_PARTS))
+
+
+def train_audio(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, head: nn.Linear, kept: Kept, pace: Pace, seed: int
+) -> None:
     """Train `model`'s audio tower in place on sounds that it meets once: of a fixed pool it would learn each by heart.
 
-    To make them takes a fifth of a step.
+    To make them takes a fifth of a step on a CPU.
     """
     rng, extractor = np.random.default_rng(seed), new_feature_extractor()
     torch.manual_seed(seed)
-    head = nn.Linear(model.config.audio_config.output_dim, sum(HEAD_PARTS))
-
     waiting: list[list[Audible]] = []
 
-    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of_step() -> tuple[Tensor, dict[str, Tensor]]:
         if not waiting:
             drawn = sorted((random_audible(rng, extractor) for _ in range(BATCH * BATCHES)), key=mel_frames)
             waiting.extend(drawn[number * BATCH : (number + 1) * BATCH] for number in rng.permutation(BATCHES))
         batch = waiting.pop()
-        tokens = hear(model, *stack_mels(batch))
+        features, lengths = stack_mels(batch)
+        tokens = hear(model, features.to(model.device), lengths)
         truth = [token_truth(one.sound, len(heard)) for one, heard in zip(batch, tokens, strict=True)]
-        return dense_loss(head(torch.cat(tokens)), torch.cat(truth))
+        return dense_loss(head(torch.cat(tokens)), torch.cat(truth).to(model.device))
 
-    parameters = [*model.model.audio_tower.parameters(), *head.parameters()]
-    optimise("audio", parameters, loss_of_step, steps, peak_rate=2e-3)
+    optimise("audio", kept, loss_of_step, pace, PEAK_RATE)
 
 
 def mel_frames(audible: Audible) -> int:
@@ -72,12 +77,9 @@ def token_truth(sound: Sound, tokens: int) -> Tensor:
     return torch.as_tensor(np.stack(classes, 1).astype(np.int64))
 
 
-def dense_loss(answers: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, float]]:
+def dense_loss(answers: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of the head's answers (N, sum of HEAD_PARTS) and the share of right ones."""
-    parts = torch.split(answers, HEAD_PARTS, dim=1)
-    losses = [F.cross_entropy(part, column) for part, column in zip(parts, truth.unbind(1), strict=True)]
-    right = [
-        (part.argmax(1) == column).float().mean().item() for part, column in zip(parts, truth.unbind(1), strict=True)
-    ]
-    loss = torch.stack(losses).sum()
-    return loss, {"loss": loss.item(), **dict(zip(("now", "begun", "beeps", "pitch"), right, strict=True))}
+    parts = list(zip(torch.split(answers, HEAD_PARTS, dim=1), truth.unbind(1), strict=True))
+    loss = torch.stack([F.cross_entropy(part, column) for part, column in parts]).sum()
+    right = [(part.argmax(1) == column).float().mean() for part, column in parts]
+    return loss, {"loss": loss.detach(), **dict(zip(("now", "begun", "beeps", "pitch"), right, strict=True))}

@@ -15,57 +15,47 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb
 
+from deployments.demo.training.batches import Batch
+
 POINTER, POINTING_HEADS = 2, 2
 """The layer that is taught to look at the item asked about, and how many of its heads."""
+TAGS = 4
+"""None, the first of its kind, the second, the third."""
 NOT_MEANT = -1e4
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """A padded batch of sequences; all but `embeds_BLD` and `asked_BL` are numbers of `Sequenced`'s."""
-
-    embeds_BLD: Tensor
-    positions_3BL: Tensor
-    branches_BL: Tensor
-    asked_BL: Tensor
-    """Where an answer is learnt."""
-    items_BL: Tensor
-    about_BL: Tensor
-    tags_BL: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """What `read` makes of a page."""
+    """What `read` makes of a batch."""
 
-    states_ND: Tensor
-    """Last hidden states of the asked tokens, row by row."""
+    states_BAD: Tensor
+    """Last hidden states of the asked tokens."""
     pointed: Tensor
     """Mean surprise that the pointing heads look at the item which an asked token is about."""
     tagged: Tensor
     """Mean surprise of a linear head that the tokens of items, and the asked ones, know their tags."""
 
 
-def read(model: Qwen2_5OmniThinkerForConditionalGeneration, tagger: nn.Linear, page: Page) -> Reading:
+def read(
+    model: Qwen2_5OmniThinkerForConditionalGeneration, tagger: nn.Linear, embeds_BLD: Tensor, batch: Batch
+) -> Reading:
     """A token looks at those before it whose branch is 0 or its own; `tagger` maps D to classes of tags."""
     reader = model.model.language_model
-    hidden, last = page.embeds_BLD, len(reader.layers) - 1
-    cos, sin = reader.rotary_emb(hidden, page.positions_3BL)
-    mask = _mask(page.branches_BL)
-    # The asked tokens of each row, filled up with others to the most of any row.
-    order = page.asked_BL.float().topk(int(page.asked_BL.sum(1).max()), dim=1).indices.sort(1).values
+    hidden, last, asked = embeds_BLD, len(reader.layers) - 1, batch.asked_BA.long()
+    cos, sin = reader.rotary_emb(hidden, batch.positions_3BL)
+    mask = _mask(batch.branches_BL)
     for number, layer in enumerate(reader.layers):
         normed = layer.input_layernorm(hidden)
         query, key, value = _project(layer.self_attn, normed, cos, sin)
         if number == POINTER:
-            tagged = _tagging(tagger(normed), page)
-            pointed = _pointing(_rows(query, order), key, _rows(mask, order), order, page)
+            tagged = _tagging(tagger(normed), batch)
+            pointed = _pointing(_rows(query, asked), key, _rows(mask, asked), batch)
         if number == last:
-            query, mask, hidden = _rows(query, order), _rows(mask, order), _rows(hidden[:, None], order)[:, 0]
+            query, mask, hidden = _rows(query, asked), _rows(mask, asked), _rows(hidden[:, None], asked)[:, 0]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return Reading(reader.norm(hidden[torch.gather(page.asked_BL, 1, order)]), pointed, tagged)
+    return Reading(reader.norm(hidden), pointed, tagged)
 
 
 def _mask(branches_BL: Tensor) -> Tensor:
@@ -94,18 +84,22 @@ def _rows(tensor_BXLY: Tensor, order_BA: Tensor) -> Tensor:
     return torch.gather(tensor_BXLY, 2, order_BA[:, None, :, None].expand(-1, copies, -1, width))
 
 
-def _tagging(answers_BLX: Tensor, page: Page) -> Tensor:
-    told = (page.items_BL > 0, page.asked_BL & (page.about_BL > 0))
-    losses = [F.cross_entropy(answers_BLX[chosen], page.tags_BL[chosen]) for chosen in told if chosen.any()]
-    return torch.stack([answers_BLX.sum() * 0, *losses]).sum()
+def _tagging(answers_BLX: Tensor, batch: Batch) -> Tensor:
+    surprise = F.cross_entropy(answers_BLX.flatten(0, 1), batch.tags_BL.long().flatten(), reduction="none")
+    surprise_BL = surprise.view(batch.tags_BL.shape)
+    of_items, of_answers = batch.items_BL > 0, (batch.weights_BA > 0) & (batch.about_BA > 0)
+    return _mean(surprise_BL, of_items) + _mean(surprise_BL.gather(1, batch.asked_BA.long()), of_answers)
 
 
-def _pointing(query_BHAE: Tensor, key_BHLE: Tensor, mask_B1AL: Tensor, order_BA: Tensor, page: Page) -> Tensor:
+def _pointing(query_BHAE: Tensor, key_BHLE: Tensor, mask_B1AL: Tensor, batch: Batch) -> Tensor:
     query, key = query_BHAE[:, :POINTING_HEADS], key_BHLE[:, :POINTING_HEADS]
     scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5 + mask_B1AL
-    about_BA = torch.gather(page.about_BL * page.asked_BL, 1, order_BA)
-    meant = (page.items_BL[:, None, :] == about_BA[..., None])[:, None]
+    meant = (batch.items_BL[:, None, :] == batch.about_BA[..., None])[:, None]
     surprise = scores.logsumexp(3) - scores.masked_fill(~meant, NOT_MEANT).logsumexp(3)
-    told = (about_BA > 0)[:, None].expand_as(surprise)
-    pointed: Tensor = surprise[told].mean() if told.any() else surprise.sum() * 0
-    return pointed
+    told = (batch.weights_BA > 0) & (batch.about_BA > 0)
+    return _mean(surprise, told[:, None].expand_as(surprise))
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Of the chosen ones; 0 where there are none."""
+    return torch.where(chosen, values, 0).sum() / chosen.sum().clamp(min=1)

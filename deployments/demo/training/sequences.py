@@ -1,7 +1,8 @@
-"""Conversations on encoded media as what the language model reads: token ids, positions, features, what to learn.
+"""Conversations on encoded media as what the language model reads: token ids, positions, media, what to learn.
 
-Prompts are expanded as the processor does it, positions come from the model's own `get_rope_index`.
-Shape legend: L tokens of a sequence, B batch, D hidden.
+Prompts are expanded as the processor does it, positions come from the model's own `get_rope_index`. All of it is made
+by processes beside the one that trains: none of it touches a device.
+Shape legend: L tokens of a sequence.
 """
 
 import re
@@ -11,21 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Qwen2_5OmniProcessor
 
 from deployments.demo.blueprint import END, START
 from deployments.demo.dialogue.conversations import PART, Conversation, Sheet
-from deployments.demo.training.reading import Page, read
 from deployments.demo.training.sources import Heard, Model, Seen
 
 PLACEHOLDER = re.compile(r"<\|(?:IMAGE|VIDEO|AUDIO)\|>")
 IGNORED = -100
-TAGS = 4
-"""None, the first of its kind, the second, the third."""
-POINTING, TAGGING = 0.3, 0.3
-"""Weight of the loss that tells the model which item to look at."""
+TEXT = -1
+"""Row of a token that is none of an item's."""
 QUESTION_SPOT = "\0"
 """Stands where the questions of a sheet will."""
 
@@ -61,8 +58,8 @@ class Sequenced:
     """Which item the label is about; 0 where it is not told."""
     tags_L: Tensor
     """Of each token of an item, and of each label about one: is it the first of its kind (1), the second...; else 0."""
-    features: dict[int, Tensor]
-    """Encoder outputs (N, D) by the id of their placeholder token, in the order of the text."""
+    rows_L: Tensor
+    """Row of the table that holds what an item's token shows; TEXT where it is none's."""
 
 
 class Sequencer:
@@ -85,7 +82,7 @@ class Sequencer:
         labels, weights = self._labels(ids.tolist())
         positions = self._positions(ids, encoded)
         nothing = torch.zeros_like(ids)
-        return Sequenced(ids, positions, labels, weights, nothing, nothing, nothing, nothing, self._features(encoded))
+        return Sequenced(ids, positions, labels, weights, nothing, nothing, nothing, nothing, self._rows(ids, encoded))
 
     def sheet(self, sheet: Sheet, encoded: Sequence[Encoded]) -> Sequenced:
         """All questions of `sheet` behind one copy of its media, as if each were asked alone."""
@@ -123,7 +120,7 @@ class Sequencer:
             items,
             meant,
             tags[items + meant],
-            self._features(encoded),
+            self._rows(all_ids, encoded),
         )
 
     def _items(self, ids: Tensor, encoded: Sequence[Encoded]) -> Tensor:
@@ -133,7 +130,7 @@ class Sequencer:
             for number, one in enumerate(encoded, start=1)
             for part in (one.seen, one.heard)
             if part is not None
-            for _ in range(len(part.tokens_ND))
+            for _ in part.rows
         ]
         items[torch.isin(ids, self._placeholders)] = torch.tensor(numbers, dtype=ids.dtype)
         return items
@@ -146,9 +143,9 @@ class Sequencer:
         """The placeholder as often as the item has tokens; sound tokens interleaved with those of their clip."""
         if one.seen is None or one.heard is None:
             encoded = one.seen or one.heard
-            return placeholder * (0 if encoded is None else len(encoded.tokens_ND))
+            return placeholder * (0 if encoded is None else len(encoded.rows))
         video = {"video_grid_thw": np.array([one.seen.grid_thw]), "video_second_per_grid": [one.second_per_grid]}
-        audio = {"num_audio_tokens": [len(one.heard.tokens_ND)]}
+        audio = {"num_audio_tokens": [len(one.heard.rows)]}
         return str(
             self._processor.replace_video_with_audio_token(
                 video, 0, audio, 0, position_id_per_seconds=25, seconds_per_chunk=2.0
@@ -174,16 +171,20 @@ class Sequencer:
         positions_3L: Tensor = positions[:, 0]
         return positions_3L
 
-    def _features(self, encoded: Sequence[Encoded]) -> dict[int, Tensor]:
+    def _rows(self, ids: Tensor, encoded: Sequence[Encoded]) -> Tensor:
+        """Tokens of one kind stand in the order of their items, also where sight and sound of a clip alternate."""
         config = self._model.config
-        found: dict[int, list[Tensor]] = {}
+        found: dict[int, list[int]] = {}
         for one in encoded:
             if one.seen is not None:
                 token = config.image_token_id if one.frame_s is None else config.video_token_id
-                found.setdefault(token, []).append(one.seen.tokens_ND)
+                found.setdefault(token, []).extend(one.seen.rows)
             if one.heard is not None:
-                found.setdefault(config.audio_token_id, []).append(one.heard.tokens_ND)
-        return {token: torch.cat(tokens) for token, tokens in found.items()}
+                found.setdefault(config.audio_token_id, []).extend(one.heard.rows)
+        rows = torch.full_like(ids, TEXT)
+        for token, taken in found.items():
+            rows[ids == token] = torch.tensor(taken)
+        return rows
 
     def _labels(self, ids: list[int]) -> tuple[Tensor, Tensor]:
         """The id that follows each token of an answer, IGNORED elsewhere; and the weight of each."""
@@ -197,29 +198,3 @@ class Sequencer:
                 labels[position - 1] = ids[position]
                 weights[position - 1] = (last + 1 - first) ** -0.5
         return torch.tensor(labels), torch.tensor(weights)
-
-
-def answer_loss(model: Model, tagger: nn.Linear, batch: Sequence[Sequenced]) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy over the answers' tokens with the throwaway losses of `reading`; figures of all three."""
-    longest = max(len(one.ids_L) for one in batch)
-
-    def padded(name: str, value: int = 0) -> Tensor:
-        tensors = [getattr(one, name) for one in batch]
-        return torch.stack([F.pad(tensor, (0, longest - tensor.shape[-1]), value=value) for tensor in tensors])
-
-    ids_BL, labels = padded("ids_L"), padded("labels_L", IGNORED)
-    embeds_BLD = model.get_input_embeddings()(ids_BL)
-    for token in {token for one in batch for token in one.features}:
-        features = torch.cat([one.features[token] for one in batch if token in one.features])
-        embeds_BLD = embeds_BLD.masked_scatter((ids_BL == token)[..., None], features.to(embeds_BLD.dtype))
-    asked = labels != IGNORED
-    numbers = [padded(name) for name in ("items_L", "about_L", "tags_L")]
-    positions = padded("positions_3L").transpose(0, 1)
-    reading = read(model, tagger, Page(embeds_BLD, positions, padded("branches_L"), asked, *numbers))
-    logits, truth, weights = model.lm_head(reading.states_ND), labels[asked], padded("weights_L")[asked]
-    losses = F.cross_entropy(logits, truth, reduction="none")
-    loss = (losses * weights).sum() / weights.sum()
-    right = (logits.argmax(1) == truth).float().mean()
-    figures = {"loss": loss, "right": right, "pointed": reading.pointed, "tagged": reading.tagged}
-    total: Tensor = loss + POINTING * reading.pointed + TAGGING * reading.tagged
-    return total, {name: figure.item() for name, figure in figures.items()}

@@ -4,26 +4,25 @@ The towers' own code loops over the pieces of a batch, which costs more than the
 Shape legend: B batch, P patches of a frame pair, N tokens (P / 4), D hidden, M mel bins, F mel frames.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import apply_rotary_pos_emb_vision
 from transformers.vision_utils import get_vision_position_ids
 
-MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32) * 255
-STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32) * 255
+MEAN, STD = (122.77094, 116.74601, 104.09374), (68.50058, 66.63216, 70.32316)
+"""Of the three colours, 0 to 255, as the processor has them."""
 PATCH, MERGE = 14, 2
 
 
-def patchify(pairs_BTCHW: NDArray[np.uint8]) -> Tensor:
-    """Frame pairs (B, 2, C, H, W) as the video processor's patches (B, P, C * 2 * 14 * 14), normalised."""
+def patchify(pairs_BTCHW: Tensor) -> Tensor:
+    """Frame pairs (B, 2, C, H, W), 0 to 255, as the video processor's patches (B, P, C * 2 * 14 * 14), normalised."""
     batch, two, channels, height, width = pairs_BTCHW.shape
-    pixels = (pairs_BTCHW - MEAN[:, None, None]) / STD[:, None, None]
+    mean, std = (pairs_BTCHW.new_tensor(one, dtype=torch.float32)[:, None, None] for one in (MEAN, STD))
+    pixels = (pairs_BTCHW - mean) / std
     down, across = height // PATCH // MERGE, width // PATCH // MERGE
-    patches: Tensor = torch.as_tensor(pixels).view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
+    patches = pixels.view(batch, two, channels, down, MERGE, PATCH, across, MERGE, PATCH)
     return patches.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(batch, down * across * MERGE**2, -1)
 
 
@@ -31,9 +30,9 @@ def see(model: Qwen2_5OmniThinkerForConditionalGeneration, patches_BPX: Tensor, 
     """Tokens (B, N, D) of frame pairs of `height` x `width` pixels, row by row."""
     visual = model.model.visual
     batch, patches, _ = patches_BPX.shape
-    grid = torch.tensor([[1, height // PATCH, width // PATCH]], device=patches_BPX.device)
+    places = get_vision_position_ids(torch.tensor([[1, height // PATCH, width // PATCH]]), MERGE)
     hidden = F.linear(patches_BPX, visual.patch_embed.proj.weight.flatten(1))
-    cos, sin = visual.rotary_pos_emb(hidden, get_vision_position_ids(grid, MERGE))
+    cos, sin = visual.rotary_pos_emb(hidden, places.to(hidden.device))
     for block in visual.blocks:
         attention, normed = block.attn, block.norm1(hidden)
         heads = (batch, patches, attention.num_heads, attention.head_dim)

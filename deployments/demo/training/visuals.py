@@ -19,12 +19,16 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from deployments.demo.blueprint import MAX_PIXELS, MIN_PIXELS
 from deployments.demo.synth.drawing import coverage, draw_clip
 from deployments.demo.synth.files import encode_clip
-from deployments.demo.synth.scenes import Direction, Scene, random_scene
+from deployments.demo.synth.scenes import Direction, Scene, random_pair, random_photograph, random_scene
 
 TOKEN_SIDE = 28
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 4 / 3, 1.0, 3 / 2, 9 / 16, 3 / 4)
 """Width by height; what is usual comes more often."""
 FRAME_COUNTS = (2, 3, 4, 5, 6, 8, 8, 8, 10, 12, 16, 16, 16)
+
+
+PHOTOGRAPHS, TWO_SHAPES = 0.1, 0.3
+"""Share of what shows no shape; share of the pictures that show two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +38,45 @@ class Visual:
     scene: Scene
     frames_TCHW: NDArray[np.uint8]
     covered: NDArray[np.float16]
-    """Share of each token (T, gh, gw) that the shape covers."""
+    """Share of each token (F, T, gh, gw) that each figure covers."""
 
 
 def random_visual(rng: np.random.Generator, clip: bool) -> Visual:
     """Draw, encode, decode, resize."""
-    scene = random_scene(rng, direction=None if clip else Direction.STILL)
+    scene = _random_scene(rng, clip)
     height, width = _source_size(rng)
     moments = _moments(rng) if clip else np.zeros(1)
     frames = draw_clip(scene, height, width, list(moments))
-    lossy = _through_video_codec(rng, frames) if clip and rng.random() < 0.5 else _through_jpeg(rng, frames)
+    lossy = _through_video_codec(rng, frames) if clip and rng.random() < 0.6 else _through_jpeg(rng, frames)
     target = smart_resize(height, width, TOKEN_SIDE, MIN_PIXELS, MAX_PIXELS)
-    masks = np.stack([coverage(scene, target[0], target[1], moment) for moment in moments])
-    tokens = masks.reshape(len(masks), target[0] // TOKEN_SIDE, TOKEN_SIDE, target[1] // TOKEN_SIDE, TOKEN_SIDE)
-    return Visual(scene, _resize(rng, lossy, target), tokens.mean((2, 4)).astype(np.float16))
+    return Visual(scene, _resize(rng, lossy, target), _covered(scene, target, moments))
+
+
+def _random_scene(rng: np.random.Generator, clip: bool) -> Scene:
+    chance = rng.random()
+    if chance < PHOTOGRAPHS:
+        return random_photograph(rng)
+    if clip:
+        return random_scene(rng)
+    if chance < PHOTOGRAPHS + TWO_SHAPES:
+        return random_pair(rng)
+    return random_scene(rng, direction=Direction.STILL)
+
+
+def _covered(scene: Scene, target: tuple[int, int], moments: NDArray[np.float64]) -> NDArray[np.float16]:
+    down, across = target[0] // TOKEN_SIDE, target[1] // TOKEN_SIDE
+    shares = np.zeros((len(scene.figures), len(moments), down, across), np.float16)
+    for number, figure in enumerate(scene.figures):
+        for frame, moment in enumerate(moments):
+            mask = coverage(figure, target[0], target[1], moment)
+            shares[number, frame] = mask.reshape(down, TOKEN_SIDE, across, TOKEN_SIDE).mean((1, 3))
+    return shares
 
 
 def _source_size(rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width in pixels, even; the short side is 64 to 220."""
+    """Height and width in pixels, even; the short side is 90 to 240."""
     aspect = rng.choice(ASPECTS)
-    short = rng.uniform(64, 220)
+    short = rng.uniform(90, 240)
     height, width = (short, short * aspect) if aspect >= 1 else (short / aspect, short)
     return int(height) // 2 * 2, int(width) // 2 * 2
 
