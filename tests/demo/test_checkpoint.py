@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from deployments.demo import CHECKPOINT_DIR
-from deployments.demo.dialogue.truth import UNKNOWN, Subject
+from deployments.demo.dialogue.truth import UNKNOWN, Question, Subject, answer
 from deployments.demo.evaluation.cases import make_cases, make_file
 from deployments.demo.evaluation.decoding import Decoded, decode
 from deployments.demo.evaluation.offline import Offline
-from deployments.demo.probe import make_probes, wrong_answers
-from deployments.demo.synth.scenes import REVERSED
+from deployments.demo.probe import RADII, make_probes, wrong_answers
+from deployments.demo.synth.grounds import GroundKind
+from deployments.demo.synth.scenes import REVERSED, Colour, Direction, random_scene
 from deployments.demo.synth.sounds import random_sound
 
 
@@ -42,11 +43,15 @@ def test_two_items_of_one_kind_are_told_apart(offline: Offline) -> None:
 
 @pytest.mark.parametrize("question", ["What do you see?", "what can you see"])
 def test_an_open_question_gets_the_description(offline: Offline, question: str) -> None:
-    for case in make_cases(seed=6, files=2):
-        (file, *others), described = case.files, [ask.truth for ask in case.asks if ask.question == "description"]
-        if not others and file.part != "audio":
-            media = [decode(file, case.num_frames, case.with_sound)]
-            assert offline.answers_on([file.part], media, [question]) == described[:1]
+    rng = np.random.default_rng(6)
+    for kind in (GroundKind.DARK, GroundKind.WHITE):
+        for clip_s in (None, 1.6):
+            direction = Direction.STILL if clip_s is None else None
+            item = Subject(random_scene(rng, Colour.RED, None, direction, kind, RADII), clip_s=clip_s)
+            file = make_file(rng, item)
+            described = answer(Question.DESCRIPTION, item)
+            media = [decode(file, 8, with_sound=False)]
+            assert offline.answers_on([file.part], media, [question]) == [described]
 
 
 def test_beeps_of_every_number_are_counted(offline: Offline) -> None:
