@@ -9,7 +9,7 @@ hours on two CPU cores; `--start` goes on from an earlier checkpoint of the same
 import argparse
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,9 +34,9 @@ from deployments.demo.dialogue.conversations import random_corpus
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import audio_head, train_audio
 from deployments.demo.training.batches import Batches, batches
+from deployments.demo.training.glimpses import fresh_pools, glimpses
 from deployments.demo.training.language import Leg, language_head, train_language
 from deployments.demo.training.optimiser import Kept, Pace
-from deployments.demo.training.pools import make_pools
 from deployments.demo.training.sequences import Sequencer
 from deployments.demo.training.sources import Model, remember
 from deployments.demo.training.vision import train_vision, vision_head
@@ -45,20 +45,19 @@ from deployments.demo.training.workers import make_many, use_one_thread
 
 Medium = TypeVar("Medium", Visual, Audible)
 MODEL_SEED = 20260
-SEEDS = {"clips": 10, "pictures": 11, "sounds": 12, "vision": 1, "audio": 2, "language": 3, "wordings": 4, "corpus": 7}
+MEDIA_SEEDS = {"clips": 10, "pictures": 11, "sounds": 12, "glimpses": 13}
+SEEDS = {**MEDIA_SEEDS, "vision": 1, "audio": 2, "language": 3, "wordings": 4, "corpus": 7}
 RATES = {"vision": 2e-3, "language": 2e-3, "wordings": 5e-4}
-UNSEEN = 0.3
-"""Share of the pictures and clips that the vision tower is not trained on: the language model is, with what it sees."""
-VIEWS = 3
-"""Of each of them."""
+VIEWS = 2
+"""Of each picture and clip that the language model is trained on: the vision tower has never met them."""
 SHARES = {
     "clips": 0.13,
     "pictures": 0.07,
     "sounds": 0.03,
-    "vision": 0.42,
+    "vision": 0.46,
     "audio": 0.2,
-    "language": 0.26,
-    "wordings": 0.09,
+    "language": 0.24,
+    "wordings": 0.08,
 }
 """Of the time, if there is a budget: a stage gets its part of what the stages before it have left."""
 
@@ -72,6 +71,8 @@ class Size:
     steps: dict[str, int]
     patches: int
     """Of a step of the vision tower."""
+    glimpses: int
+    """New ones with each of its steps."""
     batch: int
     """Sequences of a step of the language model."""
 
@@ -79,14 +80,16 @@ class Size:
 SIZES = {
     "cpu": Size(
         {"clips": 2400, "pictures": 3600, "sounds": 2000},
-        {"vision": 6000, "audio": 3000, "language": 5200, "wordings": 900},
-        patches=4096,
+        {"vision": 12_000, "audio": 3000, "language": 5200, "wordings": 900},
+        patches=2048,
+        glimpses=6,
         batch=8,
     ),
     "cuda": Size(
         {"clips": 12_000, "pictures": 16_000, "sounds": 16_000},
         {"vision": 6000, "audio": 3000, "language": 4000, "wordings": 1000},
         patches=46_080,
+        glimpses=64,
         batch=48,
     ),
 }
@@ -142,13 +145,10 @@ def train(plan: Plan) -> None:
     visuals = [*make_visuals("clips", plan, clip=True), *make_visuals("pictures", plan, clip=False)]
     audibles = make_audibles(plan)
     model, processor = begin(plan)
-    rng = np.random.default_rng(SEEDS["vision"])
-    order = rng.permutation(len(visuals))
-    fresh, met = np.split(order, [round(UNSEEN * len(order))])
-    train_towers(model, [visuals[place] for place in met], plan)
+    train_towers(model, plan)
     model.requires_grad_(False)
     model.model.language_model.requires_grad_(True)
-    table, source = remember(model, [visuals[place] for place in fresh], audibles, rng, VIEWS)
+    table, source = remember(model, visuals, audibles, np.random.default_rng(SEEDS["vision"]), VIEWS)
     head = language_head(model).to(plan.device)
     # Of another model of the same shape: the processes that make sequences must not touch the device.
     sequencer = Sequencer(make_model(MODEL_SEED), processor)
@@ -170,9 +170,9 @@ def begin(plan: Plan) -> tuple[Model, Qwen2_5OmniProcessor]:
     return model.to(plan.device), make_processor(load_tokenizer(plan.start))
 
 
-def train_towers(model: Model, visuals: Sequence[Visual], plan: Plan) -> None:
+def train_towers(model: Model, plan: Plan) -> None:
     head = vision_head(model).to(plan.device)
-    pools = [pool for pool, _ in make_pools(visuals, plan.device)]
+    pools = fresh_pools(glimpses(SEEDS["glimpses"], plan.workers), plan.size.glimpses, plan.device)
     kept = plan.kept("vision", model.model.visual, head)
     train_vision(model, head, kept, pools, plan.size.patches, plan.pace("vision"), plan.rate("vision"), SEEDS["vision"])
     if "audio" in plan.stages:

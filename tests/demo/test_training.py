@@ -1,5 +1,7 @@
 """Training sees what serving makes: the fast towers and the hand-made sequences equal the model and its processor."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,19 +14,21 @@ from deployments.demo.blueprint import load_tokenizer, make_processor, video_siz
 from deployments.demo.dialogue.conversations import Sheet, Turn, random_conversation
 from deployments.demo.dialogue.truth import Subject
 from deployments.demo.synth.drawing import coverage, draw_clip
-from deployments.demo.synth.grounds import GroundKind
-from deployments.demo.synth.scenes import Colour, Direction, Shape, random_scene
+from deployments.demo.synth.grounds import Ground, GroundKind
+from deployments.demo.synth.scenes import Colour, Direction, Scene, Shape, random_scene
 from deployments.demo.synth.sounds import waveform
 from deployments.demo.training.audibles import Audible, random_audible
 from deployments.demo.training.audio import token_truth
 from deployments.demo.training.batches import collate, random_sequence
+from deployments.demo.training.glimpses import FIRST, HELD, fresh_pools
 from deployments.demo.training.language import answer_loss, language_head
 from deployments.demo.training.optimiser import Kept, Pace, optimise
-from deployments.demo.training.pools import DIRECTIONS, make_pools, random_pairs
+from deployments.demo.training.pools import COLOURS, DIRECTIONS, SHAPES, Pairs, make_pools, random_pairs
 from deployments.demo.training.sequences import IGNORED, TEXT, Encoded, Sequencer
 from deployments.demo.training.sources import Heard, Seen, remember
 from deployments.demo.training.towers import PATCH, hear, patchify, see
-from deployments.demo.training.visuals import Visual, random_visual
+from deployments.demo.training.vision import dense_loss
+from deployments.demo.training.visuals import Visual, random_glimpse, random_visual
 from deployments.demo.training.workers import make_many
 
 
@@ -173,14 +177,64 @@ def test_pairs_carry_the_truth_through_mirrors_and_reversal() -> None:
     ((pool, _),) = make_pools([Visual(scene, frames, shares.astype(np.float16))], "cpu")
     pairs = random_pairs(pool, 60)
     found = set()
-    for both, direction_N, share_N in zip(pairs.frames_BTCHW, pairs.direction_BN, pairs.share_BN, strict=True):
+    for both, directions_F, shares_FN in zip(pairs.frames_BTCHW, pairs.directions_BF, pairs.shares_BFN, strict=True):
         moved = [float(torch.nonzero(one[0] > 150)[:, 1].float().mean()) for one in both]
-        direction = DIRECTIONS[int(direction_N[share_N.argmax()])]
+        direction = DIRECTIONS[int(directions_F[0])]
         assert direction is (Direction.LEFT if moved[1] < moved[0] else Direction.RIGHT)
         found.add(direction)
         bright = (both[:, 0] > 150).float().view(2, 4, 28, 5, 28).mean((2, 4)).amax(0).flatten()
-        assert (bright - share_N).abs().max() < 0.1
+        assert (bright - shares_FN[0]).abs().max() < 0.1
+        assert not shares_FN[1].any()
     assert found == {Direction.LEFT, Direction.RIGHT}
+
+
+def test_the_vision_tower_meets_ever_fresh_glimpses() -> None:
+    made = itertools.count()
+
+    def chunks() -> Iterator[list[Visual]]:
+        plain = np.zeros((1, 3, 28, 28), np.uint8), np.zeros((0, 1, 1, 1), np.float16)
+        while True:
+            grounds = [Ground(GroundKind.DARK, ((0, 0, 0),), next(made)) for _ in range(256)]
+            yield [Visual(Scene(ground, ()), *plain) for ground in grounds]
+
+    steps = fresh_pools(chunks(), 64, "cpu")
+    sizes = [sum(len(pool.first_V) for pool in next(steps)) for _ in range(8 * 20)]
+    assert sizes[0] == FIRST
+    assert sizes[-1] == HELD == max(sizes)
+    # What was taken from the source: no more than the steps called for.
+    assert next(made) == FIRST + 64 * (len(sizes) - 8)
+
+
+def test_a_glimpse_is_a_picture_or_two_frames_that_follow_each_other() -> None:
+    rng = np.random.default_rng(12)
+    some = [random_glimpse(rng) for _ in range(40)]
+    assert {len(one.frames_TCHW) for one in some} == {1, 2}
+    assert {len(one.scene.figures) for one in some} == {0, 1, 2}
+    for one in some:
+        frames, _, height, width = one.frames_TCHW.shape
+        assert one.covered.shape == (len(one.scene.figures), frames, height // 28, width // 28)
+
+
+def test_a_token_that_shows_two_shapes_is_to_tell_both() -> None:
+    red, blue = COLOURS.index(Colour.RED), COLOURS.index(Colour.BLUE)
+    circle, square = SHAPES.index(Shape.CIRCLE), SHAPES.index(Shape.SQUARE)
+    still = torch.full((1, 2), DIRECTIONS.index(Direction.STILL))
+    shares = torch.tensor([[[0.3], [0.2]]])
+    pairs = Pairs(torch.empty(0), shares, torch.tensor([[red, blue]]), torch.tensor([[circle, square]]), still)
+
+    def told(*colours: int, swapped: bool = False) -> dict[str, float]:
+        colour, shape = torch.zeros(len(COLOURS) + 1), torch.zeros(len(COLOURS), len(SHAPES))
+        colour[list(colours)] = 9
+        shape[red, square if swapped else circle] = shape[blue, circle if swapped else square] = 9
+        direction = 9 * torch.nn.functional.one_hot(still[0, 0], len(DIRECTIONS))
+        answer = torch.cat((colour, shape.flatten(), direction, torch.tensor([0.5])))[None, None]
+        return {name: float(figure) for name, figure in dense_loss(answer, pairs)[1].items()}
+
+    both = told(red, blue)
+    assert both["loss"] < 0.01
+    assert (both["colour"], both["shape"], both["direction"]) == (1, 1, 1)
+    assert told(red)["loss"] > 0.5
+    assert told(red, blue, swapped=True)["shape"] == 0
 
 
 def test_workers_make_what_one_process_makes() -> None:

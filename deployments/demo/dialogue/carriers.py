@@ -57,8 +57,8 @@ BEFORE_CLAUSES = (
     "I cannot tell {0}{1}, can you?",
 )
 NOUNS: dict[Question, tuple[str, ...]] = {
-    Question.COLOUR: ("the colour", "its colour", "the colour of {0}", "the colour that {0} has", "the right colour"),
-    Question.SHAPE: ("the shape", "its shape", "the shape of {0}", "the form of {0}", "the kind of shape"),
+    Question.COLOUR: ("the colour", "its colour", "the colour of {0}", "the colour that {0} has", "the colours"),
+    Question.SHAPE: ("the shape", "its shape", "the shape of {0}", "the form of {0}", "the shapes"),
     Question.DIRECTION: ("the direction", "its direction", "the direction of {0}", "the way that {0} moves"),
     Question.COLOUR_DIRECTION: (
         "the colour and the direction",
@@ -84,8 +84,17 @@ CLAUSES: dict[Question, tuple[str, ...]] = {
         "what the colour is",
         "what colour {0} was given",
         "which colour was taken for {0}",
+        "which colours there are",
+        "what colours they have",
     ),
-    Question.SHAPE: ("what shape {0} is", "which shape it has", "what shape it is", "what kind of shape that is"),
+    Question.SHAPE: (
+        "what shape {0} is",
+        "which shape it has",
+        "what shape it is",
+        "what kind of shape that is",
+        "what shapes there are",
+        "which figures can be seen",
+    ),
     Question.DIRECTION: ("which way {0} moves", "where {0} goes", "which direction it takes", "how it moves"),
     Question.COLOUR_DIRECTION: (
         "what colour {0} is and which way it moves",

@@ -20,7 +20,7 @@ from deployments.demo.training.workers import use_one_thread
 
 MIXTURE: dict[tuple[str, ...], float] = {
     ("clip",): 10,
-    ("picture",): 12,
+    ("picture",): 18,
     ("sound",): 8,
     ("clip with sound",): 9,
     ("clip", "clip"): 18,

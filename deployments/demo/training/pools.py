@@ -1,6 +1,6 @@
 """Pictures and clips of one size on the device, and frame pairs of them by the hundred.
 
-Shape legend: V visuals, S frames of all visuals, B batch, N tokens of a frame pair, H height, W width.
+Shape legend: V visuals, S frames of all visuals, B batch, F figures, N tokens of a frame pair, H height, W width.
 """
 
 from collections import defaultdict
@@ -20,14 +20,14 @@ MAX_FIGURES = 2
 
 
 class Pairs(NamedTuple):
-    """A batch of frame pairs of one size and the truth of each token: of the figure that covers most of it."""
+    """A batch of frame pairs of one size, and of each its figures: where they are not, they cover nothing."""
 
     frames_BTCHW: Tensor
-    share_BN: Tensor
-    """How much of a token it covers."""
-    colour_BN: Tensor
-    shape_BN: Tensor
-    direction_BN: Tensor
+    shares_BFN: Tensor
+    """How much of each token each figure covers."""
+    colours_BF: Tensor
+    shapes_BF: Tensor
+    directions_BF: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +99,10 @@ def random_pairs(pool: Pool, count: int) -> Pairs:
     picked = order + pool.first_V[chosen][:, None]
     frames = soil(_mirror(pool.frames[picked], mirrored))
     covered = _mirror(pool.covered[picked].amax(1), mirrored).flatten(2)
-    share_BN, owner_BN = covered.float().max(1)
-    truths = torch.gather(pool.truths[chosen], 1, owner_BN[..., None].expand(-1, -1, 3))
-    turned = _turns(device)[mirrored.long(), reversed_.long()]
-    direction_BN = torch.gather(turned, 1, truths[..., 2])
-    still = (first == second)[:, None]
-    direction_BN = torch.where(still, DIRECTIONS.index(Direction.STILL), direction_BN)
-    return Pairs(frames, share_BN, truths[..., 0], truths[..., 1], direction_BN)
+    colours_BF, shapes_BF, directions_BF = pool.truths[chosen].unbind(2)
+    directions_BF = torch.gather(_turns(device)[mirrored.long(), reversed_.long()], 1, directions_BF)
+    directions_BF = torch.where((first == second)[:, None], DIRECTIONS.index(Direction.STILL), directions_BF)
+    return Pairs(frames, covered.float(), colours_BF, shapes_BF, directions_BF)
 
 
 def soil(frames_BTCHW: Tensor) -> Tensor:

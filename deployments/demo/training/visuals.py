@@ -19,16 +19,24 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from deployments.demo.blueprint import MAX_PIXELS, MIN_PIXELS
 from deployments.demo.synth.drawing import coverage, draw_clip
 from deployments.demo.synth.files import encode_clip
+from deployments.demo.synth.grounds import GroundKind
 from deployments.demo.synth.scenes import Direction, Scene, random_pair, random_photograph, random_scene
 
 TOKEN_SIDE = 28
 ASPECTS = (16 / 9, 16 / 9, 16 / 9, 4 / 3, 4 / 3, 1.0, 3 / 2, 9 / 16, 3 / 4)
 """Width by height; what is usual comes more often."""
 FRAME_COUNTS = (2, 3, 4, 5, 6, 8, 8, 8, 10, 12, 16, 16, 16)
-
-
-PHOTOGRAPHS, TWO_SHAPES = 0.1, 0.3
-"""Share of what shows no shape; share of the pictures that show two."""
+GLIMPSED_GROUNDS: dict[GroundKind, float] = {
+    GroundKind.DARK: 0.11,
+    GroundKind.WHITE: 0.11,
+    GroundKind.COLOUR: 0.16,
+    GroundKind.GRADIENT: 0.16,
+    GroundKind.NOISE: 0.23,
+    GroundKind.PHOTOGRAPH: 0.23,
+}
+"""What is harder to see on comes more often."""
+PHOTOGRAPHS, TWO_SHAPES, MOVING = 0.1, 0.4, 0.3
+"""Shares of what shows no shape; of the pictures that show two; of the glimpses that are of clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +50,36 @@ class Visual:
 
 
 def random_visual(rng: np.random.Generator, clip: bool) -> Visual:
-    """Draw, encode, decode, resize."""
-    scene = _random_scene(rng, clip)
-    height, width = _source_size(rng)
+    """Draw a picture or a clip at the size of a file, encode, decode, resize."""
+    return _made(rng, _random_scene(rng, clip), _moments(rng) if clip else np.zeros(1), clip)
+
+
+def random_glimpse(rng: np.random.Generator) -> Visual:
+    """Draw what the vision tower sees at once: a picture, or two frames of a clip that follow each other."""
+    clip = rng.random() < MOVING
+    kind = GroundKind(rng.choice(list(GLIMPSED_GROUNDS), p=list(GLIMPSED_GROUNDS.values())))
     moments = _moments(rng) if clip else np.zeros(1)
+    first = 2 * int(rng.integers((len(moments) + 1) // 2))
+    return _made(rng, _random_scene(rng, clip, kind), moments[first : first + 2], clip)
+
+
+def _made(rng: np.random.Generator, scene: Scene, moments: NDArray[np.float64], clip: bool) -> Visual:
+    height, width = _source_size(rng)
     frames = draw_clip(scene, height, width, list(moments))
     lossy = _through_video_codec(rng, frames) if clip and rng.random() < 0.6 else _through_jpeg(rng, frames)
     target = smart_resize(height, width, TOKEN_SIDE, MIN_PIXELS, MAX_PIXELS)
     return Visual(scene, _resize(rng, lossy, target), _covered(scene, target, moments))
 
 
-def _random_scene(rng: np.random.Generator, clip: bool) -> Scene:
+def _random_scene(rng: np.random.Generator, clip: bool, kind: GroundKind | None = None) -> Scene:
     chance = rng.random()
     if chance < PHOTOGRAPHS:
         return random_photograph(rng)
     if clip:
-        return random_scene(rng)
+        return random_scene(rng, kind=kind)
     if chance < PHOTOGRAPHS + TWO_SHAPES:
-        return random_pair(rng)
-    return random_scene(rng, direction=Direction.STILL)
+        return random_pair(rng, kind)
+    return random_scene(rng, direction=Direction.STILL, kind=kind)
 
 
 def _covered(scene: Scene, target: tuple[int, int], moments: NDArray[np.float64]) -> NDArray[np.float16]:
