@@ -4,10 +4,11 @@ Ingress ──► MediaFetcher ──► VideoDecoder
    │             │                │          (references to their payloads, never the payloads)
    │             ▲────ranges──────┘         (parts of long videos: to other replicas of its own)
    ├─────────────┴───────► Preprocessor
+   ├─────────────────────────────────────► Encoder   (where it is configured: else the Model encodes)
    └─────────────────────────────────────► Model
 
-Of several models each has a Preprocessor and a Model of its own. With `placement: together`, the fetcher and the
-preprocessors are no deployments: whoever calls one has it in its own process.
+Of several models each has a Preprocessor, a Model and perhaps an Encoder of its own. With `placement: together`, the
+fetcher and the preprocessors are no deployments: whoever calls one has it in its own process.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from deployments.decoder.deployment import VideoDecoder
 from deployments.fetcher.deployment import MediaFetcher
 from deployments.ingress.deployment import Ingress
 from deployments.model.deployment import Model
+from deployments.model.encoder.deployment import Encoder
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
@@ -54,14 +56,18 @@ def build(args: Mapping[str, Any] | AppConfig) -> Application:
     )
 
 
-def _bound_stages(model: ServedModel) -> tuple[Application | Hosted, Application]:
-    """The preprocessor and the model."""
+def _bound_stages(model: ServedModel) -> tuple[Application | Hosted, ...]:
+    """The preprocessor, the model, and the encoder if it has one."""
     divided = with_ranks(found_again(Model, StageName.MODEL, model.config), model.config)
     if model.config.placement == "together":
         preprocessor: Application | Hosted = _hosted(Preprocessor, model.config)
     else:
         preprocessor = _bound(_named(Preprocessor, model.preprocessor), model.config)
-    return preprocessor, _bound(_named(divided, model.model), model.config)
+    bound = [preprocessor, _bound(_named(divided, model.model), model.config)]
+    if model.encoder is not None:
+        encoder = found_again(Encoder, StageName.ENCODE, model.config)
+        bound.append(_bound(_named(encoder, model.encoder), model.config))
+    return tuple(bound)
 
 
 def _hosted(deployment: Any, config: AppConfig) -> Hosted:

@@ -329,6 +329,22 @@ class EngineConfig(Section):
     """
 
 
+class EncoderConfig(Section):
+    """A model's towers in a deployment of their own, `Encoder`: where this section stands (`encoder: {}` for its
+    defaults) media are encoded there, and the Model has no towers. `engine.encoder_budget_mib` then bounds what each of
+    the two holds, `engine.reuse_cache_mib` what the Encoder keeps."""
+
+    timeout_s: Seconds = 60.0
+    """One request's media, waiting for the towers included."""
+    max_parts: Count = 4
+    """Encoders that may work on one request at once, where it has several videos and nothing else."""
+    max_waiting: Count = 256
+    """Requests that wait for the towers of one replica; more are refused."""
+    target_backlog_s: Seconds = 0.15
+    """How long the patches still to encode at one replica should take it, at its pace of late: more make more replicas.
+    At most a third of `ingress.target_ttft_s`, likewise."""
+
+
 class RoutingConfig(Section):
     """Which replica of a stage a request goes to."""
 
@@ -376,6 +392,7 @@ class ModelConfig(Section):
     """Run Python code that comes with a checkpoint. Off unless you have read it."""
     preprocessor: PreprocessorConfig = PreprocessorConfig()
     engine: EngineConfig = EngineConfig()
+    encoder: EncoderConfig | None = None
 
 
 class AppConfig(ModelConfig):
@@ -397,8 +414,9 @@ class AppConfig(ModelConfig):
     """
     models: dict[str, ModelConfig] = {}
     """Several models by the names that clients use, each with its own `model`, `revision`, `device`, `dtype`,
-    `tool_format`, `trust_remote_code`, `preprocessor` and `engine`, which then don't stand at the top level. Each has
-    deployments of its own, `Preprocessor:NAME` and `Model:NAME`; fetching and decoding are shared."""
+    `tool_format`, `trust_remote_code`, `preprocessor`, `engine` and `encoder`, which then don't stand at the top level.
+    Each has deployments of its own, `Preprocessor:NAME`, `Model:NAME` and, where it has an `encoder`, `Encoder:NAME`;
+    fetching and decoding are shared."""
     ingress: IngressConfig = IngressConfig()
     media: MediaConfig = MediaConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -423,9 +441,12 @@ class AppConfig(ModelConfig):
     @model_validator(mode="after")
     def _replicas_come_before_refusals(self) -> "AppConfig":
         most_s = self.ingress.target_ttft_s / 3
-        engines = {f"models.{name}.engine": model.engine for name, model in self.models.items()}
-        targets_s = {name: engine.target_backlog_s for name, engine in {"engine": self.engine, **engines}.items()}
-        for name, target_s in {"decoder": self.decoder.target_backlog_s, **targets_s}.items():
+        targets_s = {"decoder": self.decoder.target_backlog_s}
+        for where, model in {"": self, **{f"models.{name}.": model for name, model in self.models.items()}}.items():
+            targets_s[f"{where}engine"] = model.engine.target_backlog_s
+            if model.encoder is not None:
+                targets_s[f"{where}encoder"] = model.encoder.target_backlog_s
+        for name, target_s in targets_s.items():
             if target_s > most_s:
                 raise ValueError(
                     f"{name}.target_backlog_s is {target_s:g} and may be {most_s:.2g} at most, a third"

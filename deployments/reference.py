@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from deployments.config import MIB, AppConfig
+from deployments.startup.settings import section_of
 
 HERE = Path(__file__).parent
 
@@ -21,12 +22,12 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, s
     """(key, default, meaning) of each setting below `model`, sections in the order in which they are declared."""
     sections: list[tuple[str, type[BaseModel]]] = []
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            sections.append((name, field.annotation))
+        if (section := section_of(field.annotation)) is not None:
+            sections.append((name, section))
         else:
             yield f"{prefix}{name}", _default(name, field), " ".join((field.description or "").split())
     for name, section in sections:
-        yield f"**{prefix}{name}**", "", inspect.getdoc(section) or ""
+        yield f"**{prefix}{name}**", "", " ".join((inspect.getdoc(section) or "").split())
         yield from rows(section, f"{prefix}{name}.")
 
 

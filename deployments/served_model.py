@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from deployments.config import AppConfig
 
-INGRESS, FETCHER, DECODER, PREPROCESSOR, MODEL = "Ingress", "MediaFetcher", "VideoDecoder", "Preprocessor", "Model"
+INGRESS, FETCHER, DECODER = "Ingress", "MediaFetcher", "VideoDecoder"
+PREPROCESSOR, MODEL, ENCODER = "Preprocessor", "Model", "Encoder"
 """Names of the deployments."""
 
 READY, IDLE, STARTING, PARTLY_READY, DRAINING = "ready", "idle", "starting", "partly ready", "draining"
@@ -31,17 +32,20 @@ class ServedModel:
     """Name of its deployment."""
     model: str
     """Likewise."""
+    encoder: str | None
+    """Likewise; None where the model has its towers itself."""
 
     @property
-    def stages(self) -> tuple[str, str]:
+    def stages(self) -> tuple[str, ...]:
         """The deployments that it has for itself."""
-        return self.preprocessor, self.model
+        return (self.preprocessor, self.model, *filter(None, [self.encoder]))
 
 
 def served_models(config: AppConfig) -> tuple[ServedModel, ...]:
     """One at least; of several, in the order of the file."""
     if not config.models:
-        return (ServedModel(config.model_name, config, "args", PREPROCESSOR, MODEL),)
+        encoder = ENCODER if config.encoder is not None else None
+        return (ServedModel(config.model_name, config, "args", PREPROCESSOR, MODEL, encoder),)
     return tuple(
         ServedModel(
             name,
@@ -49,6 +53,7 @@ def served_models(config: AppConfig) -> tuple[ServedModel, ...]:
             f"args.models.{name}",
             f"{PREPROCESSOR}:{name}",
             f"{MODEL}:{name}",
+            f"{ENCODER}:{name}" if section.encoder is not None else None,
         )
         for name, section in config.models.items()
     )
@@ -58,5 +63,5 @@ def deployment_names(config: AppConfig) -> tuple[str, ...]:
     """Of the whole application, as `graph.build` binds them."""
     models = served_models(config)
     if config.placement == "together":
-        return (INGRESS, DECODER, *(model.model for model in models))
+        return (INGRESS, DECODER, *(name for model in models for name in model.stages if name != model.preprocessor))
     return (INGRESS, FETCHER, DECODER, *(name for model in models for name in model.stages))

@@ -19,6 +19,8 @@ from deployments.types import (
     Chat,
     DecodedPart,
     DecodedVideo,
+    EncodedMedia,
+    EncodeTask,
     Fetched,
     GenerateChunk,
     GroupTask,
@@ -276,6 +278,20 @@ class Preprocessing(_Door):
         return result.meta
 
 
+class EncoderReplica(Protocol):
+    def encode(
+        self, remaining_s: float, task: EncodeTask, *tensors: Tensors
+    ) -> AsyncGenerator[EncodedMedia | Tensors, None]: ...
+
+
+class MediaEncoding(_Door):
+    async def encode(
+        self, deadline: Deadline, task: EncodeTask, tensors: Sequence[TensorRef], *, key: str
+    ) -> StageResult[EncodedMedia]:
+        """Encoder outputs in place of pixels. `tensors`: the preprocessor's, unless `task` holds them, then clips."""
+        return await self._client.call("encode", deadline, task, key=key, payloads=tensors)
+
+
 class ModelReplica(Protocol):
     def generate(
         self,
@@ -301,7 +317,8 @@ class TextGeneration(_Door):
         key: str,
     ) -> AsyncGenerator[GenerateChunk, None]:
         """The answer's chunks. `tensors`: the preprocessor's unless `prepared` holds them, then those of clips that
-        went past it; `later`: in their place the groups of one, promised. Raises `MediaLost` where one is lost."""
+        went past it, or what encoders made of them; `later`: in their place the groups of one, promised. Raises
+        `MediaLost` where one is lost."""
         return self._client.stream(
             "generate", deadline, prepared, params, stream, key=key, payloads=tensors, promises=later
         )
@@ -313,6 +330,8 @@ class ModelStages:
 
     preprocessor: Preprocessing
     model: TextGeneration
+    encoder: MediaEncoding | None = None
+    """None where the model encodes by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +345,12 @@ class Stages:
 
     @classmethod
     def over(
-        cls, fetcher: StageClient, decoder: PromisingClient, models: Mapping[str, tuple[StageClient, StageClient]]
+        cls, fetcher: StageClient, decoder: PromisingClient, models: Mapping[str, Sequence[StageClient]]
     ) -> "Stages":
-        """The doors over the clients that carry their calls; of each model its preprocessor's and its own."""
+        """The doors over the clients that carry their calls; of each model its preprocessor's, its own, and its
+        encoder's if it has one."""
         doors = {
-            name: ModelStages(Preprocessing(first), TextGeneration(last)) for name, (first, last) in models.items()
+            name: ModelStages(Preprocessing(first), TextGeneration(own), *map(MediaEncoding, encoder))
+            for name, (first, own, *encoder) in models.items()
         }
         return cls(MediaFetching(fetcher), VideoDecoding(decoder), doors)

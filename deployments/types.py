@@ -481,6 +481,35 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodeTask:
+    """What `Encoder.encode` is asked for, beside the tensors; see `Prepared`."""
+
+    pixel_norm: PixelNorm | None
+    media: tuple[MediaMark, ...]
+    """Of all the request's items, in the prompt's order."""
+    cache_salt: str
+    reuse: bool
+    sizes: Mapping[str, NDArray[Any]] | None = None
+    """As in `Prepared`: the tensors then are patches of clips."""
+    first_clip: int = 0
+    """Which of the request's clips is the first of these; the others may be with other encoders."""
+    num_clips: int = 0
+    """How many these are, where there are `sizes`; a clip's patches may be several tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedMedia:
+    """Of `Encoder.encode`; its payload: encoder outputs by name (`model.multimodal.encoded`) and, unless the task has
+    `sizes`, those of the preprocessor's tensors that are not made of pixels."""
+
+    encode_s: float
+    """Seconds from its first item to its last."""
+    size_bytes: int
+    encoded: frozenset[str]
+    """Labels of the items that a tower had to look at."""
+
+
+@dataclass(frozen=True, slots=True)
 class Thinking:
     """The marks around what a model thinks before it answers."""
 

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deployments.config import AppConfig, MediaConfig
+from deployments.startup.settings import section_of
 from tests.support import serve_files
 
 SERVE_CONFIG: dict[str, Any] = yaml.safe_load(
@@ -37,7 +38,7 @@ def test_a_malformed_domain_stops_the_start(entry: str) -> None:
         MediaConfig(allowed_domains=(entry,))
 
 
-@pytest.mark.parametrize("stage", ["decoder", "engine"])
+@pytest.mark.parametrize("stage", ["decoder", "engine", "encoder"])
 def test_a_stage_that_would_get_replicas_only_after_admission_refuses_stops_the_start(stage: str) -> None:
     slow = {stage: {"target_backlog_s": 0.3}}
     with pytest.raises(ValidationError, match=f"{stage}.target_backlog_s is 0.3 and may be 0.17"):
@@ -48,8 +49,8 @@ def test_a_stage_that_would_get_replicas_only_after_admission_refuses_stops_the_
 def test_every_setting_says_what_it_is() -> None:
     def walk(model: type[BaseModel]) -> None:
         for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                walk(field.annotation)
+            if (section := section_of(field.annotation)) is not None:
+                walk(section)
             else:
                 assert field.description, f"{model.__name__}.{name}"
 

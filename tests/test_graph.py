@@ -29,11 +29,13 @@ def test_settings_that_cannot_work_are_told_to_serve_as_one_sentence():
 
 
 def test_each_of_several_models_is_bound_to_deployments_of_its_own():
-    config = AppConfig.model_validate({"models": {"demo": {}, "org/other": {"engine": {"max_running": 3}}}})
+    other = {"engine": {"max_running": 3}, "encoder": {}}
+    config = AppConfig.model_validate({"models": {"demo": {}, "org/other": other}})
     built = {deployment.name: deployment for deployment in build_app(graph.build(config), name="sluice").deployments}
     assert set(built) == set(deployment_names(config))
     (own,) = built["Model:org/other"].init_args
     assert (own.model_name, own.engine.max_running, own.models) == ("org/other", 3, {})
+    assert {"Encoder:org/other"} == {name for name in built if name.startswith("Encoder")}
     assert set(build_app(graph.build(AppConfig()), name="sluice").deployment_handles) == {
         "Ingress",
         "MediaFetcher",

@@ -22,7 +22,8 @@ from benchmarks.kit.engine_load import Clock, Prompt, clip_prompt, submit, text_
 from benchmarks.kit.harness import Benchmark
 from deployments.config import AppConfig, EngineConfig
 from deployments.model.engine.engine import Engine
-from deployments.model.loading import build_engine, freeze_heap, load_model, pick_device
+from deployments.model.loading import build_engine, freeze_heap
+from deployments.model.weights import load_model, pick_device
 from deployments.observability.metrics import RecordingSink
 from deployments.types import PixelNorm
 

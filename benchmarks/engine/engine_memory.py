@@ -18,9 +18,10 @@ from tqdm import tqdm
 from benchmarks.kit.engine_load import Clock, clip_prompt, submit
 from benchmarks.kit.harness import Benchmark, in_subprocess
 from deployments.config import AppConfig, EngineConfig
-from deployments.model.loading import build_engine, load_model, pick_device
+from deployments.model.loading import build_engine
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import EncodedRows
+from deployments.model.weights import load_model, pick_device
 from deployments.observability.metrics import RecordingSink
 
 SLOTS = 64

@@ -1,7 +1,7 @@
 """The ingress as a Ray Serve deployment: joins the stages' handles and Ray's facts to the ASGI application."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any
 
@@ -36,9 +36,10 @@ class Ingress:
         config: AppConfig,
         fetcher: "DeploymentHandle[Any] | Hosted",
         decoder: "DeploymentHandle[Any]",
-        models: Mapping[str, tuple["DeploymentHandle[Any] | Hosted", "DeploymentHandle[Any]"]],
+        models: Mapping[str, Sequence["DeploymentHandle[Any] | Hosted"]],
     ) -> None:
-        """`models`: of each one its preprocessor and its model, by the name that clients use."""
+        """`models`: of each one its preprocessor, its model, and its encoder if it has one, by the name that clients
+        use."""
         self._handles: dict[str, DeploymentHandle[Any]] = {}
         """Of the stages that are deployments, by their names."""
         self._hosted: list[InProcess] = []
@@ -50,8 +51,12 @@ class Ingress:
             self._client(fetcher, StageName.FETCH),
             self._remote(decoder, StageName.VIDEO_DECODE),
             {
-                name: (self._client(first, StageName.PREPROCESS), self._client(last, StageName.MODEL))
-                for name, (first, last) in models.items()
+                name: (
+                    self._client(first, StageName.PREPROCESS),
+                    self._client(own, StageName.MODEL),
+                    *(self._client(one, StageName.ENCODE) for one in encoder),
+                )
+                for name, (first, own, *encoder) in models.items()
             },
         )
         self._config = config

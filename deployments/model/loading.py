@@ -7,29 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoModelForMultimodalLM,
-    CompressedTensorsConfig,
-)
 from transformers.cache_utils import DynamicCache
 
 from deployments.config import AppConfig, EngineConfig
-from deployments.core.checkpoint import resolve_model
-from deployments.core.model_config import indivisible
 from deployments.errors import InternalError
 from deployments.model.engine.engine import Engine
 from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
-from deployments.model.families.known import known
-from deployments.model.forward.encoder import Encoder
+from deployments.model.families.parts import Part
 from deployments.model.forward.recorder import CudaRecorder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text, warm_up, warn_unverified
 from deployments.model.forward.speed_up import speed_up
+from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.forward.tower_warm_up import warm_up_towers
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.store import CachePlan
@@ -39,10 +29,10 @@ from deployments.model.multimodal.request_media import MediaMemory
 from deployments.model.multimodal.uploads import Uploads
 from deployments.model.parallel.leader import Leader
 from deployments.model.parallel.ranks import Ranks
-from deployments.model.parallel.shards import shard
 from deployments.model.sampling.recorded_draws import RecordedDraws
 from deployments.model.sampling.sampler import Sampler
 from deployments.model.sampling.under_way import read_back
+from deployments.model.weights import load_model, served_part, start_device
 from deployments.observability.metrics import MetricSink
 
 GIB = 2**30
@@ -69,23 +59,20 @@ def load_engine(config: AppConfig, sink: MetricSink, leader: Leader | None = Non
     `leader`: of the ranks among which the model is divided.
     """
     device = start_device(config)
+    part = served_part(config)
+    settings = config.engine
+    if part is Part.LANGUAGE:  # what has been encoded is kept where it is encoded
+        settings = settings.model_copy(update={"reuse_cache_mib": 0.0})
     if leader is None:
-        model = load_model(config, device)
-        engine = build_engine(model, config.engine, sink)
+        model = load_model(config, device, part=part)
+        engine = build_engine(model, settings, sink)
     else:
         with leader.together():
-            model = load_model(config, device, leader.meet(device))
+            model = load_model(config, device, leader.meet(device), part)
             leader.begin()
-            engine = build_engine(model, config.engine, sink, leader=leader)
+            engine = build_engine(model, settings, sink, leader=leader)
     freeze_heap()
     return Loaded(engine, eos_ids(model), engine.family.vocab_size)
-
-
-def start_device(config: AppConfig) -> torch.device:
-    """Where this process computes, set up."""
-    if config.engine.threads is not None:
-        torch.set_num_threads(config.engine.threads)
-    return pick_device(config.device)
 
 
 def build_engine(
@@ -104,7 +91,7 @@ def build_engine(
     uploads = Uploads(model.device)
     kept = EncoderCache(int(config.reuse_cache_mib * MIB), memory, sink) if config.reuse_cache_mib else None
     digests = Digests() if kept is not None or cache.prefixes is not None else None
-    runner = ModelRunner(family, cache, Encoder(family, uploads, kept, digests), uploads)
+    runner = ModelRunner(family, cache, TowerRunner(family, uploads, kept, digests), uploads)
     make_ready(runner, config)
     warn_unverified(family)
     recorded = None
@@ -135,7 +122,7 @@ def build_follower(model: Any, config: EngineConfig, ranks: Ranks) -> ModelRunne
     speed_up(family)
     cache = allocate_cache(family, config, ranks)
     uploads = Uploads(model.device)
-    runner = ModelRunner(family, cache, Encoder(family, uploads, None), uploads)
+    runner = ModelRunner(family, cache, TowerRunner(family, uploads, None), uploads)
     make_ready(runner, config)
     return runner
 
@@ -174,56 +161,6 @@ def freeze_heap() -> None:
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # libraries report what is still there at the end as leaks
-
-
-def pick_device(wanted: str) -> torch.device:
-    """`auto`: a GPU where this process sees one."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)
-
-
-def load_model(config: AppConfig, device: torch.device, ranks: Ranks | None = None) -> Any:
-    """The checkpoint's weights on `device`, in evaluation mode; transformers shows a progress bar.
-
-    With `ranks` this rank's part of them: the whole is read into the host's memory, and cut before it is moved.
-    """
-    path = resolve_model(config)
-    if config.dtype == "auto":
-        dtype: Any = torch.float32 if device.type == "cpu" else "auto"
-    else:
-        dtype = getattr(torch, config.dtype)
-    kind = AutoConfig.from_pretrained(path, **config.hub_options())
-    loader = _loader(kind)
-    if getattr(kind, "quantization_config", None) is None:
-        model = loader.from_pretrained(path, dtype=dtype, **config.hub_options())
-        if ranks is not None:
-            shard(model, ranks)
-        return model.to(device).eval()
-    if ranks is not None:
-        raise InternalError(f"{indivisible(kind.to_dict(), ranks.size)}")
-    return _quantised(loader, path, kind, dtype=dtype, device=device, **config.hub_options())
-
-
-def _quantised(loader: Any, path: Any, kind: Any, *, device: torch.device, **options: Any) -> Any:
-    """Where weights stay packed they are brought to the device as they are read: they can't be moved afterwards.
-    transformers wants `accelerate` for that.
-
-    Raises `InternalError` naming the package that the format needs and this installation lacks.
-    """
-    found = kind.quantization_config
-    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
-    unpacked = method == "compressed-tensors"
-    if not unpacked and device.type != "cpu":
-        options["device_map"] = {"": device}
-    try:
-        if unpacked:  # else it happens at the first pass, and each pass rounds anew what is rounded
-            options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-        model = loader.from_pretrained(path, **options)
-    except (ImportError, RuntimeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise InternalError(f"the checkpoint is quantised ({method}) and can not be loaded here: {why}") from error
-    return (model.to(device) if unpacked else model).eval()
 
 
 def eos_ids(model: Any) -> frozenset[int]:
@@ -294,12 +231,3 @@ def _largest_pass_bytes(family: Family, max_running: int, chunk_tokens: int) -> 
     model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
     measured = torch.cuda.max_memory_allocated(model.device) - before
     return measured + 8 * 4 * max_running * family.vocab_size
-
-
-def _loader(kind: Any) -> Any:
-    if (part := known(kind.model_type).part) is not None:
-        return getattr(transformers, part)
-    for loader in (AutoModelForMultimodalLM, AutoModelForImageTextToText, AutoModelForCausalLM):
-        if type(kind) in loader._model_mapping:
-            return loader
-    raise InternalError(f"models of the family {kind.model_type!r} are not served: transformers has no decoder for it")

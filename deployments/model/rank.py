@@ -7,9 +7,10 @@ from typing import Any
 from deployments.config import AppConfig
 from deployments.errors import InternalError
 from deployments.model.forward.runner import ModelRunner
-from deployments.model.loading import build_follower, freeze_heap, load_model, start_device
+from deployments.model.loading import build_follower, freeze_heap
 from deployments.model.parallel.follower import Follower
 from deployments.model.parallel.ranks import TIMEOUT_S, Ranks
+from deployments.model.weights import load_model, served_part, start_device
 
 Address = tuple[str, int]
 
@@ -57,7 +58,7 @@ class RankStage:
         self._follower = follower = Follower(channel, device)
 
         def load(ranks: Ranks) -> Any:
-            return load_model(config, device, ranks)
+            return load_model(config, device, ranks, served_part(config))
 
         def prepare(model: Any, ranks: Ranks) -> ModelRunner:
             runner = build_follower(model, config.engine, ranks)

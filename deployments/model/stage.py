@@ -18,6 +18,7 @@ from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError, SluiceError
 from deployments.model.arriving import Arriving
 from deployments.model.loading import load_engine
+from deployments.model.multimodal.encoded import add_outputs
 from deployments.model.multimodal.pixels import add_clips, name_clips
 from deployments.model.output.assembler import Mailbox, OutputAssembler, gather_s, times
 from deployments.model.output.vocabulary import Vocabulary
@@ -63,8 +64,8 @@ class ModelStage:
         """The answer in chunks: with `stream` or log-probabilities the first token at once and later ones gathered,
         else one chunk in all.
 
-        `tensors`: the processor's; `clips`: patches straight from the decoder, in the prompt's order; `later`: in their
-        place the groups of one, as they come.
+        `tensors`: the processor's; `clips`: patches straight from the decoder, or encoder outputs of them, in the
+        prompt's order; `later`: in their place the groups of one, as they come.
         Closing the generator stops the work. Raises `ContextTooLong`, `TooLarge`, `Overloaded`, `StageTimeout`,
         `BadRequest`, `InternalError`, what `later` raises, and `PixelsWanted` where clips that are only named are not
         known.
@@ -96,7 +97,7 @@ class ModelStage:
             if not self.engine.has_spare:
                 await arriving.all(deadline)
         elif clips:
-            await asyncio.to_thread(add_clips, tensors, clips)
+            await asyncio.to_thread(add_clips if "patches" in clips[0] else add_outputs, tensors, clips)
         elif prepared.named_clips:
             name_clips(tensors, prepared.named_clips)
         sequence = self._submit(request, tensors, mailbox, arriving)

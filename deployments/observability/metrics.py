@@ -87,6 +87,9 @@ METRICS: dict[str, MetricSpec] = {
     "sluice_cache_misses": MetricSpec("counter", "Media that had to be fetched, decoded or encoded.", ("cache",)),
     "sluice_cache_evictions": MetricSpec("counter", "Media that made way for others.", ("cache",)),
     "sluice_cache_bytes": MetricSpec("gauge", "Bytes kept for media that are seen again.", ("cache",)),
+    # encoder
+    "sluice_encodes_waiting": MetricSpec("gauge", "Requests whose media wait for the towers, or are being encoded."),
+    "sluice_waiting_media_values": MetricSpec("gauge", "Numbers in pixels and sounds that are still to be encoded."),
     # model
     "sluice_sequences_running": MetricSpec("gauge", "Sequences that prefill or decode."),
     "sluice_sequences_waiting": MetricSpec("gauge", "Sequences that wait to run."),

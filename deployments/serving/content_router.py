@@ -26,6 +26,9 @@ from deployments.types import StageName
 MODEL_PLACES = 4
 """Answers that decode together cost each other little; prompts that are prefilled together wait for each other."""
 
+ENCODER_PLACES = 4
+"""Media that are encoded together; as many wait for each other."""
+
 
 def found_again(deployment: Any, stage: StageName, config: AppConfig) -> Any:
     """`deployment`, whose calls go to its replicas by their keys; as Ray does it where `routing.by_content` is off."""
@@ -34,6 +37,7 @@ def found_again(deployment: Any, stage: StageName, config: AppConfig) -> Any:
     places = {
         StageName.FETCH: config.media.workers,
         StageName.VIDEO_DECODE: config.decoder.workers,
+        StageName.ENCODE: ENCODER_PLACES,
         StageName.MODEL: MODEL_PLACES,
     }[stage]
     settings = {"stage": stage.value, "load_factor": config.routing.load_factor, "places": places}

@@ -1,7 +1,7 @@
 """What a span says of a stage's answer."""
 
 from deployments.observability.spans import Span
-from deployments.types import DecodedVideo, Fetched, GenerateChunk, GenerateTimes, Prepared, StageName
+from deployments.types import DecodedVideo, EncodedMedia, Fetched, GenerateChunk, GenerateTimes, Prepared, StageName
 
 
 def describe(span: Span, value: object) -> None:
@@ -16,6 +16,8 @@ def describe(span: Span, value: object) -> None:
         case Prepared():
             counts = value.counts.by_modality
             span.note({f"sluice.{modality}_tokens": count for modality, count in counts.items()})
+        case EncodedMedia():
+            span.note({"sluice.items_encoded": len(value.encoded), "sluice.bytes": value.size_bytes})
         case GenerateChunk(times=GenerateTimes() as times):
             _phases(span, times)
 

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -41,6 +42,12 @@ def unknown(key: str, where: str, known: Iterable[str]) -> str:
     return f"{where or 'the file'} has an unknown key {key!r}: {hint}"
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The class of a section, by the type of its field, also where it may be left out; None for a setting."""
+    types = get_args(annotation) if get_origin(annotation) is UnionType else (annotation,)
+    return next((one for one in types if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
 def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
     names = iter(path)
     for name in names:
@@ -48,7 +55,7 @@ def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel]:
         if annotation == dict[str, ModelConfig]:
             next(names)  # whatever the model is called
             annotation = ModelConfig
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        section = section_of(annotation)
+        assert section is not None
+        model = section
     return model

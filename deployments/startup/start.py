@@ -36,14 +36,16 @@ def check_here(config: AppConfig, num_gpus: Mapping[str, float] = MappingProxyTy
     if config.media.local_root is not None and not config.media.local_root.is_dir():
         raise WrongSetting(f"args.media.local_root: there is no folder {str(config.media.local_root)!r}")
     for model in served_models(config):
-        _check_model(model, num_gpus.get(model.model, 0.0))
+        for stage in filter(None, (model.model, model.encoder)):
+            _check_model(model, stage, num_gpus.get(stage, 0.0))
 
 
-def _check_model(model: ServedModel, num_gpus: float) -> None:
+def _check_model(model: ServedModel, stage: str, num_gpus: float) -> None:
+    """`stage`: the deployment that is to hold the model, or a part of it."""
     try:
         check_machine(model.config, read_model_files(model.config), num_gpus)
     except WrongSetting as error:  # of one of several it stands in its section
-        said = str(error).replace("deployments: Model ", f"deployments: {model.model} ", 1)
+        said = str(error).replace("deployments: Model ", f"deployments: {stage} ", 1)
         raise WrongSetting(said.replace("args.", f"{model.section}.", 1)) from None
 
 

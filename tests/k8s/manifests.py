@@ -26,6 +26,7 @@ BUILDS = {
     "prod": "overlays/prod",
     "incremental": "overlays/incremental-upgrade",
     "tensor-parallel": "overlays/tensor-parallel",
+    "encoder": "overlays/encoder",
 }
 ALL = (PLAIN_BASE, *BUILDS)
 WITH_GPU = tuple(name for name in ALL if name != "dev")

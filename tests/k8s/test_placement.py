@@ -11,6 +11,7 @@ PLACES = {
     "MediaFetcher": "media",
     "VideoDecoder": "media",
     "Preprocessor": "media",
+    "Encoder": "gpu",
     "Model": "gpu",
 }
 Amounts = dict[str, float]
@@ -139,7 +140,7 @@ def test_pods_without_a_gpu_stay_off_machines_with_one(name: str) -> None:
     assert any(t["key"] == "nvidia.com/gpu" for t in templates["gpu"]["spec"]["tolerations"])
 
 
-@pytest.mark.parametrize("name", ["prod", "incremental", "tensor-parallel"])
+@pytest.mark.parametrize("name", ["prod", "incremental", "tensor-parallel", "encoder"])
 def test_only_media_workers_may_vanish_with_a_spot_node(name: str) -> None:
     for group, template in manifests.pod_templates(name).items():
         tolerated = "sluice-spot" in str(template["spec"].get("tolerations"))

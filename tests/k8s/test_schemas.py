@@ -52,6 +52,7 @@ EXPECTED = {
     "prod": PROD,
     "incremental": INCREMENTAL,
     "tensor-parallel": PROD,
+    "encoder": PROD,
 }
 
 

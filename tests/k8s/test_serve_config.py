@@ -3,6 +3,8 @@
 import pytest
 import yaml
 
+from deployments.serving.serve_file import check_tree
+from deployments.startup.settings import WrongSetting
 from tests.k8s import manifests
 from tests.k8s.manifests import ALL, ROOT, WITH_GPU, Tree
 from tests.support import serve_files
@@ -18,6 +20,24 @@ def shipped() -> Tree:
 
 def without(tree: Tree, keys: set[str]) -> Tree:
     return {key: value for key, value in tree.items() if key not in keys}
+
+
+def with_encoder(tree: Tree) -> Tree:
+    """The shipped file with the entry that it shows behind comment marks: of a deployment that is optional."""
+    text = (ROOT / "serve_config.yaml").read_text(encoding="utf-8")
+    shown = text[text.index("# - name: Encoder") :].split("\n\n")[0]
+    (entry,) = yaml.safe_load("\n".join(line.strip().removeprefix("# ") for line in shown.splitlines()))
+    stages = tree["applications"][0]["deployments"]
+    stages.insert(-1, entry)
+    return tree
+
+
+def test_the_shipped_files_optional_deployment_is_one_that_may_stand_there() -> None:
+    tree = with_encoder(shipped())
+    with pytest.raises(WrongSetting, match="Encoder"):
+        check_tree(tree)
+    tree["applications"][0]["args"]["encoder"] = {}
+    check_tree(tree)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -43,7 +63,7 @@ def test_misspelt_keys_on_every_level_are_found() -> None:
 def test_the_application_is_the_shipped_one(name: str) -> None:
     here, there = manifests.serve_config(name)["applications"][0], shipped()["applications"][0]
     assert without(here, {"args", "deployments"}) == without(there, {"args", "deployments"})
-    own = {"model", "device", "ingress", "engine"}
+    own = {"model", "device", "ingress", "engine", "encoder"}
     assert without(here["args"], own) == without(there["args"], own)
     assert set(here["args"].get("ingress", {})) <= {"api_keys_file", "max_running_media"}
     assert set(here["args"].get("engine", {})) <= {"tensor_parallel"}
@@ -52,7 +72,7 @@ def test_the_application_is_the_shipped_one(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_stages_are_bounded_as_in_the_shipped_file(name: str) -> None:
     here = serve_files.deployments_of(manifests.serve_config(name))
-    there = serve_files.deployments_of(shipped())
+    there = serve_files.deployments_of(with_encoder(shipped()) if "Encoder" in here else shipped())
     assert list(here) == list(there)
     for stage, entry in here.items():
         assert without(entry, SIZES) == without(there[stage], SIZES), stage
@@ -62,7 +82,7 @@ def test_stages_are_bounded_as_in_the_shipped_file(name: str) -> None:
 def test_stages_are_scaled_by_what_scales_them_in_the_shipped_file(name: str) -> None:
     """Other bounds and other delays; the same target and the same policy."""
     numbers = {"min_replicas", "max_replicas", "upscale_delay_s", "downscale_delay_s"}
-    there = serve_files.deployments_of(shipped())
+    there = serve_files.deployments_of(with_encoder(shipped()))
     for stage, entry in serve_files.deployments_of(manifests.serve_config(name)).items():
         if "autoscaling_config" in there[stage] and "num_replicas" not in entry:  # where there is room for one more
             expected = without(there[stage]["autoscaling_config"], numbers)

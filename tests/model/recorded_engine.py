@@ -6,8 +6,8 @@ from deployments.model.engine.engine import Engine
 from deployments.model.engine.step_budget import StepBudget
 from deployments.model.families.family import Family
 from deployments.model.forward.attention import KernelAttention, PiecewiseAttention
-from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
+from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.loading import allocate_cache
 from deployments.model.multimodal.digests import Digests
 from deployments.model.multimodal.request_media import MediaMemory
@@ -36,7 +36,7 @@ class EitherAttention:
 def make_runner(model, **config):
     family, uploads = Family(model), Uploads(CPU)
     cache = allocate_cache(family, engine_config(**{"max_context_tokens": 64, **config}))
-    encoder = Encoder(family, uploads, None, Digests())
+    encoder = TowerRunner(family, uploads, None, Digests())
     return ModelRunner(family, cache, encoder, uploads, EitherAttention(cache.page_size))
 
 

@@ -12,8 +12,8 @@ from deployments.config import AppConfig, EngineConfig
 from deployments.core.checkpoint import resolve_model
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, StageTimeout
-from deployments.model.loading import load_model, pick_device
 from deployments.model.sampling.grammar import Grammars
+from deployments.model.weights import load_model, pick_device
 from deployments.types import Grammar, SamplingParams
 from tests.model.conftest import SteppedEngine
 from tests.support.tiny_families import Prompt

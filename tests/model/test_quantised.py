@@ -7,7 +7,7 @@ import torch
 
 from deployments.config import AppConfig
 from deployments.errors import InternalError
-from deployments.model.loading import load_model
+from deployments.model.weights import load_model
 from tests.model.conftest import SteppedEngine, generate, greedy
 from tests.support import quantised
 from tests.support.tiny_families import FAMILIES

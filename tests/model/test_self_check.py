@@ -8,9 +8,9 @@ from deployments.errors import InternalError
 from deployments.model.families import known
 from deployments.model.families.family import Family
 from deployments.model.forward.attention import PiecewiseAttention
-from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.forward.self_check import check_text
+from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.loading import allocate_cache, build_engine
 from deployments.model.multimodal.uploads import Uploads
 from deployments.observability.metrics import RecordingSink
@@ -34,7 +34,7 @@ def test_model_whose_attention_is_not_understood_is_refused(qwen3_vl):
 
 def _runner(family, cache, backend):
     uploads = Uploads(family.model.device)
-    encoder = Encoder(family, uploads, None)
+    encoder = TowerRunner(family, uploads, None)
     return ModelRunner(family, cache, encoder, uploads, backend)
 
 

@@ -13,6 +13,10 @@ from deployments.startup.settings import WrongSetting, read_settings
             {"engine": {"max_context_token": 3}},
             "args.engine has an unknown key 'max_context_token': did you mean 'max_context_tokens'?",
         ),
+        (
+            {"encoder": {"max_part": 3}},
+            "args.encoder has an unknown key 'max_part': did you mean 'max_parts'?",
+        ),
         ({"device": "gpu"}, "args.device: input should be 'auto', 'cpu' or 'cuda'"),
         ({"ingress": {"max_images": -1}}, "args.ingress.max_images: input should be greater than or equal to 0"),
     ],

@@ -22,6 +22,8 @@ from deployments.stages import Begun, Promise, StageResult, Stages, TensorRef
 from deployments.types import (
     Chat,
     DecodedVideo,
+    EncodedMedia,
+    EncodeTask,
     Fetched,
     FrameSampling,
     GenerateChunk,
@@ -186,6 +188,11 @@ def prepared(chat: Chat, media: tuple[MediaInput, ...]) -> tuple[Prepared, objec
     return told, "tensors" if media else None
 
 
+def encoded(task: EncodeTask) -> tuple[EncodedMedia, object]:
+    labels = [mark.label for mark in task.media]
+    return EncodedMedia(0.001, 100, frozenset(labels)), f"outputs from {task.first_clip}"
+
+
 def continued(prompt: PlainPrompt) -> tuple[Prepared, None]:
     length = len(prompt.text) if prompt.token_ids is None else len(prompt.token_ids)
     return Prepared(np.arange(length, dtype=np.int32), TokenCounts({"text": length}), None, False, 0.001), None
@@ -208,6 +215,12 @@ class FakeModelStages:
         )
     )
     model: FakeModel = field(default_factory=lambda: FakeModel(chunks=hello()))
+    encoder: FakeStage | None = None
+
+    @property
+    def clients(self) -> tuple[FakeStage, ...]:
+        """Of all of them, in the order in which `Stages.over` takes them."""
+        return (self.preprocessor, self.model, *filter(None, [self.encoder]))
 
 
 class FakeApplication:
@@ -234,12 +247,15 @@ class FakeApplication:
                 "decode_pictures": self._pictures,
             }
         )
-        self.models = {model.name: FakeModelStages() for model in served_models(self.config)}
+        self.models = {
+            model.name: FakeModelStages(encoder=FakeStage({"encode": encoded}) if model.encoder else None)
+            for model in served_models(self.config)
+        }
         first = next(iter(self.models.values()))
-        self.preprocessor, self.model = first.preprocessor, first.model
+        self.preprocessor, self.model, self.encoder = first.preprocessor, first.model, first.encoder
         self.metrics = RecordingSink()
         self.shared: list[bytes] = []
-        own = {name: (stages.preprocessor, stages.model) for name, stages in self.models.items()}
+        own = {name: stages.clients for name, stages in self.models.items()}
         stages = Stages.over(self.fetcher, self.decoder, own)
         self.missing: dict[str, str | None] | None = {} if missing is None else missing
         """None: nobody can tell."""

@@ -77,7 +77,7 @@ class Answer:
         self.reuses = request.reuse
         self.times: GenerateTimes | None = None
         self.cached_tokens = 0
-        self.encoded: frozenset[str] = frozenset()
+        self.encoded = prompt.encoded
         """Labels of the items that the model's towers had to look at."""
         self.choices = [AnswerChoice(index, request.echo) for index in range(request.params.n)]
         thinking = prompt.prepared.thinking

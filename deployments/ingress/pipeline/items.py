@@ -26,6 +26,11 @@ class ItemTask:
     picture: ResizeRule | None = None
     """What a picture will be brought to."""
 
+    @property
+    def needs_encoding(self) -> bool:
+        """Whether its pixels or samples are there, and not what is made of them."""
+        return not self.item.embeds and self.item.declared is None
+
 
 @dataclass(slots=True)
 class ItemCacheUse:

@@ -1,4 +1,5 @@
-"""The life of a request: planned, then its items fetched and decoded side by side, then prepared, then answered.
+"""The life of a request: planned, then its items fetched and decoded side by side, then prepared, perhaps encoded, and
+answered.
 
 A pipeline is one model's. Those of several models share what loads their items.
 
@@ -13,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from deployments.config import AppConfig
+from deployments.config import AppConfig, EncoderConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError, PixelsWanted, StageUnavailable
 from deployments.ingress.pipeline.content_keys import Content, prompt_key
 from deployments.ingress.pipeline.costs import pixel_bytes, source_bytes
+from deployments.ingress.pipeline.encoding import EncodeStep
 from deployments.ingress.pipeline.frames import frame_sampling
 from deployments.ingress.pipeline.item_loader import ItemLoader
 from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedItem, Progress, SourceChanged
@@ -66,6 +68,8 @@ class ReadyPrompt:
     """See `Prepared.named_clips`: of media that were all there already."""
     later: tuple[TensorRef, ...] = ()
     """In place of clips: groups of one, promised."""
+    encoded: frozenset[str] = frozenset()
+    """Labels of the items that an encoder's towers had to look at."""
 
 
 Chunks = AsyncGenerator[GenerateChunk, None]
@@ -80,8 +84,12 @@ class Pipeline:
         self._config = config
         self._stages = stages
         self._loader = loader
-        self._model_remembers = bool(config.engine.prefix_cache or config.engine.reuse_cache_mib)
+        remembers = bool(config.engine.prefix_cache or config.engine.reuse_cache_mib)
+        self._model_remembers = remembers and stages.encoder is None  # whose outputs the model knows, not their pixels
         self._profile: MediaProfile | None = None
+        self._encode: EncodeStep | None = None
+        if stages.encoder is not None:
+            self._encode = EncodeStep(config.encoder or EncoderConfig(), stages.encoder)
 
     @property
     def is_known(self) -> bool:
@@ -131,9 +139,12 @@ class Pipeline:
         result = await (_arrived(prompting, coming) if coming else prompting)
         videos = {media.label: media.video for media in inputs if media.video is not None}
         tensors = [] if result.payload is None else [result.payload]
-        ready = ReadyPrompt(result.meta, tensors + clips, videos, contents, progress.cache)
+        prepared = replace(result.meta, reuse=request.reuse)
+        if self._config.engine.prefix_cache_per_key:
+            prepared = replace(prepared, cache_salt=hashlib.sha256(progress.lease.client.encode()).hexdigest())
+        ready = ReadyPrompt(prepared, tensors + clips, videos, contents, progress.cache)
         ready.later = tuple(ref for clip in coming for ref in clip.groups)
-        if all_kept and clips and self._model_remembers and _all_named(result.meta):
+        if all_kept and clips and self._model_remembers and _all_named(prepared):
             ready.named_clips = tuple(video.patches_shape for video in videos.values())
         return ready
 
@@ -148,6 +159,13 @@ class Pipeline:
         progress.timings.note(StageName.PREPROCESS, result.seconds, worked_s=result.meta.prepare_s)
         return result
 
+    async def _encoded(self, plan: Plan, prompt: ReadyPrompt, progress: Progress) -> ReadyPrompt:
+        """The prompt with encoder outputs in place of pixels, where an encoder makes them."""
+        if self._encode is None or not any(task.needs_encoding for task in plan.tasks):
+            return prompt
+        tensors, encoded = await self._encode.encode(prompt.prepared, prompt.tensors, prompt.contents, progress)
+        return replace(prompt, tensors=tensors, encoded=encoded)
+
     async def begin(
         self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
     ) -> Begun:
@@ -158,7 +176,8 @@ class Pipeline:
         lost, it is decoded whole, once.
         """
         overlap = progress.overlap
-        overlap.is_allowed = self._config.decoder.overlap and sum(task.video is not None for task in plan.tasks) == 1
+        lone = sum(task.video is not None for task in plan.tasks) == 1
+        overlap.is_allowed = self._config.decoder.overlap and lone and self._encode is None
         admitted_bytes = progress.lease.size_bytes
         while True:
             try:
@@ -187,6 +206,7 @@ class Pipeline:
             prompt = await self._prepare(request, loaded, progress)
             if not progress.reused:
                 prepared()
+            prompt = await self._encoded(plan, prompt, progress)
             asked = time.monotonic()
             first, chunks = await self._answer(request, prompt, progress)
             try:
@@ -203,9 +223,7 @@ class Pipeline:
     ) -> tuple[GenerateChunk, Chunks]:
         """Its beginning, and the rest. Clips that the model may know are sent when it asks for them."""
         limited = progress.deadline.capped(progress.deadline.remaining_s(), StageName.MODEL)
-        prepared = replace(prompt.prepared, reuse=request.reuse)
-        if self._config.engine.prefix_cache_per_key:
-            prepared = replace(prepared, cache_salt=hashlib.sha256(progress.lease.client.encode()).hexdigest())
+        prepared = prompt.prepared
         key = prompt_key(request.prompt, prompt.contents, prepared.cache_salt)
         generate = partial(self._stages.model.generate, limited, params=request.params, stream=request.stream, key=key)
         if prompt.named_clips:

@@ -13,8 +13,8 @@ from deployments.model.engine.failures import is_fatal, request_error
 from deployments.model.engine.scheduler import Chunks, ScheduledRequest, Scheduler
 from deployments.model.engine.step_budget import Allowance, StepBudget
 from deployments.model.families.family import Family
-from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.intake import prompt_content, unpack
+from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.multimodal.items import Item, pixels_wanted
 from deployments.model.multimodal.request_media import EncodedRows
 from deployments.model.sequence import Phase
@@ -26,7 +26,7 @@ class Prefill:
     def __init__(
         self,
         family: Family,
-        encoder: Encoder,
+        encoder: TowerRunner,
         scheduler: Scheduler,
         budget: StepBudget,
         failed: Callable[[ScheduledRequest, SluiceError], object],

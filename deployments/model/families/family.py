@@ -69,13 +69,17 @@ class Family:
         if self._quirk.refused:
             raise InternalError(f"models of the family {self.name!r} are not served: {self._quirk.refused}")
         self.text_config = model.config.get_text_config(decoder=True)
-        self.vocab_size = int(model.get_output_embeddings().out_features)
         self.context_length = int(getattr(self.text_config, "max_position_embeddings", 2048))
         self.features = {kind: feature for kind in MediaKind if (feature := self._feature(kind))}
         self._rope_index = getattr(self.base, "get_rope_index", None)
         vision = getattr(model.config, "vision_config", None)
         deepstack = len(getattr(vision, "deepstack_visual_indexes", None) or ())
         self._row_bytes = int(self.text_config.hidden_size) * (1 + deepstack) * model.dtype.itemsize
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the model's head, which towers alone do not have."""
+        return int(self.model.get_output_embeddings().out_features)
 
     @property
     def frames_apart(self) -> bool:
@@ -124,7 +128,12 @@ class Family:
         """
         size: int = self.model.dtype.itemsize
         rows = sum(int(self.placeholders_T(token_ids_T, kind).sum()) for kind in self.kinds_in(tensors))
-        held = sum(int(array.size) * (size if array.dtype.kind in "fu" else 8) for array in tensors.values())
+        ready = {name for name in tensors if name.endswith("_embeds") and tensors[name].itemsize == size}
+        held = sum(
+            int(array.size) * (size if array.dtype.kind in "fu" else 8)
+            for name, array in tensors.items()
+            if name not in ready  # they are the outputs
+        )
         return int(held + rows * self._row_bytes)
 
     def given_rows(self, rows_ND: torch.Tensor, deepstack_LND: torch.Tensor | None) -> EncodedRows:

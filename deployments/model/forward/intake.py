@@ -5,10 +5,10 @@ import itertools
 import torch
 
 from deployments.model.families.family import Family
+from deployments.model.forward.request_items import items_of
 from deployments.model.kv_cache.prefix_cache import Content, content_of
 from deployments.model.multimodal.arrivals import Arrivals
-from deployments.model.multimodal.item_names import frames_of_clips, name_items
-from deployments.model.multimodal.items import Item, given_items, rows_of_items, split_items
+from deployments.model.multimodal.items import Item, rows_of_items
 from deployments.model.multimodal.request_media import Media
 from deployments.model.sequence import Sequence
 from deployments.types import MediaKind
@@ -35,22 +35,14 @@ def unpack(family: Family, sequence: Sequence, media: Media) -> None:
         sequence.position_offsets = tuple((positions[:, -1] + 1 - sequence.num_prompt).tolist())
         sequence.positions = positions
     for kind in kinds:
-        feature = family.features[kind]
         places_T = family.placeholders_T(ids_T, kind)
         media.counts_T[kind] = torch.nn.functional.pad(places_T.cumsum(0), (1, 0))
-        if f"{kind}_embeds" in tensors:
-            items = given_items(kind, tensors)
-        else:
-            arguments = {name: tensors[name] for name in feature.argument_names if name in tensors}
-            pixels = None if kind is MediaKind.AUDIO else feature.main_tensor
-            items = split_items(kind, arguments, pixels, request.pixel_norm, by_frame=family.frames_apart)
-            marks = [mark for mark in request.media if mark.kind is kind]
-            name_items(items, marks, frames_of_clips(arguments) if family.frames_apart else ())
-        if media.arrivals is not None and media.tensors.get(feature.main_tensor) is media.arrivals.array:
-            _await_rows(items, feature.main_tensor, media.arrivals)
+        norm, salt = request.pixel_norm, request.cache_salt
+        items = items_of(family, kind, tensors, norm=norm, media=request.media, salt=salt)
+        main = family.features[kind].main_tensor
+        if media.arrivals is not None and media.tensors.get(main) is media.arrivals.array:
+            _await_rows(items, main, media.arrivals)
         for item in items:
-            item.main, item.salt = feature.main_tensor, request.cache_salt
-            item.labels = item.labels or tuple(mark.label for mark in request.media)
             item.absent = request.clips_absent and kind is MediaKind.VIDEO
         media.item_rows[kind] = rows_of_items(items, places_T)
         media.items += items

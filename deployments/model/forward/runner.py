@@ -15,10 +15,10 @@ from deployments.model.families.family import Family
 from deployments.model.forward.attention import Backend, KernelAttention, PiecewiseAttention, ragged_attention
 from deployments.model.forward.batch import Batch, BatchMaker, Chunk, Row
 from deployments.model.forward.decode_graphs import DecodeGraphs
-from deployments.model.forward.encoder import Encoder
 from deployments.model.forward.latest_tokens import LatestTokens
 from deployments.model.forward.media_rows import MediaRows, PlacedRows, find_rows
 from deployments.model.forward.recorder import Recorder
+from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.kv_cache.cache import KVCache
 from deployments.model.kv_cache.linear import make_ragged
 from deployments.model.multimodal.request_media import Media
@@ -49,7 +49,7 @@ class ModelRunner:
     """Runs one model over one cache. All methods belong to the engine's thread."""
 
     def __init__(
-        self, family: Family, cache: KVCache, encoder: Encoder, uploads: Uploads, backend: Backend | None = None
+        self, family: Family, cache: KVCache, encoder: TowerRunner, uploads: Uploads, backend: Backend | None = None
     ) -> None:
         self.family = family
         self.cache = cache

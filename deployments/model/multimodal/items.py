@@ -35,7 +35,7 @@ class Item:
     key: "Future[bytes] | None" = None
     """Its digest, where encoder outputs are kept for media that are seen again."""
     name: str = ""
-    """What decides all of `main`, in place of its bytes; empty where nobody told."""
+    """What decides all of `main`, or of what is `given`, in place of its bytes; empty where nobody told."""
     salt: str = ""
     """Items of unequal salts are unequal."""
     labels: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Item:
         digest = hashlib.sha256(repr((self.kind.value, self.norm, self.salt, self.name)).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            if self.name and name == self.main:
+            if self.name and (self.given or name == self.main):
                 continue
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.digest()

@@ -80,6 +80,11 @@ class EncodedRows:
         deepstack = tuple(rows.clone() for rows in self.deepstack_ND)
         return EncodedRows(self.rows_ND.clone(), deepstack, self.as_list, self.output_type)
 
+    def cpu(self) -> "EncodedRows":
+        """The same on the host."""
+        deepstack = tuple(rows.cpu() for rows in self.deepstack_ND)
+        return EncodedRows(self.rows_ND.cpu(), deepstack, self.as_list, self.output_type)
+
     def piece(self, start: int, stop: int) -> "EncodedRows":
         """Views of the rows of the placeholders `start` to `stop`."""
         deepstack = tuple(rows_ND[start:stop] for rows_ND in self.deepstack_ND)

@@ -9,6 +9,7 @@ import torch
 
 from deployments.model.families.family import Family
 from deployments.model.multimodal.digests import Digests
+from deployments.model.multimodal.encoded import tensor_of
 from deployments.model.multimodal.encoder_cache import EncoderCache
 from deployments.model.multimodal.items import Item, pixels_wanted
 from deployments.model.multimodal.pixels import normalised
@@ -17,7 +18,7 @@ from deployments.model.multimodal.uploads import Uploads
 from deployments.types import MediaKind
 
 
-class Encoder:
+class TowerRunner:
     """Runs the model's towers. Belongs to the engine's thread."""
 
     def __init__(
@@ -32,6 +33,12 @@ class Encoder:
         self._uploads = uploads
         self._cache = cache
         self._digests = digests
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        device: torch.device = self._family.model.device
+        return device
 
     def expect(self, items: Sequence[Item]) -> None:
         """Items that will be encoded: begin to find out which of them have been already."""
@@ -106,7 +113,7 @@ class Encoder:
     def _as_given(self, item: Item) -> EncodedRows:
         """What came as encoder outputs, on the device."""
         dtype = self._family.model.dtype
-        there = {name: self._uploads.put(tensor).to(dtype) for name, tensor in item.tensors.items()}
+        there = {name: tensor_of(self._uploads.put(tensor)).to(dtype) for name, tensor in item.tensors.items()}
         return self._family.given_rows(there["embeds"], there.get("deepstack"))
 
     def _together(self, items: list[Item]) -> list[EncodedRows]:
