@@ -20,7 +20,7 @@ SUBJECTS = {
     "cluster": ("soak", "autoscaling", "to_zero", "scaling", "parts", "routing", "sizing", "faults", "batch"),
     "hostile": ("fuzz", "siege"),
     "stages": ("handoff", "fetch", "media", "preprocess", "workers", "resize", "sparse", "card"),
-    "engine": ("engine", "engine_memory", "gpu"),
+    "engine": ("engine", "encoder", "engine_memory", "gpu"),
 }
 MODULES = {name: f"benchmarks.{subject}.{name}" for subject, names in SUBJECTS.items() for name in names}
 BENCHMARKS = tuple(MODULES)

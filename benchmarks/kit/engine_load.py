@@ -15,11 +15,12 @@ from deployments.types import FinishReason, PixelNorm, SamplingParams
 
 
 class Clock:
-    """A listener that notes when each token came."""
+    """A listener that notes each token, and when it came."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.instants: list[float] = []
+        self.token_ids: list[int] = []
         self.sequence: Sequence | None = None
 
     @property
@@ -28,6 +29,7 @@ class Clock:
 
     def on_token(self, choice: int, token: Token, finish: FinishReason | None) -> None:
         self.instants.append(time.perf_counter())
+        self.token_ids.append(token.token_id)
 
     def on_end(self, timing: Timing) -> None: ...
 
