@@ -9,6 +9,7 @@ import torch
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
 from deployments.errors import BadRequest, InternalError, Overloaded, StageTimeout, StageUnavailable, TooLarge
+from deployments.model.encoder.deployment import Encoder
 from deployments.model.encoder.loop import EncoderLoop
 from deployments.model.encoder.stage import EncodeStage
 from deployments.model.families.family import Family
@@ -17,6 +18,7 @@ from deployments.model.multimodal.encoded import add_outputs, arrays_of, tensor_
 from deployments.model.multimodal.items import split_items
 from deployments.model.multimodal.request_media import EncodedRows
 from deployments.observability.metrics import RecordingSink
+from deployments.serving.replica import StageFailure
 from deployments.types import EncodeTask, MediaKind, MediaMark
 from tests.model.conftest import Counting, SteppedEngine, generate, greedy
 from tests.support.tiny_families import FAMILIES, Prompt
@@ -226,6 +228,18 @@ def test_closing_lets_work_end_and_takes_no_more(towers):
     assert work.done.result() is None
     with pytest.raises(StageUnavailable):
         stage.loop.submit(items, Deadline(60.0, "encode"))
+
+
+async def test_replica_says_what_it_did_then_gives_the_outputs_and_errors_come_as_values():
+    """The deployment's own part, without Ray, with the built-in checkpoint."""
+    replica = Encoder.func_or_class(AppConfig.model_validate({"encoder": {}}))
+    pixels = {"pixel_values": np.zeros((16, 3 * 2 * 14 * 14), np.float32), "image_grid_thw": np.array([[1, 4, 4]])}
+    told, arrays = [value async for value in replica.encode(60.0, task("image"), pixels)]
+    assert (told.encoded, len(arrays["image_embeds"])) == ({"item 0"}, 4)
+    (failure,) = [value async for value in replica.encode(60.0, task("image"), {**pixels, "pixel_values": np.ones(3)})]
+    assert isinstance(failure, StageFailure)
+    await replica.check_health()
+    replica._open.close()
 
 
 def _tensors(arrays):

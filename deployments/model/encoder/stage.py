@@ -9,9 +9,10 @@ import torch
 from deployments.autoscaling import StageLoad
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import StageTimeout
+from deployments.errors import SluiceError, StageTimeout
 from deployments.model.encoder.loop import STEP_VALUES, EncoderLoop
 from deployments.model.encoder.work import EncodeWork
+from deployments.model.engine.failures import request_error
 from deployments.model.families.family import Family
 from deployments.model.families.parts import Part
 from deployments.model.families.patch_conv import speed_up_patches
@@ -87,8 +88,13 @@ class EncodeStage:
         """
         deadline = Deadline(min(remaining_s, self._timeout_s), STAGE)
         media = task.media if task.sizes is None else task.media[task.first_clip :][: task.num_clips]
-        arrays, rest = await asyncio.to_thread(self._unpacked, task, list(tensors))
-        items = self._items(task, media, arrays)
+        try:
+            arrays, rest = await asyncio.to_thread(self._unpacked, task, list(tensors))
+            items = self._items(task, media, arrays)
+        except SluiceError:
+            raise
+        except Exception as error:  # tensors that do not go together
+            raise request_error(error) from error
         arrays.clear()
         work = await self._encoded(items, deadline)
         items.clear()
