@@ -117,7 +117,7 @@ async def ask(url: str, case: Case, spec: WorkloadSpec, first: int) -> list[Sent
             for _ in range(-(-case.requests // case.users)):
                 request_id = f"waterfall-{first}-{len(sent)}-{time.monotonic_ns()}"
                 request, began = workload.next(), time.monotonic()
-                outcome = await replace(client, headers={"x-request-id": request_id}).ask(request, began)
+                outcome = await replace(client, request_id=request_id).ask(request, began)
                 if outcome.verdict != "answered":
                     raise RuntimeError(f"a request was not answered: {outcome.reason}")
                 sent.append(Sent(request_id, began, time.monotonic()))

@@ -57,6 +57,8 @@ class ChatClient:
     timeout_s: float
     addresses: Iterator[str] = field(default_factory=lambda: iter(()))
     """Where each request says that it comes from."""
+    request_id: str = ""
+    """What its requests are called, where that matters."""
     says_done: bool = True
     """Whether an answer without `[DONE]` is a truncated one."""
 
@@ -104,6 +106,8 @@ class ChatClient:
         headers = {"Content-Type": "application/json"}
         if address := next(self.addresses, ""):
             headers["x-forwarded-for"] = address
+        if self.request_id:
+            headers["x-request-id"] = self.request_id
         return self.session.post(f"{self.url}/v1/chat/completions", data=request.body, headers=headers)
 
     async def _read_events(self, response: aiohttp.ClientResponse, answer: _Answer) -> None:
