@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployments.types import StageName
+
 PARTS = ("own work", "waiting", "hand-off in", "hand-off out")
 """`own work`: what the stage itself says it worked; for HTTP and the ingress all of their time, but for copies into
 shared memory. `waiting`: inside the stage, for one of its threads or a place in the batch. `hand-off in`: from the
@@ -16,11 +18,11 @@ caller's sending to the stage's beginning, Serve's queue included. `hand-off out
 Parts = dict[tuple[str, str], float]
 """(stage, part) -> seconds."""
 
-_STAGES = {
-    "fetcher": "MediaFetcher",
-    "decoder": "VideoDecoder",
-    "preprocessor": "Preprocessor",
-    "model": "Model",
+_STAGES: dict[str, str] = {
+    StageName.FETCH: "MediaFetcher",
+    StageName.VIDEO_DECODE: "VideoDecoder",
+    StageName.PREPROCESS: "Preprocessor",
+    StageName.MODEL: "Model",
 }
 
 

@@ -30,17 +30,17 @@ from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.client import Stage, put
 from deployments.stages import Begun, StageResult, TensorRef
-from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared
+from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared, StageName
 
 TRACE_VARIABLE = "SLUICE_TRACE"
 
 
 def build(args: AppConfig) -> Application:
     """What `graph.build` makes of the same stages with clocks."""
-    graph.MediaFetcher = _clocked(MediaFetcher, "fetcher", ("fetch",))  # type: ignore[misc]
-    graph.VideoDecoder = _clocked(VideoDecoder, "decoder", ("decode", "decode_early", "decode_pictures"))  # type: ignore[misc]
-    graph.Preprocessor = _clocked(Preprocessor, "preprocessor", ("prepare",))  # type: ignore[misc]
-    graph.Model = _clocked(Model, "model", ("generate",))  # type: ignore[misc]
+    graph.MediaFetcher = _clocked(MediaFetcher, StageName.FETCH, ("fetch",))  # type: ignore[misc]
+    graph.VideoDecoder = _clocked(VideoDecoder, StageName.VIDEO_DECODE, ("decode", "decode_early", "decode_pictures"))  # type: ignore[misc]
+    graph.Preprocessor = _clocked(Preprocessor, StageName.PREPROCESS, ("prepare",))  # type: ignore[misc]
+    graph.Model = _clocked(Model, StageName.MODEL, ("generate",))  # type: ignore[misc]
     # The ingress is made in its replica, of what these names mean when its class is pickled here.
     ingress_room.Stage, ingress_room.put, ingress_room.Api = _Stage, _put, _Api  # type: ignore[misc,assignment]
     return graph.build(args)
@@ -61,7 +61,7 @@ def _file() -> int:
 # ── in the stages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _clocked(deployment: Any, stage: str, methods: Sequence[str]) -> Any:
+def _clocked(deployment: Any, stage: StageName, methods: Sequence[str]) -> Any:
     base = deployment.func_or_class
     noting = {method: _noting(getattr(base, method), stage) for method in methods}
     return deployment.options(func_or_class=type(base.__name__, (base,), noting))

@@ -11,7 +11,7 @@ from benchmarks.kit.timeline import read_trace
 from deployments.config import AppConfig
 from deployments.serving.client import Stage
 from deployments.stages import StageResult
-from deployments.types import Fetched, MediaKind
+from deployments.types import Fetched, MediaKind, StageName
 
 FETCHED = Fetched(kind=MediaKind.IMAGE, container="png", size_bytes=3, final_url=None, fetch_s=0.25)
 
@@ -31,10 +31,10 @@ class Worker:
 
 
 async def test_a_stage_notes_its_beginning_and_its_own_work_and_yields_what_it_did(trace):
-    fetch = traced._noting(Worker.fetch, "fetcher")
+    fetch = traced._noting(Worker.fetch, StageName.FETCH)
     assert [value async for value in fetch(Worker(), 1.0, b"data")] == [FETCHED, (b"data",)]
     (events,) = read_trace(trace).values()
-    assert [(event.name, event.detail) for event in events] == [("fetcher.entered", None), ("fetcher.answers", 0.25)]
+    assert [(event.name, event.detail) for event in events] == [("fetch.entered", None), ("fetch.answers", 0.25)]
 
 
 async def test_a_call_is_passed_on_with_all_that_belongs_to_it(trace, monkeypatch):
@@ -43,11 +43,11 @@ async def test_a_call_is_passed_on_with_all_that_belongs_to_it(trace, monkeypatc
 
     monkeypatch.setattr(Stage, "call", call)
     stage = traced._Stage.__new__(traced._Stage)
-    stage._name = "fetcher"
+    stage._name = StageName.FETCH
     result = await stage.call("fetch", 1.0, answer_has_payload=False)
     assert result.meta == (("fetch", 1.0), {"answer_has_payload": False})
     (events,) = read_trace(trace).values()
-    assert [event.name for event in events] == ["fetcher.sent", "fetcher.received"]
+    assert [event.name for event in events] == ["fetch.sent", "fetch.received"]
 
 
 def test_the_application_is_the_one_that_graph_builds(monkeypatch):
