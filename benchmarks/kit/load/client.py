@@ -57,10 +57,10 @@ class ChatClient:
     timeout_s: float
     addresses: Iterator[str] = field(default_factory=lambda: iter(()))
     """Where each request says that it comes from."""
-    request_id: str = ""
-    """What its requests are called, where that matters."""
     says_done: bool = True
     """Whether an answer without `[DONE]` is a truncated one."""
+    request_id: str = ""
+    """What its requests are called, where that matters."""
 
     async def ask(self, request: Request, due_s: float) -> Outcome:
         """Never raises for what a server can do; an `Outcome` says it all."""
