@@ -41,19 +41,23 @@ def make_many(
 def at_once(call: Callable[[Given], Made], inputs: Sequence[Given], workers: int) -> Iterator[Made]:
     """What `call` makes of each input, in any order, by `workers` processes; here, in order, if there are none.
 
-    The processes are forked: they start at once, have all that `call` has, and must not use a device.
+    They are spawned: what is forked of a process with threads may wait for ever. `call` is pickled once for each.
     """
-    global _call
     if workers == 0:
         yield from map(call, inputs)
         return
-    _call = call
-    with get_context("fork").Pool(workers, initializer=use_one_thread) as pool:
+    with get_context("spawn").Pool(workers, _begin, (call,)) as pool:
         yield from pool.imap_unordered(_called, inputs)
 
 
 _call: Callable[[Any], Any] | None = None
-"""What the processes forked next are to do: that needn't be sent to them."""
+"""What this process is there to do."""
+
+
+def _begin(call: Callable[[Any], Any]) -> None:
+    global _call
+    _call = call
+    use_one_thread()
 
 
 def _called(given: Any) -> Any:
