@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -145,20 +146,36 @@ def test_the_video_is_told_before_its_first_group_is_there() -> None:
     assert isinstance(payload, dict)
 
 
+class Counting(DecodeStage):
+    """Notes how many of its runs are under way when one begins."""
+
+    def __init__(self) -> None:
+        super().__init__(DecoderConfig(workers=4), RecordingSink(), groups=ANY)
+        self.now, self.seen = 0, list[int]()
+
+    async def _run(self, *args: Any) -> Any:
+        self.now += 1
+        self.seen.append(self.now)
+        try:
+            return await super()._run(*args)
+        finally:
+            self.now -= 1
+
+
 def test_groups_of_one_clip_take_one_thread() -> None:
     async def turns() -> list[int]:
-        stage, data = DecodeStage(DecoderConfig(workers=4), RecordingSink(), groups=ANY), array(video("H.264, MP4"))
-        meta = await anext(stage.decode_early(30.0, clip(13), data))
-        assert isinstance(meta, DecodedVideo)
-        asked = [asyncio.ensure_future(stage.decode_group(30.0, clip(13), group, data)) for group in meta.later]
-        seen = []
-        while not all(group.done() for group in asked):
-            await asyncio.sleep(0)
-            seen.append(stage.running)
+        stage, data = Counting(), array(video("H.264, MP4"))
+        async with aclosing(stage.decode_early(30.0, clip(13), data)) as early:
+            meta = await anext(early)
+            assert isinstance(meta, DecodedVideo)
+            groups = [stage.decode_group(30.0, clip(13), group, data) for group in meta.later]
+            await asyncio.gather(anext(early), *groups)
         stage.close()
-        return seen
+        return stage.seen
 
-    assert max(asyncio.run(turns())) == 1
+    seen = asyncio.run(turns())
+    assert len(seen) > 2
+    assert set(seen) == {1}
 
 
 def test_groups_are_cut_where_decoding_begins_anew_and_the_outer_ones_are_small() -> None:
