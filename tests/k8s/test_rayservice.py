@@ -144,6 +144,7 @@ def test_replicas_shut_down_after_the_longest_work_that_they_may_have(name: str)
         "MediaFetcher": config.media.total_timeout_s,
         "VideoDecoder": config.decoder.timeout_s,
         "Preprocessor": config.preprocessor.timeout_s,
+        "Encoder": config.encoder.timeout_s if config.encoder else 0.0,
         "Model": config.ingress.request_timeout_s,
     }
     for stage, entry in serve_files.deployments_of(manifests.serve_config(name)).items():
