@@ -87,6 +87,7 @@ def test_a_model_that_dies_in_the_middle_of_a_conversation_loses_nothing_of_it(
         second = asked.result()
     assert_answered(second)
     again, anew = (ask(mortal, messages, temperature=0, sluice={"cache": cache}) for cache in (True, False))
+    assert_answered(again)
     uses = [answer.json()["usage"]["sluice_cache"]["messages[0].content[0]"] for answer in (second, again)]
     assert [(use["decode"], use["encode"]) for use in uses] == [("hit", "miss"), ("hit", "hit")]
     texts = {answer.json()["choices"][0]["message"]["content"] for answer in (second, again, anew)}

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -103,11 +103,11 @@ class Files(tuple[NDArray[np.uint8], ...]):
     decoding: Callable[[], object]
     looks = 0
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __getitem__(self, index: Any) -> Any:
         self.looks += 1
         if self.looks > 1:
             self.decoding()
-        return super().__iter__()
+        return super().__getitem__(index)
 
 
 async def test_a_cancelled_pictures_memory_is_the_next_ones_once_its_thread_has_ended() -> None:
