@@ -86,6 +86,7 @@ def test_a_model_that_dies_in_the_middle_of_a_conversation_loses_nothing_of_it(
         kill(replicas)
         second = asked.result()
     assert_answered(second)
+    until(lambda: httpx.get(f"{mortal.url}/ready").status_code == 200)  # which is looked up a moment later
     again, anew = (ask(mortal, messages, temperature=0, sluice={"cache": cache}) for cache in (True, False))
     assert_answered(again)
     uses = [answer.json()["usage"]["sluice_cache"]["messages[0].content[0]"] for answer in (second, again)]
