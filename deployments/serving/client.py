@@ -15,9 +15,10 @@ Leaving a call early (time over, request cancelled) always cancels the work that
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import ray
 from numpy.typing import NDArray
@@ -51,6 +52,8 @@ DEFAULT_RETRY_AFTER_S = 1.0
 _MESSAGE_BYTES = 2**20
 """Largest payloads that go by value: of pixels as a small model sees them, two copies in a millisecond."""
 _LONG_COPY_BYTES = 2**20
+
+T = TypeVar("T")
 
 _REPLICA_LOST = (ActorDiedError, ActorUnavailableError, ObjectLostError, DeploymentUnavailableError)
 
@@ -122,21 +125,11 @@ class Stage:
         """
         started = time.monotonic()
         by_value = not payloads and not answer_has_payload
-        payloads = [await _shared(payload) for payload in payloads]
-        args = (*args, tuple(payloads)) if also_as_refs else args
-        for attempt in range(self._retries + 1):
-            response = self._send(method, deadline, args, payloads, key, by_value=by_value)
-            try:
-                async with asyncio.timeout(deadline.remaining_s()):
-                    meta, payload = await (_meta_alone(response) if by_value else _meta_and_payload(response))
-                return StageResult(meta, payload, time.monotonic() - started)
-            except _REPLICA_LOST as lost:
-                if attempt == self._retries:
-                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
-            except BaseException as error:
-                _cancel(response)
-                self._raise_ours(error)
-        raise AssertionError("the loop returns or raises")
+        shared = await _shared(payloads)
+        args = (*args, shared) if also_as_refs else args
+        send = partial(self._send, method, deadline, args, shared, key, by_value=by_value)
+        meta, payload = await self._made(send, deadline, _meta_alone if by_value else _meta_and_payload)
+        return StageResult(meta, payload, time.monotonic() - started)
 
     async def begin(
         self,
@@ -150,45 +143,26 @@ class Stage:
 
         A replica's death until then is made up for as `call` does; afterwards it is `StageUnavailable`.
         """
-        shared = tuple([await _shared(payload) for payload in payloads])
-        for attempt in range(self._retries + 1):
-            response = self._send(method, deadline, (*args, shared), shared, key, by_value=False)
-            try:
-                async with asyncio.timeout(deadline.remaining_s()):
-                    refs = await response._to_object_ref_gen()
-                    meta = unfailed(await (await anext(refs)))
-                waiting = partial(self._payload, response, refs, deadline)
-                return Begun(meta, waiting, partial(_cancel, response), shared)
-            except _REPLICA_LOST as lost:
-                if attempt == self._retries:
-                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
-            except BaseException as error:
-                _cancel(response)
-                self._raise_ours(error)
-        raise AssertionError("the loop returns or raises")
+        shared = await _shared(payloads)
+
+        async def begun(response: Any) -> Begun[Any]:
+            refs, meta = await _meta_before_others(response)
+            return Begun(meta, partial(self._payload, response, refs, deadline), partial(_cancel, response), shared)
+
+        return await self._made(partial(self._send, method, deadline, (*args, shared), shared, key), deadline, begun)
 
     async def _payload(self, response: Any, refs: Any, deadline: Deadline) -> TensorRef:
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return TensorRef(await anext(refs))
-        except BaseException as error:
-            _cancel(response)
-            self._raise_ours(error)
-        raise AssertionError("it is raised")
+        async with self._within(deadline, response):
+            return TensorRef(await anext(refs))
 
     async def promise(
         self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
     ) -> Promise:
         """See `stages.PromisingClient.promise`."""
-        shared = tuple([await _shared(payload) for payload in payloads])
-        response = self._send(method, deadline, (*args, shared), shared, None, by_value=False, one_value=True)
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return Promise(TensorRef(await response._to_object_ref()), partial(_cancel, response))
-        except BaseException as error:
-            _cancel(response)
-            self._raise_ours(error)
-        raise AssertionError("it is raised")
+        shared = await _shared(payloads)
+        response = self._send(method, deadline, (*args, shared), shared, None, one_value=True)
+        async with self._within(deadline, response):
+            return Promise(TensorRef(await response._to_object_ref()), partial(_cancel, response))
 
     async def stream(
         self,
@@ -203,7 +177,7 @@ class Stage:
         self._inboxes = self._inboxes or Inboxes(own_node())
         by_value = not promises and _is_small(payloads)
         args = args if promises is None else (*args, list(promises))
-        payloads = payloads if by_value else [await _shared(payload) for payload in payloads]
+        payloads = payloads if by_value else await _shared(payloads)
         for attempt in range(self._retries + 1):
             inbox = self._inboxes.open()
             response = self._send(method, deadline, args, payloads, key, inbox.reply_to, by_value=by_value)
@@ -230,6 +204,31 @@ class Stage:
                     _cancel(response)
                     following.cancel()
 
+    async def _made(self, send: Callable[[], Any], deadline: Deadline, read: Callable[[Any], Awaitable[T]]) -> T:
+        """What `read` makes of the response to `send()`, which is sent again when a replica dies."""
+        for attempt in range(self._retries + 1):
+            response = send()
+            try:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    return await read(response)
+            except _REPLICA_LOST as lost:
+                if attempt == self._retries:
+                    raise StageUnavailable(f"no replica of the {self._name} stage could finish the work") from lost
+            except BaseException as error:
+                _cancel(response)
+                self._raise_ours(error)
+        raise AssertionError("the loop returns or raises")
+
+    @asynccontextmanager
+    async def _within(self, deadline: Deadline, response: Any) -> AsyncIterator[None]:
+        """What goes wrong in the block, its time included, cancels the work and means to a caller what it does."""
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                yield
+        except BaseException as error:
+            _cancel(response)
+            self._raise_ours(error)
+
     def _send(
         self,
         method: str,
@@ -239,7 +238,7 @@ class Stage:
         key: str | None,
         reply_to: ReplyTo | None = None,
         *,
-        by_value: bool,
+        by_value: bool = False,
         one_value: bool = False,
     ) -> Any:
         deadline.check()
@@ -254,7 +253,7 @@ class Stage:
         caller = {} if self._caller is None else {CALLER: self._caller}
         return handle.remote(deadline.remaining_s(), *args, *payloads, **told, **caller)
 
-    def _raise_ours(self, error: BaseException) -> None:
+    def _raise_ours(self, error: BaseException) -> NoReturn:
         """Raise what `error` means to a caller of the stage; cancellation and the like pass unchanged."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, BackPressureError):
@@ -273,13 +272,17 @@ class Stage:
         raise error
 
 
-async def _shared(payload: TensorRef) -> TensorRef:
-    """`payload` in shared memory; one of this process is copied there, on a thread if that takes long."""
-    if isinstance(payload, ray.ObjectRef):
-        return TensorRef(payload)
-    if _size_bytes(payload) < _LONG_COPY_BYTES:
-        return TensorRef(ray.put(payload))
-    return TensorRef(await asyncio.to_thread(ray.put, payload))
+async def _shared(payloads: Sequence[TensorRef]) -> tuple[TensorRef, ...]:
+    """`payloads` in shared memory; those of this process are copied there, on a thread if that takes long."""
+    shared: list[object] = []
+    for payload in payloads:
+        if isinstance(payload, ray.ObjectRef):
+            shared.append(payload)
+        elif _size_bytes(payload) < _LONG_COPY_BYTES:
+            shared.append(ray.put(payload))
+        else:
+            shared.append(await asyncio.to_thread(ray.put, payload))
+    return tuple(map(TensorRef, shared))
 
 
 def _is_small(payloads: Sequence[TensorRef]) -> bool:
@@ -294,9 +297,14 @@ def _size_bytes(payload: Any) -> int:
     return sum(array.nbytes for array in (payload.values() if isinstance(payload, dict) else (payload,)))
 
 
-async def _meta_and_payload(response: Any) -> tuple[Any, TensorRef | None]:
+async def _meta_before_others(response: Any) -> tuple[Any, Any]:
+    """The references that follow, and the metadata."""
     refs = await response._to_object_ref_gen()
-    meta = unfailed(await (await anext(refs)))
+    return refs, unfailed(await (await anext(refs)))
+
+
+async def _meta_and_payload(response: Any) -> tuple[Any, TensorRef | None]:
+    refs, meta = await _meta_before_others(response)
     payload = await anext(refs, None)
     return meta, None if payload is None else TensorRef(payload)
 
