@@ -8,7 +8,15 @@ import torch
 
 from deployments.config import AppConfig
 from deployments.core.deadline import Deadline
-from deployments.errors import BadRequest, InternalError, Overloaded, StageTimeout, StageUnavailable, TooLarge
+from deployments.errors import (
+    BadRequest,
+    InternalError,
+    Overloaded,
+    ReplicaLost,
+    StageTimeout,
+    StageUnavailable,
+    TooLarge,
+)
 from deployments.model.encoder.deployment import Encoder
 from deployments.model.encoder.loop import EncoderLoop
 from deployments.model.encoder.stage import EncodeStage
@@ -16,7 +24,7 @@ from deployments.model.families.family import Family
 from deployments.model.families.parts import Part, cut
 from deployments.model.multimodal.encoded import add_outputs, arrays_of, tensor_of
 from deployments.model.multimodal.items import split_items
-from deployments.model.multimodal.request_media import EncodedRows
+from deployments.model.multimodal.request_media import EncodedRows, MediaMemory
 from deployments.observability.metrics import RecordingSink
 from deployments.serving.replica import StageFailure
 from deployments.types import EncodeTask, MediaKind, MediaMark
@@ -228,6 +236,39 @@ def test_closing_lets_work_end_and_takes_no_more(towers):
     assert work.done.result() is None
     with pytest.raises(StageUnavailable):
         stage.loop.submit(items, Deadline(60.0, "encode"))
+
+
+class LostTowers:
+    """On a device that can't be used any more."""
+
+    device = torch.device("cpu")
+
+    def cost(self, item, *, wait):
+        return item.values
+
+    def encode(self, items):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def close(self):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the loop's, as it should
+def test_a_lost_device_ends_the_replica_and_sends_its_requests_elsewhere():
+    loop = EncoderLoop(LostTowers(), MediaMemory(2**30), RecordingSink(), max_waiting=9, target_backlog_s=1.0)
+    items = split_items(MediaKind.IMAGE, _tensors(picture()), "pixel_values")
+    loop.check_health()
+    work = loop.submit(items, Deadline(60.0, "encode"))
+    loop.start()
+    error = work.done.result(60)
+    assert isinstance(error, StageUnavailable)
+    assert error.retry_after_s
+    loop._thread.join()
+    with pytest.raises(ReplicaLost, match="the encoder has failed"):
+        loop.check_health()
+    with pytest.raises(StageUnavailable, match="is being replaced"):
+        loop.submit(items, Deadline(60.0, "encode"))
+    loop.close()
 
 
 async def test_replica_says_what_it_did_then_gives_the_outputs_and_errors_come_as_values():

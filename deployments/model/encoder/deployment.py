@@ -13,8 +13,9 @@ from ray import serve
 
 from deployments.autoscaling import stats_of
 from deployments.config import AppConfig
+from deployments.errors import ReplicaLost
 from deployments.serving.ray_metrics import ServeMetricSink
-from deployments.serving.replica import hide_gpus, replica_tracer, stage_method
+from deployments.serving.replica import hide_gpus, leave, replica_tracer, stage_method
 from deployments.stages import EncoderReplica
 from deployments.types import EncodedMedia, EncodeTask
 
@@ -48,7 +49,11 @@ class Encoder(EncoderReplica):
         return stats_of(self._stage.load)
 
     async def check_health(self) -> None:
-        self._stage.check_health()
+        """Raises when the towers' thread is stuck, and ends the process when it is dead: Ray replaces the replica."""
+        try:
+            self._stage.check_health()
+        except ReplicaLost as lost:
+            await leave(lost)
 
     def __del__(self) -> None:
         """Ray calls this at shutdown, after the running requests had their time."""

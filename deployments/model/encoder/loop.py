@@ -4,18 +4,17 @@ Items of several requests go through the towers together where shapes allow; a c
 between which others have theirs. What goes wrong with one request's media ends that request alone.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 
 from deployments.autoscaling import StageLoad
 from deployments.core.deadline import Deadline
-from deployments.core.priority import yield_to_event_loops
-from deployments.errors import InternalError, Overloaded, SluiceError, StageUnavailable
+from deployments.errors import Overloaded, SluiceError
 from deployments.model.encoder.load import EncoderLoad
 from deployments.model.encoder.work import EncodeWork
-from deployments.model.engine.failures import is_fatal, is_out_of_memory, request_error
+from deployments.model.engine.failures import engine_error, is_fatal, is_out_of_memory, request_error
+from deployments.model.engine.step_thread import StepThread
 from deployments.model.forward.tower_runner import TowerRunner
 from deployments.model.multimodal.items import Item
 from deployments.model.multimodal.request_media import MediaMemory
@@ -24,10 +23,6 @@ from deployments.types import StageName
 
 STEP_VALUES = 2**22
 """Numbers in the tensors of a step at most, if not in its first item alone: about four pairs of frames of 448 x 448."""
-WEDGED_AFTER_S = 60.0
-"""A step that takes longer than this makes the replica unhealthy."""
-IDLE_REPORT_S = 1.0
-"""Gauges that are not set again and again go missing from the metrics page."""
 
 Part = tuple[EncodeWork, list[Item]]
 
@@ -55,11 +50,15 @@ class EncoderLoop:
         self._inbox: deque[EncodeWork] = deque()
         self._work: deque[EncodeWork] = deque()
         """Whose turn comes first stands first."""
-        self._wake = threading.Condition()
-        self._closing = False
-        self._step_began: float | None = None
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self._thread = StepThread(
+            "encoder",
+            "encoder",
+            step=self.step,
+            is_busy=lambda: self.busy,
+            idle=self._report,
+            failed=self._fail_all,
+            on_cpu=towers.device.type == "cpu",  # beside a GPU nothing may keep this thread waiting
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -69,19 +68,15 @@ class EncoderLoop:
         for item in items:
             self._memory.check(item.nbytes)
         work = EncodeWork(items, deadline)
-        with self._wake:
-            if self._closing:
-                raise StageUnavailable("the encoder replica is shutting down")
+        with self._thread.submitting():
             if len(self._inbox) + len(self._work) >= self._max_waiting:
                 raise Overloaded("too many requests wait for the encoder", retry_after_s=1.0)
             self._inbox.append(work)
-            self._wake.notify()
         return work
 
     def wake(self) -> None:
         """Somebody has left."""
-        with self._wake:
-            self._wake.notify()
+        self._thread.wake()
 
     @property
     def load(self) -> StageLoad | None:
@@ -89,23 +84,17 @@ class EncoderLoop:
         return self._load.load
 
     def check_health(self) -> None:
-        """Raise `InternalError` when the thread is dead or one step goes on and on."""
-        if self._failure is not None:
-            raise InternalError("the encoder has failed") from self._failure
-        began = self._step_began
-        if began is not None and time.monotonic() - began > WEDGED_AFTER_S:
-            raise InternalError("the encoder's step does not end")
+        """Raise `ReplicaLost` when the thread is dead, `InternalError` when one step goes on and on."""
+        self._thread.check_health()
 
     def close(self, grace_s: float = 0.0) -> None:
         """Take no more requests, let those under way finish for `grace_s` seconds, then stop the thread."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        if self._thread.is_alive():
-            self._thread.join(grace_s)
+
+        def give_up() -> None:
             for work in [*self._inbox, *self._work]:
                 work.deadline.cancel()
-            self._thread.join()
+
+        self._thread.close(grace_s, give_up)
         self._towers.close()
 
     @property
@@ -114,7 +103,7 @@ class EncoderLoop:
 
     def step(self) -> None:
         """One round: let go of what nobody waits for, encode a part of what is left."""
-        with self._wake:
+        with self._thread.inbox():
             self._work += self._inbox
             self._inbox.clear()
         for work in list(self._work):
@@ -182,29 +171,10 @@ class EncoderLoop:
         self._work.remove(work)
         work.fail(error)
 
-    def _run(self) -> None:
-        if self._towers.device.type == "cpu":  # beside a GPU nothing may keep this thread waiting
-            yield_to_event_loops()
-        try:
-            while self._wait_for_work():
-                self._step_began = time.monotonic()
-                self.step()
-                self._step_began = None
-        except Exception as error:
-            self._failure = error
-            with self._wake:
-                self._closing = True
-                for work in [*self._inbox, *self._work]:
-                    work.fail(InternalError("the encoder has failed"))
-            raise
-
-    def _wait_for_work(self) -> bool:
-        """True as soon as there is something to do, False to stop."""
-        with self._wake:
-            while not self.busy and not self._closing:
-                self._report()
-                self._wake.wait(IDLE_REPORT_S)
-        return self.busy
+    def _fail_all(self) -> None:
+        with self._thread.inbox():
+            for work in [*self._inbox, *self._work]:
+                work.fail(engine_error())
 
     def _report(self) -> None:
         self._load.update(self._work)

@@ -108,7 +108,7 @@ class EncodeStage:
         return self.loop.load
 
     def check_health(self) -> None:
-        """Raise `InternalError` when the towers' thread is dead or stuck."""
+        """Raise `ReplicaLost` when the towers' thread is dead, `InternalError` when it is stuck."""
         self.loop.check_health()
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ these and one more token of every answer in one pass, choose the tokens. It know
 """
 
 import logging
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from deployments.autoscaling import StageLoad
-from deployments.core.priority import yield_to_event_loops
-from deployments.errors import InternalError, ReplicaLost, SluiceError, StageTimeout, StageUnavailable, WorkCancelled
+from deployments.errors import SluiceError, StageTimeout, WorkCancelled
 from deployments.model.engine.admission import check_queue, check_room
 from deployments.model.engine.failures import engine_error
 from deployments.model.engine.flight import Flight
@@ -27,6 +25,7 @@ from deployments.model.engine.prefill import Prefill
 from deployments.model.engine.rows import chunk_of, row_of
 from deployments.model.engine.scheduler import Chunks, Owners, ScheduledRequest, Scheduler
 from deployments.model.engine.step_budget import Allowance, StepBudget
+from deployments.model.engine.step_thread import StepThread
 from deployments.model.engine.token_step import TokenStep
 from deployments.model.forward.runner import ModelRunner
 from deployments.model.multimodal.arrivals import Arrivals
@@ -37,10 +36,6 @@ from deployments.observability.metrics import MetricSink
 
 logger = logging.getLogger(__name__)
 
-WEDGED_AFTER_S = 60.0
-"""A step that takes longer than this makes the replica unhealthy."""
-IDLE_REPORT_S = 1.0
-"""Gauges that are not set again and again go missing from the metrics page."""
 _STALLED_S = 0.05
 """Between two looks at deadlines while media are on their way."""
 
@@ -94,11 +89,16 @@ class Engine:
         self._metrics = EngineMetrics(sink, self._scheduler, memory, runner.cache, self._load)
         self._max_waiting = max_waiting
         self._inbox: deque[ScheduledRequest] = deque()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._step_began: float | None = None
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = StepThread(
+            "engine",
+            "model",
+            step=self.step,
+            is_busy=lambda: self.busy,
+            idle=lambda: self._metrics.report(now=True),
+            failed=self._fail_all,
+            on_cpu=runner.device.type == "cpu",  # beside a GPU nothing may keep this thread waiting
+            pause_s=self._pause_s,
+        )
 
     @property
     def description(self) -> str:
@@ -158,20 +158,14 @@ class Engine:
         sequence = Sequence(request, listener, room)
         need = self.family.device_bytes(sequence.prompt_T, tensors) if tensors else 0
         self._memory.check(need)
-        with self._wake:
-            if self._failure is not None:
-                raise engine_error()
-            if self._closing:
-                raise StageUnavailable("the model replica is shutting down")
+        with self._thread.submitting():
             check_queue(len(self._inbox) + len(self._scheduler.waiting), self._max_waiting)
             self._inbox.append(ScheduledRequest(sequence, Media(tensors, self._memory, arrivals), need))
-            self._wake.notify()
         return sequence
 
     def wake(self) -> None:
         """More of a request's media have come."""
-        with self._wake:
-            self._wake.notify()
+        self._thread.wake()
 
     def abort(self, sequence: Sequence) -> None:
         """Stop a request: what it holds is free before the next step; its listener hears `WorkCancelled`."""
@@ -180,23 +174,16 @@ class Engine:
 
     def check_health(self) -> None:
         """Raise `ReplicaLost` when the thread is dead, `InternalError` when one step goes on and on."""
-        if self._failure is not None:
-            raise ReplicaLost("the engine has failed") from self._failure
-        if not self._thread.is_alive() and not self._closing:
-            raise ReplicaLost("the engine's thread is dead")
-        began = self._step_began
-        if began is not None and time.monotonic() - began > WEDGED_AFTER_S:
-            raise InternalError("the engine's step does not end")
+        self._thread.check_health()
 
     def close(self, grace_s: float) -> None:
         """Take no more requests, let those under way finish for `grace_s` seconds, then stop the thread."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join(grace_s)
-        for request in [*self._inbox, *self._scheduler.requests]:
-            request.sequence.abort()
-        self._thread.join()
+
+        def give_up() -> None:
+            for request in [*self._inbox, *self._scheduler.requests]:
+                request.sequence.abort()
+
+        self._thread.close(grace_s, give_up)
         self._runner.encoder.close()
 
     @torch.inference_mode()
@@ -218,31 +205,12 @@ class Engine:
         self._record(StepWork(pressure, prompts, allowance, amount, bool(chunks)), time.monotonic() - began)
         self._metrics.report()
 
-    def _run(self) -> None:
-        if self._runner.device.type == "cpu":  # beside a GPU nothing may keep this thread waiting
-            yield_to_event_loops()
-        try:
-            while self._wait_for_work():
-                self._step_began = time.monotonic()
-                self.step()
-                self._step_began = None
-        except Exception as error:
-            self._failure = error
-            self._fail_all(engine_error())
-            raise
-
-    def _wait_for_work(self) -> bool:
-        """True as soon as there is something to do, False to stop."""
-        with self._wake:
-            while not self.busy and not self._closing:
-                self._metrics.report(now=True)
-                self._wake.wait(IDLE_REPORT_S)
-            if self._flight is None and self._scheduler.is_stalled and not self._inbox:
-                self._wake.wait(_STALLED_S)
-        return self.busy
+    def _pause_s(self) -> float | None:
+        waits = self._flight is None and self._scheduler.is_stalled and not self._inbox
+        return _STALLED_S if waits else None
 
     def _take_in(self) -> None:
-        with self._wake:
+        with self._thread.inbox():
             arrived = list(self._inbox)
             self._inbox.clear()
         for request in arrived:
@@ -317,9 +285,9 @@ class Engine:
         self._scheduler.remove(request)
         _tell(request, error)
 
-    def _fail_all(self, error: SluiceError) -> None:
-        with self._wake:
-            self._closing = True
+    def _fail_all(self) -> None:
+        error = engine_error()
+        with self._thread.inbox():
             requests = [*self._inbox, *self._scheduler.give_up()]
             self._inbox.clear()
         for request in requests:
