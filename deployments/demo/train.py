@@ -141,7 +141,6 @@ def train(plan: Plan) -> None:
     use_one_thread()
     disable_progress_bar()
     torch.set_float32_matmul_precision("high")
-    # Media first: processes are forked before the device is used.
     visuals = [*make_visuals("clips", plan, clip=True), *make_visuals("pictures", plan, clip=False)]
     audibles = make_audibles(plan)
     model, processor = begin(plan)

@@ -4,19 +4,19 @@ Shape legend: B batch, L tokens of a sequence, A answer tokens of a sequence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from deployments.demo.dialogue.conversations import random_conversation, random_sheet
 from deployments.demo.dialogue.truth import LONG_S, SHORT_S, Subject
 from deployments.demo.training.sequences import IGNORED, TEXT, Encoded, Sequenced, Sequencer
 from deployments.demo.training.sources import Source
-from deployments.demo.training.workers import use_one_thread
+from deployments.demo.training.workers import endless
 
 MIXTURE: dict[tuple[str, ...], float] = {
     ("clip",): 10,
@@ -85,21 +85,8 @@ class Batches(IterableDataset[tuple[np.ndarray, ...]]):
 
 def batches(dataset: Batches, workers: int, device: str) -> Iterator[Batch]:
     """On the device; made by `workers` processes, here if there are none."""
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=use_one_thread,
-        prefetch_factor=3 if workers else None,
-        multiprocessing_context="fork" if workers else None,
-    )
-    for arrays in loader:
+    for arrays in endless(dataset, workers, ahead=3):
         yield Batch(*(torch.from_numpy(one).to(device) for one in arrays))
-
-
-def _as_it_is(arrays: Any) -> Any:
-    return arrays
 
 
 def collate(sequences: Sequence[Sequenced]) -> Batch:

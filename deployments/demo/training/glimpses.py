@@ -7,11 +7,11 @@ their shapes, and of fresh ones eight to nine in ten. So each is met some ten ti
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from deployments.demo.training.pools import Pool, make_pools
 from deployments.demo.training.visuals import Visual, random_glimpse
-from deployments.demo.training.workers import CHUNK, use_one_thread
+from deployments.demo.training.workers import CHUNK, endless
 
 HELD, FIRST, REPLACED = 8192, 1024, 512
 """Glimpses at hand at most, before the first step, and how many are new when the pools are made anew."""
@@ -32,16 +32,7 @@ class Glimpses(IterableDataset[list[Visual]]):
 
 def glimpses(seed: int, workers: int) -> Iterator[list[Visual]]:
     """Made by `workers` processes, here if there are none."""
-    loader = DataLoader(
-        Glimpses(seed),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=use_one_thread,
-        prefetch_factor=8 if workers else None,
-        multiprocessing_context="fork" if workers else None,
-    )
-    yield from loader
+    yield from endless(Glimpses(seed), workers, ahead=8)
 
 
 def fresh_pools(chunks: Iterator[list[Visual]], per_step: int, device: str) -> Iterator[list[Pool]]:
@@ -57,7 +48,3 @@ def fresh_pools(chunks: Iterator[list[Visual]], per_step: int, device: str) -> I
         for _ in range(max(1, REPLACED // per_step)):
             yield pools
         wanted = REPLACED
-
-
-def _as_it_is(chunk: list[Visual]) -> list[Visual]:
-    return chunk

@@ -1,7 +1,7 @@
 """Many processes that draw, encode, or answer at once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 Given = TypeVar("Given")
@@ -74,3 +75,23 @@ def use_one_thread(*_: object) -> None:
     """One process a core does more than threads that share them."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+def endless(dataset: IterableDataset[Made], workers: int, ahead: int) -> Iterable[Made]:
+    """What `dataset` yields, made by `workers` forked processes, each so far `ahead`; here if there are none.
+
+    They must not use a device.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=use_one_thread,
+        prefetch_factor=ahead if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
