@@ -4,52 +4,22 @@ import asyncio
 import heapq
 import itertools
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.core.deadline import Deadline
 from deployments.errors import Overloaded
 from deployments.ingress.admission.client_usage import ABSENT_S, HALF_LIFE_S, MOST_CLIENTS, ClientUsage
 from deployments.ingress.admission.heavy_places import DOUBLED_IN_S, SAMPLES
-from deployments.ingress.admission.lane import AdmissionQueue, QueueLimits
+from deployments.ingress.admission.lane import AdmissionQueue
 from deployments.ingress.admission.lease import Lease
-from deployments.ingress.admission.media_budget import MediaBudget
+from tests.ingress import lanes
+from tests.ingress.lanes import Clock, granted, settle
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_lane(
-    running: int = 1,
-    waiting: int = 8,
-    wait_s: float = 1000.0,
-    burst_s: float = 0.0,
-    target_s: float | None = None,
-) -> tuple[AdmissionQueue, Clock]:
-    clock = Clock()
-    limits = QueueLimits(running, waiting, wait_s, burst_s, target_s=target_s)
-    return AdmissionQueue("test", limits, MediaBudget(100), clock), clock
-
-
-def ask(lane: AdmissionQueue, client: str) -> "asyncio.Task[Lease]":
-    return asyncio.create_task(lane.acquire(client, 0, Deadline(3600, "admission")))
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-async def granted(work: "asyncio.Task[Lease]") -> Lease:
-    async with asyncio.timeout(5):
-        return await work
+make_lane = partial(lanes.make_lane, wait_s=1000.0)
+ask = partial(lanes.ask, seconds=3600.0)
 
 
 async def take(lane: AdmissionQueue, clock: Clock, client: str, seconds: float) -> None:
