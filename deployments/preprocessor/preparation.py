@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class BegunPrompt:
     """A request whose media have been read and whose prompt is worded, before the processor's call."""
 
     chat: Chat
@@ -168,7 +168,7 @@ class Preparation:
 
     def begin(
         self, deadline: Deadline, chat: Chat, inputs: tuple[MediaInput, ...], payloads: Sequence[Payload]
-    ) -> Begun:
+    ) -> BegunPrompt:
         """What comes before the processor's call; raises as `prepare` does."""
         started = time.monotonic()
         deadline.check()
@@ -178,16 +178,16 @@ class Preparation:
         least = self._bound.least_tokens(prompt.text)
         self._check_context(least, chat.max_new_tokens, "messages", "at least ")
         deadline.check()
-        return Begun(chat, inputs, media, prompt, sizes, self._handoff.norm_of(media), started)
+        return BegunPrompt(chat, inputs, media, prompt, sizes, self._handoff.norm_of(media), started)
 
-    async def expand_awaiting(self, begun: Begun) -> Expanded:
+    async def expand_awaiting(self, begun: BegunPrompt) -> Expanded:
         """The processor's call, where it is a coroutine; at most `config.preprocessor.workers` at once."""
         with _borrowed(self._copies) as processor:
             return await processor.expand_awaiting(
                 begun.prompt, begun.media, begun.sizes, raw_pixels=begun.norm is not None
             )
 
-    def finish(self, begun: Begun, expanded: Expanded) -> tuple[Prepared, Tensors | None]:
+    def finish(self, begun: BegunPrompt, expanded: Expanded) -> tuple[Prepared, Tensors | None]:
         """What comes after it; raises as `prepare` does."""
         chat, inputs, media = begun.chat, begun.inputs, begun.media
         self._check_context(len(expanded.token_ids), chat.max_new_tokens, "messages")
@@ -203,7 +203,7 @@ class Preparation:
         )
         return prepared, tensors if inputs else None
 
-    def _expand(self, processor: HfProcessor, begun: Begun, deadline: Deadline) -> Expanded:
+    def _expand(self, processor: HfProcessor, begun: BegunPrompt, deadline: Deadline) -> Expanded:
         """What `processor` makes of a request, but for rows of pictures that can be cut here."""
         media, raw_pixels = begun.media, begun.norm is not None
         if self._known_clips is not None and are_blank(media):

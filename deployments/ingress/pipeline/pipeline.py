@@ -73,7 +73,7 @@ class ReadyPrompt:
 
 
 Chunks = AsyncGenerator[GenerateChunk, None]
-Begun = tuple[ReadyPrompt, GenerateChunk, Chunks]
+BegunAnswer = tuple[ReadyPrompt, GenerateChunk, Chunks]
 
 
 class Pipeline:
@@ -168,7 +168,7 @@ class Pipeline:
 
     async def begin(
         self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
-    ) -> Begun:
+    ) -> BegunAnswer:
         """The prompt, the answer's first chunk, and its others. `prepared()`: the body is not needed any more.
 
         Where what was kept of an earlier request turns out to be lost, all of it is made again, once; unless some of
@@ -199,7 +199,7 @@ class Pipeline:
 
     async def _begin(
         self, request: GenerationRequest, plan: Plan, progress: Progress, prepared: Callable[[], None]
-    ) -> Begun:
+    ) -> BegunAnswer:
         """The model begins while hosts are still asked whether they have what it is shown; nothing is said before."""
         loaded = await together(self._loader.load(task, progress) for task in plan.tasks)
         async with beside(_confirming(loaded)) as confirmed:
