@@ -70,26 +70,9 @@ class ModelStage:
         `BadRequest`, `InternalError`, what `later` raises, and `PixelsWanted` where clips that are only named are not
         known.
         """
-        _check_ids(prepared, params, self._vocab_size)
         deadline = Deadline(remaining_s, STAGE)
-        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids)
-        prompt = prepared.token_ids
-        if params.score_prompt:
-            params, stop_ids = _scored(params, prompt, stop_ids)
-        constraint = await self._constraint(prepared, params, deadline)
-        request = EngineRequest(
-            token_ids=prompt[:1] if params.score_prompt else prompt,
-            params=params,
-            deadline=deadline,
-            stop_ids=stop_ids,
-            pixel_norm=prepared.pixel_norm,
-            use_audio_in_video=prepared.use_audio_in_video,
-            new_constraint=constraint,
-            cache_salt=prepared.cache_salt,
-            media=prepared.media,
-            reuse=prepared.reuse,
-            clips_absent=bool(prepared.named_clips),
-        )
+        request = await self._request(prepared, params, deadline)
+        params, prompt = request.params, prepared.token_ids
         mailbox = Mailbox(asyncio.get_running_loop())
         arriving: Arriving | None = None
         if later is not None:
@@ -124,6 +107,27 @@ class ModelStage:
             self.engine.abort(sequence)
             if arriving is not None:
                 arriving.close()
+
+    async def _request(self, prepared: Prepared, params: SamplingParams, deadline: Deadline) -> EngineRequest:
+        """What the engine is asked. Raises `BadRequest`, `InternalError`."""
+        _check_ids(prepared, params, self._vocab_size)
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids)
+        prompt = prepared.token_ids
+        if params.score_prompt:
+            params, stop_ids = _scored(params, prompt, stop_ids)
+        return EngineRequest(
+            token_ids=prompt[:1] if params.score_prompt else prompt,
+            params=params,
+            deadline=deadline,
+            stop_ids=stop_ids,
+            pixel_norm=prepared.pixel_norm,
+            use_audio_in_video=prepared.use_audio_in_video,
+            new_constraint=await self._constraint(prepared, params, deadline),
+            cache_salt=prepared.cache_salt,
+            media=prepared.media,
+            reuse=prepared.reuse,
+            clips_absent=bool(prepared.named_clips),
+        )
 
     def _submit(
         self, request: EngineRequest, tensors: dict[str, NDArray[Any]], mailbox: Mailbox, arriving: Arriving | None
