@@ -25,7 +25,7 @@ from deployments.preprocessor.deployment import Preprocessor
 from deployments.served_model import ServedModel, served_models
 from deployments.serving.content_router import found_again
 from deployments.serving.replica import stage_method
-from deployments.stages import TensorRef
+from deployments.stage_calls import TensorRef
 from deployments.types import StageName, VideoTask
 
 

@@ -36,7 +36,8 @@ from deployments.decoder.parts import PART_MEGAPIXELS
 from deployments.serving.client import Stage, put, taken
 from deployments.serving.content_router import found_again
 from deployments.serving.replica import stage_method
-from deployments.stages import TensorRef, VideoDecoding
+from deployments.stage_calls import TensorRef
+from deployments.stages import VideoDecoding
 from deployments.types import FrameSampling, PatchRule, ResizeRule, StageName, VideoTask
 
 QUESTION = "Is one long video decoded sooner by several decoders, and do many at once lose nothing by it?"

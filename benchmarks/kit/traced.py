@@ -29,7 +29,7 @@ from deployments.ingress.app import Api
 from deployments.model.deployment import Model
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.client import Stage, put
-from deployments.stages import Begun, StageResult, TensorRef
+from deployments.stage_calls import Begun, StageResult, TensorRef
 from deployments.types import DecodedVideo, Fetched, GenerateChunk, Prepared, StageName
 
 TRACE_VARIABLE = "SLUICE_TRACE"

@@ -18,7 +18,8 @@ from deployments.serving.client import Stage, taken
 from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import hide_gpus, own_deployment, replica_tracer, stage_method, stage_value
-from deployments.stages import Bytes, MediaFetching, TensorRef, VideoDecoderReplica, VideoDecoding
+from deployments.stage_calls import TensorRef
+from deployments.stages import Bytes, MediaFetching, VideoDecoderReplica, VideoDecoding
 from deployments.types import (
     DecodedPart,
     DecodedVideo,

@@ -67,7 +67,8 @@ from deployments.observability.exposition import CONTENT_TYPE, Page
 from deployments.observability.metrics import MetricSink
 from deployments.observability.spans import NO_SPAN, NO_TRACER, Span, Tracer, within
 from deployments.served_model import served_models
-from deployments.stages import Stages, TensorRef
+from deployments.stage_calls import TensorRef
+from deployments.stages import Stages
 from deployments.types import StageName
 
 LIMITS_TIMEOUT_S = 5.0

@@ -22,7 +22,8 @@ from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.ray_metrics import ServeMetricSink, metrics_endpoints
 from deployments.serving.replica import hide_gpus, replica_tracer
 from deployments.serving.stage_status import stage_states
-from deployments.stages import StageClient, Stages, TensorRef
+from deployments.stage_calls import StageClient, TensorRef
+from deployments.stages import Stages
 from deployments.types import StageName, StageStates
 
 

@@ -17,7 +17,8 @@ from deployments.serving.client import promised
 from deployments.serving.rank_actors import RankActors
 from deployments.serving.ray_metrics import ServeMetricSink
 from deployments.serving.replica import hide_gpus, leave, replica_tracer, stage_method
-from deployments.stages import ModelReplica, TensorRef
+from deployments.stage_calls import TensorRef
+from deployments.stages import ModelReplica
 from deployments.types import GenerateChunk, Prepared, SamplingParams
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ from deployments.errors import (
 from deployments.observability.spans import current_carrier
 from deployments.serving.replica import CALLER, CARRIER, REPLY_TO, StageFailure, own_node
 from deployments.serving.side_channel import Inboxes, ReplyTo
-from deployments.stages import Begun, Promise, StageResult, TensorRef
+from deployments.stage_calls import Begun, Promise, StageResult, TensorRef
 
 DEFAULT_RETRY_AFTER_S = 1.0
 
@@ -90,7 +90,7 @@ async def promised(refs: list[TensorRef]) -> AsyncGenerator[Any, None]:
 
 
 class Stage:
-    """A stage as the ingress calls it: `stages.StageClient` over a Ray Serve handle."""
+    """A stage as the ingress calls it: `stage_calls.StageClient` over a Ray Serve handle."""
 
     def __init__(self, handle: "DeploymentHandle[Any]", name: str, *, retries: int = 1) -> None:
         """`name` stands in errors and timings. `retries`: how often a call is made again when its replica dies."""
@@ -119,7 +119,7 @@ class Stage:
         answer_has_payload: bool = True,
         also_as_refs: bool = False,
     ) -> StageResult[Any]:
-        """Metadata by value and payload by reference of one call; see `stages.StageClient.call`.
+        """Metadata by value and payload by reference of one call; see `stage_calls.StageClient.call`.
 
         Stages behind `call` are idempotent: a call whose replica dies is made again while time is left.
         """
@@ -139,7 +139,7 @@ class Stage:
         key: str | None = None,
         payloads: Sequence[TensorRef] = (),
     ) -> Begun[Any]:
-        """Metadata by value as soon as they are there; see `stages.PromisingClient.begin`.
+        """Metadata by value as soon as they are there; see `stage_calls.PromisingClient.begin`.
 
         A replica's death until then is made up for as `call` does; afterwards it is `StageUnavailable`.
         """
@@ -158,7 +158,7 @@ class Stage:
     async def promise(
         self, method: str, deadline: Deadline, *args: object, payloads: Sequence[TensorRef] = ()
     ) -> Promise:
-        """See `stages.PromisingClient.promise`."""
+        """See `stage_calls.PromisingClient.promise`."""
         shared = await _shared(payloads)
         response = self._send(method, deadline, (*args, shared), shared, None, one_value=True)
         async with self._within(deadline, response):

@@ -18,7 +18,7 @@ from deployments.errors import InternalError, Overloaded, SluiceError, StageTime
 from deployments.observability.spans import current_carrier
 from deployments.serving.client import DEFAULT_RETRY_AFTER_S, taken, unfailed
 from deployments.serving.replica import CARRIER
-from deployments.stages import StageResult, TensorRef
+from deployments.stage_calls import StageResult, TensorRef
 
 MAX_CALLS = 512
 """Of one stage at once, those included that wait for its threads: the next one is refused, as by a full replica."""
@@ -41,7 +41,7 @@ class Hosted:
 
 
 class InProcess:
-    """`stages.StageClient` over an object of this process."""
+    """`stage_calls.StageClient` over an object of this process."""
 
     def __init__(self, replica: Any, end: Any, name: str, max_calls: int = MAX_CALLS) -> None:
         """`end(replica)`, awaited if it can be, closes it."""
@@ -59,7 +59,7 @@ class InProcess:
         answer_has_payload: bool = True,
         also_as_refs: bool = False,
     ) -> StageResult[Any]:
-        """See `stages.StageClient.call`. A payload is what the method yields, itself."""
+        """See `stage_calls.StageClient.call`. A payload is what the method yields, itself."""
         assert not also_as_refs, "there are no references within a process"
         started = time.monotonic()
         async with aclosing(self.stream(method, deadline, *args, payloads=payloads)) as values:
@@ -76,7 +76,7 @@ class InProcess:
         payloads: Sequence[TensorRef] = (),
         promises: Sequence[TensorRef] | None = None,
     ) -> AsyncGenerator[Any, None]:
-        """See `stages.StageClient.stream`."""
+        """See `stage_calls.StageClient.stream`."""
         assert promises is None, "nothing is promised to a stage of this process"
         deadline.check()
         with self._place():

@@ -10,7 +10,7 @@ from benchmarks.kit import traced
 from benchmarks.kit.timeline import read_trace
 from deployments.config import AppConfig
 from deployments.serving.client import Stage
-from deployments.stages import StageResult
+from deployments.stage_calls import StageResult
 from deployments.types import Fetched, MediaKind, StageName
 
 FETCHED = Fetched(kind=MediaKind.IMAGE, container="png", size_bytes=3, final_url=None, fetch_s=0.25)

@@ -12,7 +12,7 @@ from deployments.config import AppConfig
 from deployments.errors import BadMedia, PixelsWanted, StageUnavailable
 from deployments.ingress.pipeline.decoded_media import Decoded, DecodedMedia
 from deployments.observability.metrics import RecordingSink
-from deployments.stages import TensorRef
+from deployments.stage_calls import TensorRef
 from deployments.types import CacheUse, Fetched, FrameSampling, GenerateChunk, MediaKind, ResizeRule, VideoTask
 from tests.support.fakes import VIDEO, FakeApplication, hello
 

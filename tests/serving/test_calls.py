@@ -17,7 +17,7 @@ from deployments.errors import BadMedia, InternalError, Overloaded, SluiceError,
 from deployments.serving.client import Stage, put
 from deployments.serving.replica import REPLY_TO, own_node, stage_method
 from deployments.serving.side_channel import Inboxes, SentAside
-from deployments.stages import TensorRef
+from deployments.stage_calls import TensorRef
 from tests.support.application import Cluster
 
 OPTIONS: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0}, "health_check_period_s": 1}

@@ -19,7 +19,8 @@ from deployments.observability.metrics import RecordingSink
 from deployments.preprocessor.deployment import Preprocessor
 from deployments.serving.in_process import Hosted, InProcess
 from deployments.serving.replica import stage_method
-from deployments.stages import Stages, TensorRef
+from deployments.stage_calls import TensorRef
+from deployments.stages import Stages
 from tests.support.fakes import FakeApplication, FakeModel, FakeStage, hello
 from tests.support.media_files import make_picture
 

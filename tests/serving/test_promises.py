@@ -17,7 +17,8 @@ from deployments.decoder.reader import VideoReader
 from deployments.errors import BadMedia, MediaLost
 from deployments.serving.client import Stage, promised, put
 from deployments.serving.replica import stage_method, stage_value
-from deployments.stages import TensorRef, VideoDecoding
+from deployments.stage_calls import TensorRef
+from deployments.stages import VideoDecoding
 from deployments.types import FrameSampling, PatchRule, ResizeRule, VideoTask
 from tests.support.application import Cluster
 from tests.support.media_files import make_video

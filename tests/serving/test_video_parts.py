@@ -18,7 +18,8 @@ from deployments.decoder.deployment import VideoDecoder
 from deployments.decoder.reader import VideoReader
 from deployments.serving.client import Stage, put, taken
 from deployments.serving.content_router import found_again
-from deployments.stages import StageResult, VideoDecoding
+from deployments.stage_calls import StageResult
+from deployments.stages import VideoDecoding
 from deployments.types import DecodedVideo, FrameSampling, StageName, VideoTask
 from tests.support.application import Cluster
 from tests.support.media_files import make_video

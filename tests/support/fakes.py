@@ -18,7 +18,8 @@ from deployments.observability.exposition import Page
 from deployments.observability.metrics import RecordingSink
 from deployments.observability.spans import NO_TRACER, Carrier, Tracer, current_carrier
 from deployments.served_model import served_models
-from deployments.stages import Begun, Promise, StageResult, Stages, TensorRef
+from deployments.stage_calls import Begun, Promise, StageResult, TensorRef
+from deployments.stages import Stages
 from deployments.types import (
     Chat,
     DecodedVideo,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from deployments.core.bounded_cache import BoundedCache
 from deployments.observability.metrics import MetricSink
-from deployments.stages import TensorRef
+from deployments.stage_calls import TensorRef
 from deployments.types import DecodedVideo, Fetched, StageName, VideoTask
 
 MAX_SOURCES = 4096

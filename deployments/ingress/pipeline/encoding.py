@@ -11,7 +11,8 @@ from deployments.config import EncoderConfig
 from deployments.ingress.pipeline.content_keys import Content
 from deployments.ingress.pipeline.items import Progress
 from deployments.ingress.pipeline.side_by_side import together
-from deployments.stages import MediaEncoding, StageResult, TensorRef
+from deployments.stage_calls import StageResult, TensorRef
+from deployments.stages import MediaEncoding
 from deployments.types import EncodedMedia, EncodeTask, Prepared, StageName
 
 

@@ -22,7 +22,8 @@ from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedIte
 from deployments.ingress.pipeline.overlap import Coming
 from deployments.ingress.pipeline.side_by_side import together
 from deployments.ingress.request import ItemPlan, Source
-from deployments.stages import MediaFetching, StageResult, TensorRef, VideoDecoding
+from deployments.stage_calls import StageResult, TensorRef
+from deployments.stages import MediaFetching, VideoDecoding
 from deployments.types import CacheUse, DecodedVideo, Fetched, MediaInput, StageName, VideoTask, WholeNeeded
 
 COPY_WORKERS = 2

@@ -11,7 +11,7 @@ from deployments.ingress.pipeline.content_keys import Content
 from deployments.ingress.pipeline.decoded_media import Decoded
 from deployments.ingress.pipeline.overlap import Coming, Overlap
 from deployments.ingress.request import ItemPlan
-from deployments.stages import StageResult, TensorRef
+from deployments.stage_calls import StageResult, TensorRef
 from deployments.types import CacheUse, Fetched, MediaInput, ResizeRule, VideoTask
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.errors import MediaLost, SluiceError
-from deployments.stages import Begun, Promise, StageResult, TensorRef
+from deployments.stage_calls import Begun, Promise, StageResult, TensorRef
 from deployments.types import DecodedVideo, Fetched
 
 

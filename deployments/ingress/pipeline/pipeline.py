@@ -26,7 +26,8 @@ from deployments.ingress.pipeline.items import ItemCacheUse, ItemTask, LoadedIte
 from deployments.ingress.pipeline.overlap import Coming
 from deployments.ingress.pipeline.side_by_side import beside, together
 from deployments.ingress.request import GenerationRequest, ItemPlan
-from deployments.stages import ModelStages, StageResult, TensorRef
+from deployments.stage_calls import StageResult, TensorRef
+from deployments.stages import ModelStages
 from deployments.types import (
     Chat,
     DecodedVideo,

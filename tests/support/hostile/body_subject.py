@@ -19,7 +19,8 @@ from deployments.core.deadline import Deadline
 from deployments.fetcher.fetcher import Fetcher
 from deployments.ingress.app import Api
 from deployments.observability.metrics import RecordingSink
-from deployments.stages import StageResult, Stages, TensorRef
+from deployments.stage_calls import StageResult, TensorRef
+from deployments.stages import Stages
 from tests.support.fakes import FakeApplication
 
 MAX_ANSWER_BYTES = 20_000
