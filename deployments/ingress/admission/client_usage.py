@@ -79,9 +79,13 @@ class ClientUsage:
         known = self._clients.get(client)
         return max(LEAST_S, self._cost_s if known is None else known.cost_s or self._cost_s)
 
-    def after_next_s(self, client: str) -> float:
-        """What `client` will have taken once its next request is done (its finish tag, where queueing is weighted)."""
-        return self.seconds(client) + self.expected_s(client)
+    def after_s(self, client: str, requests: int = 1) -> float:
+        """What `client` will have taken once so many more of its requests are done (their finish tag, where queueing is
+        weighted)."""
+        known = self._clients.get(client)
+        if known is None:
+            return requests * max(LEAST_S, self._cost_s)
+        return known.taken.now(self._clock()) + requests * max(LEAST_S, known.cost_s or self._cost_s)
 
     def is_heavy(self, client: str) -> bool:
         """Whether `client` will then have taken more than the mean of those who were there of late; alone it has not.
@@ -90,7 +94,7 @@ class ClientUsage:
         """
         if self._clock() >= self._logs_at + MEAN_KEPT_S:
             self._sum_up()
-        return self.after_next_s(client) > math.exp(self._logs / max(1, len(self._clients))) * (1 + _ROUNDING)
+        return self.after_s(client) > math.exp(self._logs / max(1, len(self._clients))) * (1 + _ROUNDING)
 
     def asks(self, client: str) -> None:
         """It is still there, whether it is let in or not."""

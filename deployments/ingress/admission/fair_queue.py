@@ -59,15 +59,17 @@ class FairQueue(Generic[W]):
     def next(self, may_run: Callable[[str], bool]) -> W | None:
         """The first of those whose clients may run; it stays in the queue."""
         heads = ((self._rank(client, 0, queue[0].joined_at), queue[0]) for client, queue in self._queues.items())
-        allowed = (ranked for ranked in heads if may_run(ranked[1].client))
-        return min(allowed, key=itemgetter(0), default=(0.0, None))[1]
+        in_order = (waiter for _, waiter in sorted(heads, key=itemgetter(0)))
+        return next((waiter for waiter in in_order if may_run(waiter.client)), None)
 
     def before(self, client: str, now: float, may_run: Callable[[str], bool]) -> int:
         """How many will be served before one of `client` that joins now; who may not run at present holds up nobody."""
         own = len(self._queues.get(client, ()))
         rank = self._rank(client, own, now)
-        others = (ranked for name in self._queues if name != client and may_run(name) for ranked in self._ranked(name))
-        return own + sum(other <= rank for other, _ in others)
+        earlier = {
+            name: sum(other <= rank for other, _ in self._ranked(name)) for name in self._queues if name != client
+        }
+        return own + sum(count for name, count in earlier.items() if count and may_run(name))
 
     def is_last(self, client: str, now: float) -> bool:
         """Whether one of `client` that joins now will stand behind all others."""
@@ -84,11 +86,10 @@ class FairQueue(Generic[W]):
         return [waiter for _, waiter in sorted(ranked, key=itemgetter(0))]
 
     def _ranked(self, client: str) -> Iterator[tuple[float, W]]:
-        first, each = self._rank(client, 0, 0.0), self._usage.expected_s(client)
-        return (
-            (first + place * each + AGEING * waiter.joined_at, waiter)
-            for place, waiter in enumerate(self._queues[client])
-        )
+        queue = self._queues[client]
+        first = self._rank(client, 0, 0.0)
+        each = self._usage.expected_s(client) if len(queue) > 1 else 0.0
+        return ((first + place * each + AGEING * waiter.joined_at, waiter) for place, waiter in enumerate(queue))
 
     def _rank(self, client: str, place: int, joined_at: float) -> float:
-        return self._usage.after_next_s(client) + place * self._usage.expected_s(client) + AGEING * joined_at
+        return self._usage.after_s(client, place + 1) + AGEING * joined_at

@@ -272,12 +272,13 @@ class AdmissionQueue:
 
     def _admit(self) -> None:
         """Grant leases in turn until the next in line does not fit; then, while nobody waits, in the background."""
-        self._admit_from(self._queue, self._may_run, self._fits)
+        if self.running < self.max_running:
+            self._admit_from(self._queue, self._may_run, self._fits)
         if self.running < self.max_running and self._queue.next(self._may_run) is not None:
             self.budget.wait(self._admit)
         else:
             self.budget.leave_line(self._admit)
-        if self._queue.next(self._may_run) is None:
+        if self._background.queue and self._queue.next(self._may_run) is None:
             self._admit_from(self._background.queue, lambda client: True, self._fits_background)
 
     def _admit_from(
