@@ -24,6 +24,12 @@ class StageResult(Generic[M]):
     payload: TensorRef | None
     seconds: float
 
+    @property
+    def own_payload(self) -> TensorRef:
+        """Of a stage that always has one."""
+        assert self.payload is not None, "this stage always has a payload"
+        return self.payload
+
 
 @dataclass(frozen=True, slots=True)
 class Begun(Generic[M]):

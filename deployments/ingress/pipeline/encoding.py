@@ -36,7 +36,7 @@ class EncodeStep:
         results = await together(self._part(*part, progress) for part in parts)
         outputs_bytes = sum(result.meta.size_bytes for result in results)
         progress.lease.resize(progress.lease.size_bytes + outputs_bytes)
-        return [_payload(result) for result in results], frozenset().union(*(r.meta.encoded for r in results))
+        return [result.own_payload for result in results], frozenset().union(*(r.meta.encoded for r in results))
 
     def _parts(
         self, prepared: Prepared, tensors: Sequence[TensorRef], contents: Sequence[Content]
@@ -62,8 +62,3 @@ class EncodeStep:
         tensors.clear()
         progress.timings.note(StageName.ENCODE, result.seconds, worked_s=result.meta.encode_s)
         return result
-
-
-def _payload(result: StageResult[EncodedMedia]) -> TensorRef:
-    assert result.payload is not None, "encode always has a payload"
-    return result.payload

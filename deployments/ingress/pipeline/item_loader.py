@@ -69,7 +69,7 @@ class ItemLoader:
                 held_bytes = progress.lease.size_bytes - task.pixel_bytes
                 progress.lease.resize(held_bytes + picture_bytes(fetched.meta.pixels, task.picture))
             media = _media_input(task.item, [fetched.meta], None)
-            return LoadedItem(media, (_payload(fetched),), content_of([name], [fetched.meta]))
+            return LoadedItem(media, (fetched.own_payload,), content_of([name], [fetched.meta]))
         except SluiceError as error:
             error.param = error.param or task.item.label
             raise
@@ -156,7 +156,7 @@ class ItemLoader:
             self._decoded.record(hits=1)
             self._decoded.remember(names, metas)
             return self._found(task, video, found, metas, names, progress)
-        refs = [_payload(result) for result in fetched]
+        refs = [result.own_payload for result in fetched]
         fetched.clear()
         decoded, payloads, coming = await self._decode(task, video, refs, content.key, progress)
 
@@ -200,7 +200,7 @@ class ItemLoader:
         remote = replace(begun.meta.remote, client=progress.lease.client, key=key)
         content = content_of([key], files)
         limited = progress.deadline.capped(self._config.decoder.timeout_s, StageName.VIDEO_DECODE)
-        answer = await self._decoder.decode_remote(limited, video, remote, _payload(begun), key=content.key)
+        answer = await self._decoder.decode_remote(limited, video, remote, begun.own_payload, key=content.key)
         progress.lease.outside_s = max(progress.lease.outside_s, answer.seconds)  # much of it is the host's
         if isinstance(answer.meta, WholeNeeded):
             return None
@@ -208,7 +208,7 @@ class ItemLoader:
         progress.timings.note_cache(StageName.VIDEO_DECODE, CacheUse.OFF)
         progress.timings.note(StageName.VIDEO_DECODE, answer.seconds, worked_s=answer.meta.decode_s)
         self._count_decoded(task, video, answer.meta, progress)
-        return LoadedItem(_media_input(task.item, files, answer.meta), (_payload(answer),), content)
+        return LoadedItem(_media_input(task.item, files, answer.meta), (answer.own_payload,), content)
 
     async def _fetch_whole(self, source: Source, begun: Fetched, key: str, progress: Progress) -> StageResult[Fetched]:
         """A file of which only the beginning was fetched."""
@@ -303,7 +303,7 @@ class ItemLoader:
             result = await self._decoder.decode(limited, video, refs[0], key=key)
         progress.timings.note(StageName.VIDEO_DECODE, result.seconds, worked_s=result.meta.decode_s)
         self._count_decoded(task, video, result.meta, progress)
-        return result.meta, (_payload(result),), None
+        return result.meta, (result.own_payload,), None
 
     async def _decode_early(
         self, limited: Deadline, task: ItemTask, video: VideoTask, ref: TensorRef, key: str, progress: Progress
@@ -336,8 +336,3 @@ def _media_input(item: ItemPlan, files: Sequence[Fetched], video: DecodedVideo |
     return MediaInput(
         item.kind, item.label, container, video, declared=item.declared, embeds=item.embeds, digest=digest
     )
-
-
-def _payload(result: StageResult[Any]) -> TensorRef:
-    assert result.payload is not None, "fetch and decode always have a payload"
-    return result.payload
